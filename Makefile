@@ -1,0 +1,86 @@
+# `make` lists the targets. Everything is installed into $(VENV); nothing outside it is needed but Python and a C++
+# compiler.
+
+VENV ?= .venv
+# Some machines have shims that exist but do not start, so each candidate is asked.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null \
+	&& echo $$python && break; done)
+ARGS ?=
+
+BIN := $(VENV)/bin
+LOCK := docker/requirements-cpu.txt docker/requirements-dev.txt
+# Built from source, with torch and setuptools as the lock has them.
+SOURCE_PACKAGES := antlr4-python3-runtime|deepspeed
+
+# DeepSpeed finds ninja on the path only.
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup model demo run test check format clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  %-8s %s\n", $$1, $$2}'
+
+setup:  ## make .venv with the pinned packages; does nothing while the lock has not changed
+	@lock=$$(cat $(LOCK) | sha256sum | cut -d' ' -f1); \
+	if [ "$$(cat $(VENV)/lock.sha256 2>/dev/null)" != "$$lock" ]; then \
+		$(MAKE) --no-print-directory install && echo "$$lock" > $(VENV)/lock.sha256; \
+	fi
+
+.PHONY: install
+install:
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or 3.12 is needed; install one, or name it with PYTHON=..." >&2; exit 1; }
+	@command -v g++ >/dev/null || { echo "g++ is needed to build DeepSpeed's extension; install it." >&2; exit 1; }
+	@echo "making $(VENV) with $$($(PYTHON) -V): about 4 GB, 3 to 5 minutes"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@grep -vE '^($(SOURCE_PACKAGES))==' docker/requirements-cpu.txt \
+		| $(BIN)/python -m pip install -qq --no-deps -r /dev/stdin -r docker/requirements-dev.txt \
+		|| { echo "$$NO_CPU_TORCH" >&2; exit 1; }
+	@DS_ACCELERATOR=cpu $(BIN)/python -m pip install -qq --no-deps --no-build-isolation -r docker/requirements-cpu.txt
+	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
+	@echo "building DeepSpeed's shared-memory extension: 15 s, or minutes on a busy machine"
+	@DS_ACCELERATOR=cpu $(BIN)/python -c "$$BUILD_EXTENSION" > $(VENV)/extension.log 2>&1 || { cat $(VENV)/extension.log >&2; exit 1; }
+	@$(BIN)/python -c "import datasets, deepspeed, hydra, ray, transformers, vllm, wandb" > $(VENV)/imports.log 2>&1 \
+		|| { cat $(VENV)/imports.log >&2; exit 1; }
+
+define NO_CPU_TORCH
+Installing the lock failed; pip says why above. If it found no torch with "+cpu" in its version: plain package indexes
+do not have that build. Set PIP_EXTRA_INDEX_URL to PyTorch's CPU wheel index and call make again.
+endef
+export NO_CPU_TORCH
+
+# DeepSpeed compiles it at its first use otherwise, in the middle of a run or a test.
+define BUILD_EXTENSION
+from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+ShareMemCommBuilder().load()
+endef
+export BUILD_EXTENSION
+
+model: setup  ## turn the embedded SmolLM2-135M-Instruct into a model folder in the user's cache, once
+	@$(BIN)/python -m sdft_ray.models.embedded
+
+demo: model  ## teach the embedded model made-up facts on this machine; settings with ARGS="num_steps=2 ..."
+	@$(BIN)/python -m sdft_ray.launch +cluster=local +experiment=demo $(ARGS)
+
+run: model  ## the package's defaults on this machine; settings with ARGS="..."
+	@$(BIN)/python -m sdft_ray.launch +cluster=local $(ARGS)
+
+test: setup  ## all tests that need no GPU
+	@$(BIN)/python -m pytest -q -m "not gpu" $(ARGS)
+
+check: setup  ## format, lint, types, import floors, file and function sizes
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m pytest -q tests/test_house.py
+
+format: setup  ## put the code into the one format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix-only .
+
+clean:  ## remove the environment, caches and runs
+	@rm -rf $(VENV) runs outputs build dist *.egg-info .ci-cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

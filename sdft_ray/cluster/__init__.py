@@ -1,0 +1,1 @@
+"""From settings to running actors: which machines, which environment, who may call whom."""

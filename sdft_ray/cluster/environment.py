@@ -1,0 +1,50 @@
+"""Every environment variable this job sets, and why. Actors get them before their first import."""
+
+import os
+import sys
+from pathlib import Path
+
+from sdft_ray.config import RolePlacement
+
+# For the driver, and through it for Ray's own processes: set before Ray starts.
+DRIVER = {
+    # DeepSpeed calls ninja by name; it lies beside the interpreter, whether or not the environment was activated.
+    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    "RAY_USAGE_STATS_ENABLED": "0",  # a training job does not phone home
+    "TOKENIZERS_PARALLELISM": "false",  # a tokenizer's threads would outlive a fork and warn about it
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+
+# Passed on from the user's shell to every actor where set: credentials, caches, and network settings.
+PASSED_ON = (
+    "HF_HOME",
+    "HF_TOKEN",
+    "HF_HUB_OFFLINE",
+    "HF_ENDPOINT",
+    "WANDB_API_KEY",
+    "NCCL_DEBUG",
+    "NCCL_SOCKET_IFNAME",
+)
+
+
+def actor_environment(role: str, placement: RolePlacement) -> dict[str, str]:
+    """The environment of one actor of `role`."""
+    threads = str(placement.threads_per_worker)
+    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    environment |= {
+        "OMP_NUM_THREADS": threads,  # every role its share of the cores: more threads cost a factor of ten
+        "MKL_NUM_THREADS": threads,
+        "OMP_WAIT_POLICY": "PASSIVE",  # roles that take turns must not spin on the cores while they wait
+        "KMP_BLOCKTIME": "1",  # the same for Intel's OpenMP, which vLLM loads; milliseconds
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",  # a killed worker's log holds its last words
+    }
+    on_cpu = placement.gpus_per_worker == 0
+    if role == "rollout":
+        environment |= {"VLLM_LOGGING_LEVEL": "INFO", "VLLM_NO_USAGE_STATS": "1"}
+        if on_cpu:
+            # vLLM would pin its threads to cores of its choice, the same ones in every engine.
+            environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    if role == "learner" and on_cpu:
+        environment |= {"DS_ACCELERATOR": "cpu"}  # DeepSpeed would look for a GPU and warn
+    return environment

@@ -1,0 +1,124 @@
+"""One run from beginning to end: read, start, evaluate, train, evaluate, save."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from sdft_ray.cluster.material import Material, read_material
+from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
+from sdft_ray.cluster.session import RaySession
+from sdft_ray.cluster.topology import Roles, start_roles
+from sdft_ray.config import RunConfig, Target, Wandb
+from sdft_ray.loop import LoopConfig, train
+from sdft_ray.tracking.console import ConsoleSink
+from sdft_ray.tracking.jsonl import JsonLines
+from sdft_ray.tracking.ray_metrics import RayMetrics
+from sdft_ray.tracking.summary import Summary, write_summary
+from sdft_ray.tracking.tracker import RunTracker
+from sdft_ray.tracking.wandb_sink import WandbSink
+
+CONFIG_FILE = "config.yaml"
+
+
+class Job:
+    """A run and what it has opened so far."""
+
+    def __init__(self, cfg: RunConfig, settings: Mapping[str, Any]):
+        """Reads model and data and makes the run folder; starts nothing.
+
+        Args:
+            cfg: the checked settings.
+            settings: the same as plain containers, for config.yaml.
+        """
+        self._started = time.monotonic()
+        self._cfg = cfg
+        self._settings = settings
+        self.material: Material = read_material(cfg)
+        self.folder: RunFolder = open_run_folder(cfg)
+        (self.folder.path / CONFIG_FILE).write_text(yaml.safe_dump(dict(settings), sort_keys=False))
+        self.console = ConsoleSink(self.material.num_steps)
+
+    async def run(self) -> None:
+        """Trains, and leaves no process behind however it ends."""
+        self._introduce()
+        with RaySession(self._cfg.cluster) as session:
+            if session.dashboard:
+                self.console.say(f"Ray dashboard  {session.dashboard}  (its token: ray get-auth-token)")
+            roles = await start_roles(self._cfg, self.material, self.folder, self.console.phase)
+            try:
+                await self._train(roles, session.dashboard)
+            finally:
+                roles.close()
+
+    def _introduce(self) -> None:
+        cfg, material = self._cfg, self.material
+        target = f"target {cfg.method.target.name}"
+        if cfg.method.target is Target.TEACHER:
+            target = f"{cfg.loss.divergence.name} to a teacher with {cfg.teacher.weights.name} weights"
+        self.console.say(
+            f"{cfg.method.name}: {material.num_steps} steps of {cfg.batch_size} samples, {cfg.model.path} on "
+            f"{cfg.cluster.name}, {target}"
+        )
+        if material.num_skipped:
+            self.console.say(f"{material.num_skipped} examples are over their token budget and were skipped")
+        self.console.say(f"run folder     {self.folder.path}")
+
+    async def _train(self, roles: Roles, dashboard: str) -> None:
+        cfg, material = self._cfg, self.material
+        if self.folder.resumed is not None:
+            material.examples.load_state(await roles.learner.resume(self.folder.resumed))
+            version = roles.learner.weight_version
+            await roles.completions.load_weights(version)
+            await roles.teacher.load_weights(version)
+            self.console.say(f"resumed        {self.folder.resumed}")
+        lines = JsonLines(self.folder.path, material.decode(keep_special=True), self.folder.resumed_step)
+        summary = Summary(lines.history)
+        with RunTracker([lines, summary, self.console, *self._other_sinks()], lines.elapsed_s) as tracker:
+            if roles.learner.weight_version == 0:
+                await self._evaluate(roles, tracker)
+            setup_s = time.monotonic() - self._started
+            await train(
+                LoopConfig(
+                    num_steps=material.num_steps,
+                    batch_size=cfg.batch_size,
+                    max_staleness=cfg.max_staleness,
+                    evaluate_every=cfg.evaluation.every,
+                    checkpoint_every=cfg.checkpoint_every,
+                ),
+                examples=material.examples,
+                completions=roles.completions,
+                teacher=roles.teacher,
+                learner=roles.learner,
+                evaluator=roles.evaluator,
+                tracker=tracker,
+            )
+            await self._evaluate(roles, tracker)
+            with self.console.phase("saving the model"):
+                await roles.learner.export(self.folder.model)
+                material.tokenizer.save_pretrained(self.folder.model)
+            statuses = await roles.status()
+        wall_s = time.monotonic() - self._started
+        result = summary.build(wall_s=wall_s, setup_s=setup_s, statuses=statuses)
+        write_summary(self.folder.path, result)
+        self.console.show_summary(result, str(self.folder.path), dashboard)
+
+    async def _evaluate(self, roles: Roles, tracker: RunTracker) -> None:
+        version = roles.learner.weight_version
+        if metrics := await roles.evaluator.evaluate(version):
+            tracker.log_evaluation(version, metrics)
+
+    def _other_sinks(self) -> list[Any]:
+        sinks: list[Any] = [RayMetrics(self.folder.path.name)]
+        if self._cfg.tracking.wandb is not Wandb.DISABLED:
+            sinks.append(
+                WandbSink(
+                    self._cfg.tracking,
+                    name=self.folder.path.name,
+                    run_dir=self.folder.path,
+                    settings=self._settings,
+                    resumed=self.folder.resumed is not None,
+                )
+            )
+        return sinks

@@ -1,0 +1,119 @@
+"""Everything a run reads before it starts a process: model facts, tokenised examples, evaluation questions.
+
+Done first, so that a wrong path or a malformed row fails within seconds and starts nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sdft_ray.config import CompletionSource, RunConfig, Target
+from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.data.sources import load_examples
+from sdft_ray.data.stream import ExampleStream, TokenizedDataset, tokenize_examples
+from sdft_ray.errors import ConfigError, DataError
+from sdft_ray.evaluate.evaluator import PRIOR, Question
+from sdft_ray.models.resolve import ModelFacts, check_model, load_tokenizer, resolve_model
+from sdft_ray.records import Example
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a run is made from."""
+
+    model_path: str
+    tokenizer: Any
+    facts: ModelFacts
+    examples: ExampleStream
+    num_skipped: int  # examples over their budget, under data.too_long=SKIP
+    num_steps: int
+    evaluation_sets: dict[str, list[Question]]
+    prior: list[Question]
+    max_model_len: int  # the longest prompt with its completion that a rollout worker will see, plus one
+
+    def decode(self, *, keep_special: bool) -> Callable[[tuple[int, ...]], str]:
+        """Token ids to text."""
+
+        def to_text(tokens: tuple[int, ...]) -> str:
+            text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=not keep_special)
+            return text
+
+        return to_text
+
+
+def read_material(cfg: RunConfig) -> Material:
+    """Reads and checks model and data.
+
+    Raises:
+        ConfigError, DataError, ModelError: with the key, the value and the remedy.
+    """
+    model_path = resolve_model(cfg.model.path)
+    tokenizer = load_tokenizer(model_path, cfg.model.chat_template)
+    facts = check_model(model_path, tokenizer)
+    builder = PromptBuilder(tokenizer, cfg.teacher)
+    data = cfg.data
+    rows = load_examples(data.source, data.split, data.columns, data.system, data.num_examples)
+    dataset = tokenize_examples(rows, builder, data)
+    examples = ExampleStream(dataset.rows, batch_size=cfg.batch_size, seed=cfg.seed, shuffle=data.shuffle)
+    evaluation_sets = {name: _questions(source, cfg, builder) for name, source in cfg.evaluation.sets.items()}
+    if PRIOR in evaluation_sets:
+        raise ConfigError("evaluation.sets", PRIOR, "is the name of evaluation.prior's results", "choose another name")
+    prior = _questions(cfg.evaluation.prior, cfg, builder) if cfg.evaluation.prior else []
+    return Material(
+        model_path=model_path,
+        tokenizer=tokenizer,
+        facts=facts,
+        examples=examples,
+        num_skipped=dataset.num_skipped,
+        num_steps=cfg.num_steps or cfg.num_epochs * examples.steps_per_epoch,
+        evaluation_sets=evaluation_sets,
+        prior=prior,
+        max_model_len=_longest(
+            cfg, facts, dataset, [*prior, *(row for rows in evaluation_sets.values() for row in rows)]
+        ),
+    )
+
+
+def _questions(source: str, cfg: RunConfig, builder: PromptBuilder) -> list[Question]:
+    """The rows of an evaluation set; every one needs an answer to be held against."""
+    rows = load_examples(source, "test", cfg.data.columns, cfg.data.system, 0, require_demonstration=False)
+    for line, row in enumerate(rows, start=1):
+        if not row.answer.strip():
+            remedy = "fill answer (data.columns), or leave the set out of evaluation.sets"
+            raise DataError(source, line, f"evaluation example {row.example_id!r} has no answer", remedy)
+    return [
+        Question(
+            example_id=row.example_id,
+            prompt_tokens=builder.student(row),
+            answer=row.answer,
+            answer_tokens=builder.demonstration(_answering(row)),
+        )
+        for row in rows
+    ]
+
+
+def _answering(row: Example) -> Example:
+    """The row with its plain answer as the demonstration."""
+    return Example(example_id=row.example_id, prompt=row.prompt, demonstration=row.answer)
+
+
+def _longest(cfg: RunConfig, facts: ModelFacts, dataset: TokenizedDataset, questions: list[Question]) -> int:
+    """Tokens the rollout workers need room for; refuses what the model cannot read."""
+    new_tokens = cfg.rollout.max_new_tokens if cfg.method.completion is CompletionSource.STUDENT else 0
+    demonstration = 0 if new_tokens else max(len(row.demonstration_tokens) for row in dataset.rows)
+    written = new_tokens or demonstration
+    student = max(len(row.prompt_tokens) for row in dataset.rows) + written
+    teacher = max(len(row.teacher_prompt_tokens) for row in dataset.rows) + written
+    needed = max(student, teacher if cfg.method.target is Target.TEACHER else 0)
+    if needed > facts.context_length:
+        raise ConfigError(
+            "rollout.max_new_tokens",
+            cfg.rollout.max_new_tokens,
+            f"the longest prompt and completion take {needed} tokens, {cfg.model.path} reads {facts.context_length}",
+            "lower it, lower data.max_teacher_prompt_tokens with data.too_long=SKIP, or take another model",
+        )
+    asked = [
+        len(question.prompt_tokens) + max(cfg.evaluation.max_new_tokens, len(question.answer_tokens))
+        for question in questions
+    ]
+    return max([student, *asked]) + 1

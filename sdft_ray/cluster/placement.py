@@ -1,0 +1,73 @@
+"""From a cluster file to Ray placement groups: one bundle a worker."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from sdft_ray.cluster.environment import actor_environment
+from sdft_ray.config import ClusterConfig, RolePlacement
+from sdft_ray.errors import ClusterError
+
+RESERVATION_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """The reserved places of one role."""
+
+    role: str
+    placement: RolePlacement
+    group: PlacementGroup
+
+    def actor_options(self, rank: int) -> dict[str, Any]:
+        """What `ActorClass.options` takes to put worker `rank` in its place, with its environment."""
+        return {
+            "num_cpus": self.placement.cpus_per_worker,
+            "num_gpus": self.placement.gpus_per_worker,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=rank),
+            "runtime_env": {"env_vars": actor_environment(self.role, self.placement)},
+            "max_restarts": 0,
+        }
+
+    def release(self) -> None:
+        """Gives the places back."""
+        remove_placement_group(self.group)
+
+
+def reserve(cluster: ClusterConfig, roles: list[str]) -> dict[str, Reservation]:
+    """Reserves the places of all `roles`, or none.
+
+    Learner ranks are packed, since they exchange gradients all the time; the workers of other roles are spread.
+
+    Raises:
+        ClusterError: the places are not there after a minute, though the totals are: other jobs hold them, or no
+            single node is large enough for one worker.
+    """
+    reservations: dict[str, Reservation] = {}
+    for role in roles:
+        placement = cluster.placements()[role]
+        bundle = {"CPU": float(placement.cpus_per_worker)}
+        if placement.gpus_per_worker:
+            bundle["GPU"] = float(placement.gpus_per_worker)
+        group = placement_group(
+            [dict(bundle) for _ in range(placement.num_workers)],
+            strategy="PACK" if role == "learner" else "SPREAD",
+            name=f"sdft_ray-{role}",
+        )
+        reservations[role] = Reservation(role, placement, group)
+    waiting = [reservation.group.ready() for reservation in reservations.values()]
+    ready, missing = ray.wait(waiting, num_returns=len(waiting), timeout=RESERVATION_TIMEOUT_S)
+    if missing:
+        lacking = [role for role, reference in zip(reservations, waiting, strict=True) if reference in missing]
+        for reservation in reservations.values():
+            reservation.release()
+        raise ClusterError(
+            f"cluster={cluster.name}: no room for the {', '.join(lacking)} workers within "
+            f"{RESERVATION_TIMEOUT_S:.0f} s, though the cluster is large enough in all "
+            f"({ray.available_resources()} are free); end other jobs, or "
+            "lower gpus_per_worker or cpus_per_worker below what one node has."
+        )
+    return reservations

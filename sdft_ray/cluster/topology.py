@@ -1,0 +1,207 @@
+"""The wiring: which actors there are, and who may call whom.
+
+    driver (loop, evaluator)
+      |-- rollout workers   <- student weights from the channel
+      |-- teacher workers   <- EMA (or student) weights from the channel; their payloads go straight to learner ranks
+      `-- learner ranks     -> the channel
+
+A role that the method does not need is not started.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+
+from sdft_ray.cluster.material import Material
+from sdft_ray.cluster.placement import Reservation, reserve
+from sdft_ray.cluster.run_folder import RunFolder
+from sdft_ray.config import CompletionSource, RunConfig, Target
+from sdft_ray.evaluate.evaluator import NoEvaluation, RolloutEvaluator
+from sdft_ray.learner.group import LearnerGroup
+from sdft_ray.learner.worker import LearnerSettings, LearnerWorker
+from sdft_ray.records import WorkerStatus
+from sdft_ray.roles import Completions, Evaluator, Teacher
+from sdft_ray.rollout.demonstrations import DemonstrationCompletions
+from sdft_ray.rollout.pool import RolloutPool
+from sdft_ray.rollout.worker import RolloutWorker
+from sdft_ray.teacher.pool import TeacherPool
+from sdft_ray.teacher.token_target import TokenTarget
+from sdft_ray.teacher.worker import TeacherWorker
+from sdft_ray.weights.channel import WeightChannel
+from sdft_ray.workers import Worker, WorkerGroup
+
+MAX_OPEN_CALLS = 1000  # of an async actor: Ray's default, named because completions in flight are bounded elsewhere
+
+Phase = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Roles:
+    """What the loop is given, and what has to be ended."""
+
+    completions: Completions
+    teacher: Teacher
+    learner: LearnerGroup
+    evaluator: Evaluator
+    channel: WeightChannel
+    groups: list[WorkerGroup]
+    reservations: list[Reservation]
+
+    async def status(self) -> list[WorkerStatus]:
+        """The status of every worker of every role."""
+        return [status for group in self.groups for status in await group.status()]
+
+    def close(self) -> None:
+        """Ends every worker; safe to call after any failure."""
+        self.channel.release()
+        for group in self.groups:
+            group.close()
+        for reservation in self.reservations:
+            reservation.release()
+
+
+def needed_roles(cfg: RunConfig) -> list[str]:
+    """The roles the method and the evaluation need workers for."""
+    samples = cfg.method.completion is CompletionSource.STUDENT
+    evaluates = bool(cfg.evaluation.sets or cfg.evaluation.prior)
+    roles = ["learner"]
+    if cfg.method.target is Target.TEACHER:
+        roles.insert(0, "teacher")
+    if samples or evaluates:
+        roles.insert(0, "rollout")
+    return roles
+
+
+async def start_roles(cfg: RunConfig, material: Material, folder: RunFolder, phase: Phase) -> Roles:
+    """Starts all workers at once and wires the roles; on failure ends what it started."""
+    logs = str(folder.logs)
+    needed = needed_roles(cfg)
+    reservations = reserve(cfg.cluster, needed)
+    makers = {"rollout": _rollout_workers, "teacher": _teacher_workers, "learner": _learner_workers}
+    groups = {role: WorkerGroup(role, makers[role](cfg, material, reservations[role], logs), logs) for role in needed}
+    learner = LearnerGroup(
+        groups["learner"],
+        learner=cfg.learner,
+        loss=cfg.loss,
+        sampled=cfg.method.completion is CompletionSource.STUDENT,
+        num_steps=material.num_steps,
+        num_report_samples=cfg.tracking.num_samples,
+        checkpoints=folder.checkpoints,
+        keep_checkpoints=cfg.keep_checkpoints,
+    )
+    channel = WeightChannel(learner.publish)
+    roles = _wire(cfg, material, folder, groups, learner, channel, list(reservations.values()))
+    with ExitStack() as on_failure:
+        on_failure.callback(roles.close)
+        async with asyncio.TaskGroup() as tasks:
+            for role, group in groups.items():
+                tasks.create_task(_wait_until_ready(role, group, learner, phase))
+        on_failure.pop_all()
+    return roles
+
+
+def _wire(
+    cfg: RunConfig,
+    material: Material,
+    folder: RunFolder,
+    groups: dict[str, WorkerGroup],
+    learner: LearnerGroup,
+    channel: WeightChannel,
+    reservations: list[Reservation],
+) -> Roles:
+    rollouts = RolloutPool(groups["rollout"], channel) if "rollout" in groups else None
+    from_student = cfg.method.completion is CompletionSource.STUDENT
+    evaluator = (
+        NoEvaluation()
+        if rollouts is None
+        else RolloutEvaluator(
+            rollouts,
+            sets=material.evaluation_sets,
+            prior=material.prior,
+            match=cfg.evaluation.match,
+            max_new_tokens=cfg.evaluation.max_new_tokens,
+            decode=material.decode(keep_special=False),
+            run_dir=folder.path,
+        )
+    )
+    return Roles(
+        completions=rollouts if rollouts and from_student else DemonstrationCompletions(),
+        teacher=TeacherPool(groups["teacher"], channel, cfg.teacher.weights) if "teacher" in groups else TokenTarget(),
+        learner=learner,
+        evaluator=evaluator,
+        channel=channel,
+        groups=list(groups.values()),
+        reservations=reservations,
+    )
+
+
+async def _wait_until_ready(role: str, group: WorkerGroup, learner: LearnerGroup, phase: Phase) -> None:
+    with phase(f"starting {len(group.actors)} {role} worker{'s' if len(group.actors) > 1 else ''}"):
+        if role == "learner":
+            await learner.start()
+        else:
+            await group.on_all(lambda actor: actor.ready.remote())
+
+
+def _actors(kind: type[Worker], reservation: Reservation, options: dict[str, Any], **settings: Any) -> list[Any]:
+    """One actor a place, each told its rank."""
+    remote = ray.remote(kind)
+    return [
+        remote.options(**reservation.actor_options(rank), **options).remote(rank=rank, **settings)
+        for rank in range(reservation.placement.num_workers)
+    ]
+
+
+def _rollout_workers(cfg: RunConfig, material: Material, reservation: Reservation, logs: str) -> list[Any]:
+    placement = reservation.placement
+    return _actors(
+        RolloutWorker,
+        reservation,
+        {"max_concurrency": MAX_OPEN_CALLS},
+        log_dir=logs,
+        model_path=material.model_path,
+        model=cfg.model,
+        rollout=replace(cfg.rollout, gpu_memory_share=cfg.rollout.gpu_memory_share * placement.gpu_share),
+        num_tokens=material.facts.num_tokens,
+        eos_token_ids=material.facts.eos_token_ids,
+        max_model_len=material.max_model_len,
+        tensor_parallel_size=placement.tensor_parallel_size,
+        seed=cfg.seed,
+    )
+
+
+def _teacher_workers(cfg: RunConfig, material: Material, reservation: Reservation, logs: str) -> list[Any]:
+    return _actors(
+        TeacherWorker,
+        reservation,
+        {"max_concurrency": MAX_OPEN_CALLS},
+        log_dir=logs,
+        model_path=material.model_path,
+        model=cfg.model,
+        teacher=cfg.teacher,
+        num_tokens=material.facts.num_tokens,
+        device=reservation.placement.device,
+    )
+
+
+def _learner_workers(cfg: RunConfig, material: Material, reservation: Reservation, logs: str) -> list[Any]:
+    settings = LearnerSettings(
+        model_path=material.model_path,
+        model=cfg.model,
+        learner=cfg.learner,
+        loss=cfg.loss,
+        target=cfg.method.target,
+        teacher_weights=cfg.teacher.weights,
+        ema_decay=cfg.teacher.ema_decay,
+        temperature=cfg.rollout.temperature,
+        num_tokens=material.facts.num_tokens,
+        num_steps=material.num_steps,
+        seed=cfg.seed,
+        device=reservation.placement.device,
+    )
+    num_ranks = reservation.placement.num_workers
+    return _actors(LearnerWorker, reservation, {}, num_ranks=num_ranks, log_dir=logs, settings=settings)

@@ -1,0 +1,88 @@
+"""Which machines a run asks for. Files under conf/cluster hold numbers only; they are the same for every method."""
+
+from dataclasses import dataclass, field
+
+from sdft_ray.config.checks import at_least, require
+
+
+@dataclass(kw_only=True)
+class RolePlacement:
+    """The workers of one role and what each of them gets."""
+
+    num_workers: int = 1
+    gpus_per_worker: float = 0  # 0 runs the role on the CPU; a share below 1 puts several workers on one GPU
+    cpus_per_worker: int = 1  # logical CPUs that Ray reserves for a worker
+    threads_per_worker: int = 1  # arithmetic threads of a worker; more threads than cores in all cost a factor of ten
+
+    @property
+    def device(self) -> str:
+        """Where the workers of the role compute: "cpu" or "cuda"."""
+        return "cuda" if self.gpus_per_worker else "cpu"
+
+    @property
+    def tensor_parallel_size(self) -> int:
+        """GPUs one engine is spread over."""
+        return max(1, int(self.gpus_per_worker))
+
+    @property
+    def gpu_share(self) -> float:
+        """The part of each of its GPUs that a worker may fill."""
+        return min(1.0, self.gpus_per_worker) if self.gpus_per_worker else 1.0
+
+
+@dataclass(kw_only=True)
+class ClusterConfig:
+    """Nodes and the placement of the three roles on them."""
+
+    name: str = "custom"
+    num_nodes: int = 1
+    gpus_per_node: int = 0
+    object_store_gib: float = 4.0  # of a Ray that this command starts itself; weights and payloads pass through it
+    rollout: RolePlacement = field(default_factory=RolePlacement)
+    teacher: RolePlacement = field(default_factory=RolePlacement)
+    learner: RolePlacement = field(default_factory=RolePlacement)
+
+    def __post_init__(self) -> None:
+        at_least(1, "cluster.num_nodes", self.num_nodes)
+        at_least(0, "cluster.gpus_per_node", self.gpus_per_node)
+        at_least(0.1, "cluster.object_store_gib", self.object_store_gib)
+        for role, placement in self.placements().items():
+            at_least(1, f"cluster.{role}.num_workers", placement.num_workers)
+            at_least(0, f"cluster.{role}.gpus_per_worker", placement.gpus_per_worker)
+            require(
+                placement.gpus_per_worker < 1 or placement.gpus_per_worker == int(placement.gpus_per_worker),
+                f"cluster.{role}.gpus_per_worker",
+                placement.gpus_per_worker,
+                "is neither a share of one GPU nor a whole number of GPUs",
+                "choose a value below 1, or a whole number",
+            )
+            at_least(1, f"cluster.{role}.cpus_per_worker", placement.cpus_per_worker)
+            at_least(1, f"cluster.{role}.threads_per_worker", placement.threads_per_worker)
+        require(
+            self.learner.gpus_per_worker <= 1,
+            "cluster.learner.gpus_per_worker",
+            self.learner.gpus_per_worker,
+            "a learner worker is one DeepSpeed rank and drives one GPU",
+            "set cluster.learner.gpus_per_worker=1 and raise cluster.learner.num_workers",
+        )
+        require(
+            self.num_gpus <= self.num_nodes * self.gpus_per_node,
+            "cluster",
+            self.name,
+            f"its roles need {self.num_gpus:g} GPUs but {self.num_nodes} x {self.gpus_per_node} are declared",
+            "lower num_workers or gpus_per_worker of a role, or raise cluster.num_nodes",
+        )
+
+    def placements(self) -> dict[str, RolePlacement]:
+        """The placement of each role by its name."""
+        return {"rollout": self.rollout, "teacher": self.teacher, "learner": self.learner}
+
+    @property
+    def num_gpus(self) -> float:
+        """GPUs of all roles together."""
+        return sum(role.num_workers * role.gpus_per_worker for role in self.placements().values())
+
+    @property
+    def num_cpus(self) -> int:
+        """Logical CPUs of all roles together."""
+        return sum(role.num_workers * role.cpus_per_worker for role in self.placements().values())

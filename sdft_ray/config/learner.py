@@ -1,0 +1,55 @@
+"""Settings of the DeepSpeed learner group."""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from sdft_ray.config.checks import at_least, positive, require, share
+
+
+class Precision(Enum):
+    """A floating point type of weights and activations."""
+
+    FLOAT32 = auto()
+    BFLOAT16 = auto()
+
+
+class Schedule(Enum):
+    """What the learning rate does after warm-up."""
+
+    COSINE = auto()  # to 0 at the last step
+    CONSTANT = auto()
+
+
+@dataclass(kw_only=True)
+class LearnerConfig:
+    """How the student is updated."""
+
+    learning_rate: float = 1e-5
+    schedule: Schedule = Schedule.COSINE
+    warmup_steps: int = 10  # linear, from 0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0  # clips the global gradient norm
+    zero_stage: int = 2  # 0 replicates everything, 1 shards optimizer state, 2 gradients too, 3 parameters too
+    precision: Precision = Precision.FLOAT32  # of forward and backward; masters and EMA are fp32 either way
+    max_tokens_per_microbatch: int = 8192  # prompts and completions of one forward pass on one rank, together
+    gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, 1.3x the time
+
+    def __post_init__(self) -> None:
+        positive("learner.learning_rate", self.learning_rate)
+        at_least(0, "learner.warmup_steps", self.warmup_steps)
+        share("learner.adam_beta1", self.adam_beta1)
+        share("learner.adam_beta2", self.adam_beta2)
+        positive("learner.adam_epsilon", self.adam_epsilon)
+        at_least(0, "learner.weight_decay", self.weight_decay)
+        positive("learner.max_grad_norm", self.max_grad_norm)
+        at_least(1, "learner.max_tokens_per_microbatch", self.max_tokens_per_microbatch)
+        require(
+            self.zero_stage in (0, 1, 2, 3),
+            "learner.zero_stage",
+            self.zero_stage,
+            "is not a ZeRO stage",
+            "choose 0, 1, 2 or 3",
+        )

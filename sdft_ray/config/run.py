@@ -1,0 +1,95 @@
+"""The settings of a run as a whole."""
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from omegaconf import MISSING
+
+from sdft_ray.config.checks import at_least, require
+from sdft_ray.config.cluster import ClusterConfig
+from sdft_ray.config.data import DataConfig, EvaluationConfig, ModelConfig
+from sdft_ray.config.learner import LearnerConfig
+from sdft_ray.config.method import CompletionSource, LossConfig, MethodConfig, MismatchCorrection, Target
+from sdft_ray.config.rollout import RolloutConfig
+from sdft_ray.config.teacher import TeacherConfig
+
+
+class Wandb(Enum):
+    """Whether Weights & Biases is told."""
+
+    DISABLED = auto()
+    OFFLINE = auto()  # files in the run folder, no account needed
+    ONLINE = auto()
+
+
+@dataclass(kw_only=True)
+class TrackingConfig:
+    """Where metrics go besides metrics.jsonl."""
+
+    wandb: Wandb = Wandb.DISABLED
+    wandb_project: str = "sdft_ray"
+    num_samples: int = 2  # samples a step written to samples.jsonl with their per-token divergence
+
+    def __post_init__(self) -> None:
+        at_least(0, "tracking.num_samples", self.num_samples)
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """Everything a run is made of."""
+
+    name: str = ""  # the run folder is runs_dir/name; "" makes a name of method and time
+    runs_dir: str = "runs"
+    seed: int = 0  # of the data order and of every completion
+    batch_size: int = 16  # prompts of one optimizer step, one completion each
+    num_steps: int = 0  # optimizer steps; 0 derives them from num_epochs
+    num_epochs: int = 2  # used where num_steps is 0; the last, partial batch of an epoch is dropped
+    max_staleness: int = 0  # steps the completions may lag behind the weights; 0 is exactly on-policy
+    checkpoint_every: int = 50  # steps; 0 keeps only the final model
+    keep_checkpoints: int = 2
+    resume: str = "never"  # never, auto (the newest checkpoint of this run folder), or the path of a checkpoint
+    cluster: ClusterConfig = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        at_least(1, "batch_size", self.batch_size)
+        at_least(0, "num_steps", self.num_steps)
+        at_least(0, "max_staleness", self.max_staleness)
+        at_least(0, "checkpoint_every", self.checkpoint_every)
+        at_least(1, "keep_checkpoints", self.keep_checkpoints)
+        require(
+            self.num_steps > 0 or self.num_epochs > 0,
+            "num_epochs",
+            self.num_epochs,
+            "with num_steps=0 nothing would be trained",
+            "set num_steps or num_epochs above 0",
+        )
+        require(
+            self.batch_size >= self.cluster.learner.num_workers,
+            "batch_size",
+            self.batch_size,
+            f"leaves some of the {self.cluster.learner.num_workers} learner workers without a sample",
+            f"set batch_size={self.cluster.learner.num_workers} or more",
+        )
+        require(
+            self.method.completion is CompletionSource.STUDENT or self.loss.mismatch is MismatchCorrection.NONE,
+            "loss.mismatch",
+            self.loss.mismatch.name,
+            "corrects for the sampler, but method.completion=DEMONSTRATION samples nothing",
+            "set loss.mismatch=NONE",
+        )
+        require(
+            self.method.target is Target.TEACHER or self.loss.mismatch is MismatchCorrection.NONE,
+            "loss.mismatch",
+            self.loss.mismatch.name,
+            f"weighs a divergence, but method.target={self.method.target.name} has none",
+            "set loss.mismatch=NONE",
+        )

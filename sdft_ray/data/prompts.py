@@ -1,0 +1,181 @@
+"""The student prompt and the teacher prompt: one chat template, one set of switches, token ids out.
+
+The teacher prompt is the student's with its last turn replaced by turns that also hold the demonstration. A
+template is a list of (role, Jinja) pairs over `question`, `demonstration` and `text`; what the context
+leaves out is "".
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from sdft_ray.config import TeacherConfig, TeacherContext
+from sdft_ray.errors import ConfigError, ModelError
+from sdft_ray.records import Example, Message
+
+Template = tuple[tuple[str, str], ...]
+
+_TEXT = "{% if text %}Here is a text that bears on it:\n\n{{ text }}\n\n{% endif %}"
+
+# The structure of the paper: question, announced example, request for an own answer that shows its reasoning.
+_SINGLE_TURN = (
+    "{{ question }}\n\n" + _TEXT + "{% if demonstration %}"
+    "What follows is an example of a response to this question:\n\n{{ demonstration }}\n\n{% endif %}"
+    "Now give a response of your own in your own words, including how you arrive at it."
+)
+
+# Small models take "including how you arrive at it" for the task itself; this one asks for the answer only.
+_SINGLE_TURN_SHORT = (
+    "{{ question }}\n\n" + _TEXT + "{% if demonstration %}"
+    "This is an example of a response to the question:\n\n{{ demonstration }}\n\n{% endif %}"
+    "Now answer the question with a response of your own."
+)
+
+_QUESTION = _TEXT + "{{ question }}"
+
+TEMPLATES: dict[str, Template] = {
+    "single_turn": (("user", _SINGLE_TURN),),
+    "single_turn_short": (("user", _SINGLE_TURN_SHORT),),
+    # The demonstration as a turn of the conversation: what small models imitate best when a format is to be
+    # learned.
+    "turns": (("user", _QUESTION), ("assistant", "{{ demonstration }}"), ("user", "{{ question }}")),
+}
+
+# Which fields of an example the teacher is shown.
+SHOWN: dict[TeacherContext, tuple[str, ...]] = {
+    TeacherContext.DEMONSTRATION: ("demonstration",),
+    TeacherContext.TEXT: ("text",),
+    TeacherContext.TEXT_AND_DEMONSTRATION: ("text", "demonstration"),
+    TeacherContext.NONE: (),
+}
+
+
+class PromptBuilder:
+    """Turns examples into token ids."""
+
+    def __init__(self, tokenizer: Any, teacher: TeacherConfig):
+        """Checks the tokenizer and the teacher's template once, before any example.
+
+        Args:
+            tokenizer: a transformers tokenizer with a chat template.
+            teacher: its template and context are used.
+
+        Raises:
+            ModelError: the tokenizer has no chat template or no end-of-sequence token.
+            ConfigError: the template cannot be read, or does not show the question and what the context
+                needs.
+        """
+        if not tokenizer.chat_template:
+            raise ModelError(
+                f"the tokenizer of {tokenizer.name_or_path} has no chat template; set model.chat_template, "
+                "or take the instruct version of the model."
+            )
+        if tokenizer.eos_token_id is None:
+            raise ModelError(
+                f"the tokenizer of {tokenizer.name_or_path} has no end-of-sequence token, so no completion "
+                "could end; set eos_token in its tokenizer_config.json."
+            )
+        self._tokenizer = tokenizer
+        self._shown = SHOWN[teacher.context]
+        self._turns = _compile(teacher) if self._shown else ()
+        self._end_of_turn = _end_of_turn(tokenizer)
+
+    def student(self, example: Example) -> tuple[int, ...]:
+        """The prompt the student answers, up to where its turn begins."""
+        return self._encode(example.prompt)
+
+    def teacher(self, example: Example) -> tuple[int, ...]:
+        """The same conversation with the teacher's context in it; under NONE the student prompt itself.
+
+        Raises:
+            ValueError: the example lacks what the context shows; ask `lacking` first.
+        """
+        if missing := self.lacking(example):
+            raise ValueError(f"example {example.example_id!r} has no {missing}")
+        if not self._shown:
+            return self.student(example)
+        question = example.prompt[-1].content
+        values = {field: getattr(example, field) if field in self._shown else "" for field in ("text", "demonstration")}
+        turns = (Message(role=role, content=turn.render(question=question, **values)) for role, turn in self._turns)
+        return self._encode((*example.prompt[:-1], *turns))
+
+    def demonstration(self, example: Example) -> tuple[int, ...]:
+        """The demonstration as the student would write it: with the token that ends its turn, without BOS."""
+        return (*self._tokenizer.encode(example.demonstration, add_special_tokens=False), self._end_of_turn)
+
+    def lacking(self, example: Example) -> str:
+        """The field the teacher's context shows but the example leaves empty; "" where nothing is lacking."""
+        return next((field for field in self._shown if not getattr(example, field).strip()), "")
+
+    def _encode(self, messages: tuple[Message, ...]) -> tuple[int, ...]:
+        turns = [{"role": turn.role, "content": turn.content} for turn in messages]
+        # Ids come from the template alone: it writes BOS where the model wants one, so encoding must not add
+        # another.
+        tokens = tuple(_render(self._tokenizer, turns, add_generation_prompt=True, tokenize=True))
+        bos = self._tokenizer.bos_token_id
+        if bos is not None and tokens[:2] == (bos, bos):
+            raise ModelError(
+                f"prompts of {self._tokenizer.name_or_path} begin with two BOS tokens ({bos}); remove one "
+                "from the chat template, for example by model.chat_template."
+            )
+        return tokens
+
+
+def _render(tokenizer: Any, messages: list[dict[str, str]], **switches: bool) -> Any:
+    try:
+        return tokenizer.apply_chat_template(messages, return_dict=False, **switches)
+    except jinja2.TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise ModelError(
+            f"the chat template of {tokenizer.name_or_path} cannot render turns of {roles} ({error}); "
+            "change data.system or teacher.template, or replace it by model.chat_template."
+        ) from error
+
+
+def _end_of_turn(tokenizer: Any) -> int:
+    """The token with which the chat template closes the assistant's turn, else the end-of-sequence token.
+
+    The two differ where a base model's EOS stayed the tokenizer's (Gemma): the model ends its turns with the
+    former.
+    """
+    answer = "An answer."
+    messages = [{"role": "user", "content": "A question."}, {"role": "assistant", "content": answer}]
+    _, found, tail = _render(tokenizer, messages, tokenize=False).rpartition(answer)
+    tokens = tokenizer.encode(tail, add_special_tokens=False) if found else []
+    closing = [token for token in tokens if token in tokenizer.added_tokens_decoder]
+    return int(closing[0] if closing else tokenizer.eos_token_id)
+
+
+def _compile(teacher: TeacherConfig) -> tuple[tuple[str, jinja2.Template], ...]:
+    """The template's turns, tried once with markers for question and context."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    shown = ("question", *SHOWN[teacher.context])
+    markers = {field: f"<{field}>" if field in shown else "" for field in ("question", "demonstration", "text")}
+    try:
+        turns = tuple((role, environment.from_string(turn)) for role, turn in _read(teacher.template))
+        contents = [turn.render(markers) for _, turn in turns]
+    except jinja2.TemplateError as error:
+        remedy = "use question, demonstration and text as variables, in valid Jinja"
+        raise ConfigError("teacher.template", teacher.template, f"cannot be rendered ({error})", remedy) from error
+    for field in shown:
+        if not any(markers[field] in content for content in contents):
+            remedy = f"write {{{{ {field} }}}} into the template, or choose another teacher.context"
+            problem = f"does not show the {field}, though teacher.context={teacher.context.name}"
+            raise ConfigError("teacher.template", teacher.template, problem, remedy)
+    if not all(content.strip() for content in contents):
+        problem = f"leaves a turn empty under teacher.context={teacher.context.name}"
+        raise ConfigError(
+            "teacher.template", teacher.template, problem, "choose single_turn or another teacher.context"
+        )
+    return turns
+
+
+def _read(template: str) -> Template:
+    if template in TEMPLATES:
+        return TEMPLATES[template]
+    path = Path(template).expanduser()
+    if not path.is_file():
+        remedy = f"choose one of {', '.join(TEMPLATES)}, or give the path of a Jinja file"
+        raise ConfigError("teacher.template", template, "is no built-in template and no file", remedy)
+    return (("user", path.read_text(encoding="utf-8").strip()),)

@@ -1,0 +1,182 @@
+"""Examples as token ids within their budgets, and the endless stream of them that a run draws from."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sdft_ray.config import DataConfig, TooLong
+from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.errors import CheckpointError, ConfigError, DataError
+from sdft_ray.records import Example, TokenizedExample
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizedRow:
+    """One example as token ids, before the stream gives it an epoch."""
+
+    example_id: str
+    prompt_tokens: tuple[int, ...]  # [P]
+    teacher_prompt_tokens: tuple[int, ...]  # [P']
+    demonstration_tokens: tuple[int, ...]  # [T]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizedDataset:
+    """The examples that keep to their budgets, and how many do not."""
+
+    rows: tuple[TokenizedRow, ...]
+    num_skipped: int
+
+
+def tokenize_examples(examples: Sequence[Example], builder: PromptBuilder, data: DataConfig) -> TokenizedDataset:
+    """Makes both prompts of every example and applies their budgets; nothing is ever cut.
+
+    Raises:
+        DataError: an example lacks what the teacher's context shows; a prompt is over its budget and
+            data.too_long=REFUSE; or every example was skipped.
+    """
+    rows = []
+    for line, example in enumerate(examples, start=1):
+        if missing := builder.lacking(example):
+            problem = f"example {example.example_id!r} has no {missing}, which teacher.context shows"
+            raise DataError(data.source, line, problem, f"fill {missing} (data.columns), or change teacher.context")
+        row = TokenizedRow(
+            example_id=example.example_id,
+            prompt_tokens=builder.student(example),
+            teacher_prompt_tokens=builder.teacher(example),
+            demonstration_tokens=builder.demonstration(example),
+        )
+        excess = _excess(row, data)
+        if not excess:
+            rows.append(row)
+        elif data.too_long is TooLong.REFUSE:
+            raise DataError(data.source, line, *excess)
+    if not rows:
+        problem = f"all {len(examples)} examples are over data.max_prompt_tokens or data.max_teacher_prompt_tokens"
+        raise DataError(data.source, 1, problem, "raise these budgets")
+    return TokenizedDataset(rows=tuple(rows), num_skipped=len(examples) - len(rows))
+
+
+def _excess(row: TokenizedRow, data: DataConfig) -> tuple[str, str] | None:
+    """Problem and remedy of a prompt over its budget."""
+    lengths = {
+        "max_prompt_tokens": ("prompt", len(row.prompt_tokens), data.max_prompt_tokens),
+        "max_teacher_prompt_tokens": (
+            "teacher prompt",
+            len(row.teacher_prompt_tokens),
+            data.max_teacher_prompt_tokens,
+        ),
+    }
+    for key, (name, length, budget) in lengths.items():
+        if length > budget:
+            problem = f"the {name} of example {row.example_id!r} has {length} tokens, data.{key}={budget}"
+            return (
+                problem,
+                f"set data.{key}={length} or more, or data.too_long=SKIP to leave such examples out",
+            )
+    return None
+
+
+class ExampleStream:
+    """An endless stream of examples, seeded, shuffled anew every epoch, and resumable at any place.
+
+    What comes at a position depends on the seed and the example ids alone, never on the machine: order and
+    request seeds are made of BLAKE2b hashes, which no library release can change. The last, partial batch of
+    an epoch is dropped (METHOD.md, section 3), so a batch never spans two epochs.
+    """
+
+    def __init__(self, rows: Sequence[TokenizedRow], *, batch_size: int, seed: int, shuffle: bool = True):
+        """Starts at the first example of epoch 0.
+
+        Raises:
+            ConfigError: an epoch does not fill one batch.
+        """
+        if len(rows) < batch_size:
+            problem = f"the data has only {len(rows)} examples, so an epoch has no full batch"
+            raise ConfigError("batch_size", batch_size, problem, f"set batch_size={max(1, len(rows))} or add data")
+        self._rows = tuple(rows)
+        self._batch_size = batch_size
+        self._seed = seed
+        self._shuffle = shuffle
+        self._position = 0
+        self._order_epoch = -1
+        self._order: list[int] = []
+
+    def __iter__(self) -> "ExampleStream":
+        return self
+
+    def __next__(self) -> TokenizedExample:
+        """The next example; a new epoch starts by itself."""
+        epoch, index = divmod(self._position, self.examples_per_epoch)
+        if epoch != self._order_epoch:
+            self._order_epoch, self._order = epoch, self._order_of(epoch)
+        row = self._rows[self._order[index]]
+        self._position += 1
+        return TokenizedExample(
+            example_id=row.example_id,
+            epoch=epoch,
+            seed=_hash(self._seed, row.example_id, epoch),
+            prompt_tokens=row.prompt_tokens,
+            teacher_prompt_tokens=row.teacher_prompt_tokens,
+            demonstration_tokens=row.demonstration_tokens,
+        )
+
+    @property
+    def examples_per_epoch(self) -> int:
+        """Examples drawn in one epoch: a multiple of the batch size."""
+        return self.steps_per_epoch * self._batch_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in one epoch."""
+        return len(self._rows) // self._batch_size
+
+    @property
+    def position(self) -> int:
+        """Number of examples drawn so far, over all epochs."""
+        return self._position
+
+    def state_at(self, num_examples: int) -> dict[str, Any]:
+        """The state from which the stream goes on after its first `num_examples` examples."""
+        return {"num_examples": num_examples, **self._fingerprint()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a state made by `state_at`.
+
+        Raises:
+            CheckpointError: the state is of other data, or of another seed, batch size or order.
+        """
+        for key, mine in self._fingerprint().items():
+            if state.get(key) != mine:
+                raise CheckpointError(
+                    f"the checkpoint's data state has {key}={state.get(key)}, this run has {mine}: the "
+                    "examples would not go on where they stopped; give the run the data source, seed, "
+                    "batch_size and data.shuffle it was started with, or begin a new one with resume=never."
+                )
+        position = state.get("num_examples")
+        if not isinstance(position, int) or position < 0:
+            raise CheckpointError(
+                f"the checkpoint's data state has num_examples={position}; resume from another checkpoint."
+            )
+        self._position = position
+
+    def _order_of(self, epoch: int) -> list[int]:
+        indices = range(len(self._rows))
+        if not self._shuffle:
+            return list(indices)
+        return sorted(indices, key=lambda index: _hash(self._seed, "order", epoch, self._rows[index].example_id))
+
+    def _fingerprint(self) -> dict[str, Any]:
+        return {
+            "examples": f"{_hash(*(row.example_id for row in self._rows)):016x}",
+            "seed": self._seed,
+            "batch_size": self._batch_size,
+            "shuffle": self._shuffle,
+        }
+
+
+def _hash(*parts: object) -> int:
+    """63 bits of BLAKE2b: the widest non-negative number that every sampler takes as a seed."""
+    text = "\x1f".join(map(str, parts))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1

@@ -1,0 +1,66 @@
+"""The failures a user can mend. Each says what is wrong, with which value, and what to do about it.
+
+Anything else that goes wrong is a bug or a dead machine and keeps its traceback.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class SdftError(Exception):
+    """Base of every error whose message alone tells the user what to do; shown without a traceback."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Crosses a process as class and message: subclasses take other arguments than their message."""
+        return (_restore, (type(self), str(self)))
+
+
+def _restore(kind: type[SdftError], message: str) -> SdftError:
+    error = kind.__new__(kind)
+    error.args = (message,)
+    return error
+
+
+class ConfigError(SdftError):
+    """A setting holds a value the run cannot use."""
+
+    def __init__(self, key: str, value: object, problem: str, remedy: str):
+        super().__init__(f"{key}={value}: {problem}; {remedy}.")
+
+
+class DataError(SdftError):
+    """A row of a data set cannot be used."""
+
+    def __init__(self, source: str, line: int, problem: str, remedy: str):
+        super().__init__(f"{source}, line {line}: {problem}; {remedy}.")
+
+
+class ModelError(SdftError):
+    """A model cannot be found, or its parts do not fit together."""
+
+
+class ClusterError(SdftError):
+    """The machines that were asked for are not there, or cannot be reached."""
+
+
+class CheckpointError(SdftError):
+    """A checkpoint cannot be resumed with the settings of this run."""
+
+
+class WorkerError(SdftError):
+    """A worker failed; the first line of its own error is in the message, the rest in its log file."""
+
+
+class WeightVersionError(SdftError):
+    """A worker does not hold the weight version that the run relies on."""
+
+
+class NonFiniteError(SdftError):
+    """A loss or gradient is NaN or infinite; training on would destroy the weights."""
+
+    def __init__(self, quantity: str, step: int, example_ids: Sequence[str]):
+        shown = ", ".join(example_ids[:8]) + (", ..." if len(example_ids) > 8 else "")
+        super().__init__(
+            f"{quantity} is NaN or infinite in step {step}, samples: {shown}. The weights of the last checkpoint "
+            "are intact; lower learner.learning_rate, or look at these samples, then go on with resume=auto."
+        )

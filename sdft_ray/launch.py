@@ -1,0 +1,123 @@
+"""The command: `python -m sdft_ray.launch +cluster=local`. Composes the settings, runs the job, ends with one error.
+
+Hydra and its DictConfig stay in this file; everybody else gets checked dataclasses.
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sdft_ray.config import RunConfig
+from sdft_ray.errors import ConfigError, SdftError
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
+
+ConfigStore.instance().store(name="run_config", node=RunConfig)
+
+
+def typed_config(composed: DictConfig) -> tuple[RunConfig, dict[str, Any]]:
+    """The checked settings, and the same as plain containers.
+
+    Raises:
+        ConfigError: no cluster was chosen, or a setting has a value that cannot be used.
+    """
+    if OmegaConf.is_missing(composed, "cluster"):
+        clusters = ", ".join(sorted(path.stem for path in (CONF / "cluster").glob("*.yaml")))
+        problem = "no cluster was chosen"
+        raise ConfigError("+cluster", "", problem, f"add +cluster=NAME with one of: {clusters}")
+    try:
+        cfg = OmegaConf.to_object(composed)
+    except OmegaConfBaseException as error:
+        raise SdftError(str(error).splitlines()[0]) from error
+    assert isinstance(cfg, RunConfig)
+    settings: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+    return cfg, settings
+
+
+class Outcome:
+    """Turns however its block ends into an exit code and at most one message, the last of the output."""
+
+    def __init__(self) -> None:
+        self.code = 0
+        self.terminated = False  # by SIGTERM, which a scheduler sends before it kills
+        self.log: Path | None = None  # where a traceback goes; on the terminal where there is none yet
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]  # the first is the cause, the others fell with it
+        if error is None or isinstance(error, SystemExit):
+            return False
+        if isinstance(error, asyncio.CancelledError) and self.terminated:
+            self._end(TERMINATED, "terminated; go on with resume=auto and this run's name")
+        elif isinstance(error, KeyboardInterrupt):
+            self._end(INTERRUPTED, "interrupted; go on with resume=auto and this run's name")
+        elif isinstance(error, SdftError):
+            self._end(FAILED, str(error))
+        else:
+            self._end(FAILED, self._unexpected(error))
+        return True
+
+    def _unexpected(self, error: BaseException) -> str:
+        details = "".join(traceback.format_exception(error))
+        if self.log is None:
+            return details
+        with self.log.open("a") as file:
+            file.write(details)
+        return f"{type(error).__name__}: {error}\nIts traceback: {self.log}"
+
+    def _end(self, code: int, message: str) -> None:
+        self.code = code
+        print(f"\nerror: {message}", file=sys.stderr, flush=True)
+
+
+async def _run_until_terminated(job: Any, outcome: Outcome) -> None:
+    """Gives SIGTERM the clean end that Ctrl-C has."""
+    task = asyncio.ensure_future(job.run())
+
+    def terminate() -> None:
+        outcome.terminated = True
+        task.cancel()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+    await task
+
+
+def _log_to(path: Path) -> None:
+    """Sends the log messages and warnings of all libraries to a file; the terminal belongs to the run."""
+    logging.captureWarnings(True)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def main(composed: DictConfig) -> None:
+    """Entry point of `python -m sdft_ray.launch`."""
+    with Outcome() as outcome:
+        cfg, settings = typed_config(composed)
+        from sdft_ray.cluster.job import Job  # here: a wrong setting should not wait for Ray and transformers
+
+        job = Job(cfg, settings)
+        outcome.log = job.folder.logs / "driver.log"
+        _log_to(outcome.log)
+        asyncio.run(_run_until_terminated(job, outcome))
+    if outcome.code:
+        sys.exit(outcome.code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Checkpoints: complete or absent.
+
+A checkpoint is written into a folder with the suffix `.partial` by all ranks; the driver adds `state.json` and then
+renames the folder, so a folder named `step-N` is whole by construction and a kill at any moment leaves the one before
+it intact. All nodes have to see the run folder.
+"""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdft_ray.errors import CheckpointError
+from sdft_ray.learner.average import TeacherAverage
+
+TAG = "student"
+STATE_FILE = "state.json"
+_COMPLETE = re.compile(r"step-(\d+)")
+
+
+def checkpoint_folder(root: Path, version: int) -> Path:
+    """Where the checkpoint of a weight version lies once it is complete."""
+    return root / f"step-{version:06d}"
+
+
+def partial_folder(root: Path, version: int) -> Path:
+    """Where it is written, emptied of what a killed run may have left there."""
+    folder = checkpoint_folder(root, version).with_suffix(".partial")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def complete(partial: Path, state: dict[str, Any], keep: int) -> Path:
+    """Makes a written checkpoint count, then removes all but the newest `keep`."""
+    root = partial.parent
+    with (partial / STATE_FILE).open("w") as file:
+        json.dump(state, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    folder = partial.with_suffix("")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    for old in complete_checkpoints(root)[:-keep]:
+        shutil.rmtree(old)
+    return folder
+
+
+def complete_checkpoints(root: Path) -> list[Path]:
+    """All complete checkpoints, oldest first."""
+    found = [(int(match[1]), path) for path in root.glob("step-*") if (match := _COMPLETE.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """The driver's part of a checkpoint.
+
+    Raises:
+        CheckpointError: `folder` is no complete checkpoint.
+    """
+    path = folder / STATE_FILE
+    if not path.is_file():
+        raise CheckpointError(
+            f"resume={folder}: no checkpoint lies there ({STATE_FILE} is missing); name a step-N folder."
+        )
+    state: dict[str, Any] = json.loads(path.read_text())
+    return state
+
+
+def save_rank(folder: Path, engine: Any, average: TeacherAverage | None, rank: int) -> None:
+    """Writes one rank's part: DeepSpeed's own files, the moving average, the random state."""
+    engine.save_checkpoint(str(folder), tag=TAG)
+    own = {"average": average.state_dict() if average is not None else None, "random": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        own["random_cuda"] = torch.cuda.get_rng_state()
+    torch.save(own, folder / f"rank-{rank}.pt")
+
+
+def load_rank(folder: Path, engine: Any, average: TeacherAverage | None, rank: int) -> None:
+    """Restores what `save_rank` wrote.
+
+    Raises:
+        CheckpointError: the files are missing or belong to another layout.
+    """
+    path, _ = engine.load_checkpoint(str(folder), tag=TAG)
+    own_path = folder / f"rank-{rank}.pt"
+    if path is None or not own_path.is_file():
+        raise CheckpointError(
+            f"resume={folder}: the files of learner rank {rank} are missing; choose another checkpoint."
+        )
+    own = torch.load(own_path, weights_only=True)
+    if (own["average"] is None) != (average is None):
+        raise CheckpointError(
+            f"resume={folder}: it was saved {'without' if average is not None else 'with'} a moving average; "
+            "resume with the method and the teacher.weights it was saved with."
+        )
+    if average is not None:
+        average.load_state_dict(own["average"])
+    torch.set_rng_state(own["random"])
+    if "random_cuda" in own and torch.cuda.is_available():
+        torch.cuda.set_rng_state(own["random_cuda"])

@@ -1,0 +1,44 @@
+"""The DeepSpeed engine of one rank; with optimizer.py and fragments.py the only code that knows DeepSpeed."""
+
+from typing import Any
+
+import deepspeed
+import torch
+from transformers.integrations import HfDeepSpeedConfig
+
+from sdft_ray.config import LearnerConfig, ModelConfig
+from sdft_ray.learner.optimizer import deepspeed_settings, make_optimizer
+from sdft_ray.models.network import load_network
+
+
+def build_engine(model_path: str, model: ModelConfig, cfg: LearnerConfig, device: str) -> Any:
+    """Joins the process group and wraps the student.
+
+    Under ZeRO 3 the weights are cut up while they are loaded, so no rank ever holds the whole model.
+    """
+    deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo")
+    settings = deepspeed_settings(cfg)
+    # transformers asks a weak reference to this object whether to load in parts: it must outlive the loading.
+    partitioned_loading = HfDeepSpeedConfig(settings) if cfg.zero_stage == 3 else None
+    network = load_network(model_path, cfg.precision, model)
+    del partitioned_loading
+    if cfg.gradient_checkpointing:
+        network.gradient_checkpointing_enable({"use_reentrant": False})
+    engine, _, _, _ = deepspeed.initialize(
+        model=network,
+        optimizer=make_optimizer(network.parameters(), cfg),
+        config=settings,
+    )
+    engine.train()
+    return engine
+
+
+def gradient_norm(engine: Any) -> float | None:
+    """The global gradient norm where DeepSpeed does not report it (fp32 without ZeRO), else None.
+
+    Call it before `engine.step`, which clips and clears the gradients; they are already summed over ranks.
+    """
+    if engine.zero_optimization() or engine.bfloat16_enabled():
+        return None
+    gradients = [param.grad for param in engine.module.parameters() if param.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients))

@@ -1,0 +1,84 @@
+"""The fp32 master weights a rank owns, whatever the ZeRO stage, and how full parameters are made of them.
+
+Every stage gives each rank a disjoint set of fragments (a parameter's name, where the fragment starts in the flat
+parameter, and its values), which together cover all weights exactly once. The moving average is kept and updated on
+the same fragments, and publishing assembles either set bucket by bucket: each rank writes its fragments into zeros
+and one sum makes the whole. Nothing ever gathers more than one bucket.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from sdft_ray.records import ParameterEntry
+from sdft_ray.weights.buckets import bucket_elements
+
+
+class Fragment(NamedTuple):
+    """A part of one parameter."""
+
+    name: str
+    start: int  # its first element's place in the flat parameter
+    values: torch.Tensor  # [elements] fp32; a view, not a copy
+
+
+def parameter_shapes(module: torch.nn.Module) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and full shapes of all parameters, tied ones once."""
+    return [(name, tuple(getattr(param, "ds_shape", param.shape))) for name, param in module.named_parameters()]
+
+
+def master_fragments(module: torch.nn.Module, rank: int, num_ranks: int) -> Iterator[Fragment]:
+    """The fragments of the fp32 master weights that this rank owns."""
+    for name, param in module.named_parameters():
+        if hasattr(param, "ds_id"):
+            fragment: Fragment | None = _zero3_fragment(name, param, rank)
+        elif hasattr(param, "_hp_mapping"):
+            fragment = _zero12_fragment(name, param)
+        else:
+            fragment = _replicated_fragment(name, param, rank, num_ranks)
+        if fragment is not None and fragment.values.numel() > 0:
+            yield fragment
+
+
+def _zero3_fragment(name: str, param: torch.nn.Parameter, rank: int) -> Fragment:
+    """ZeRO 3 cuts every parameter into equal parts, the last one padded."""
+    from deepspeed.utils import safe_get_local_fp32_param
+
+    local = safe_get_local_fp32_param(param).view(-1)
+    start = rank * local.numel()
+    return Fragment(name, start, local[: max(0, param.ds_numel - start)])  # type: ignore[attr-defined]
+
+
+def _zero12_fragment(name: str, param: torch.nn.Parameter) -> Fragment | None:
+    """ZeRO 1 and 2 (and bf16 without ZeRO) cut the flat sequence of all parameters; a rank may hold none of one."""
+    mapping = param._hp_mapping  # type: ignore[attr-defined]
+    if mapping is None:
+        return None
+    return Fragment(name, mapping.lp_fragment_address.start, mapping.get_hp_fragment().view(-1))
+
+
+def _replicated_fragment(name: str, param: torch.nn.Parameter, rank: int, num_ranks: int) -> Fragment:
+    """Without ZeRO every rank holds all of a parameter and owns an equal part of it."""
+    size = -(-param.numel() // num_ranks)
+    return Fragment(name, rank * size, param.data.view(-1)[rank * size : (rank + 1) * size])
+
+
+def assemble(
+    entries: tuple[ParameterEntry, ...], fragments: Callable[[], Iterator[Fragment]], device: torch.device
+) -> torch.Tensor:
+    """The full fp32 values of one bucket, on rank 0; every rank has to call it for the same bucket.
+
+    Returns:
+        [elements] on rank 0; what the other ranks get is not defined.
+    """
+    offsets = {entry.name: entry.offset for entry in entries}
+    flat = torch.zeros(bucket_elements(entries), dtype=torch.float32, device=device)
+    for fragment in fragments():
+        if fragment.name in offsets:
+            begin = offsets[fragment.name] + fragment.start
+            flat[begin : begin + fragment.values.numel()] = fragment.values
+    if dist.get_world_size() > 1:
+        dist.reduce(flat, dst=0)  # fragments are disjoint, so the sum only puts them side by side, exactly
+    return flat

@@ -1,0 +1,112 @@
+"""The loss of one microbatch on one rank: open the payloads, run the student, compare the two distributions."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+
+from sdft_ray.config import LossConfig, Target
+from sdft_ray.distill.loss import teacher_loss, token_loss
+from sdft_ray.distill.reduction import LossOutput
+from sdft_ray.distill.settings import LossSettings
+from sdft_ray.models.network import completion_logits
+from sdft_ray.records import LogitsPayload, Microbatch
+from sdft_ray.tensors import to_tensor
+
+TOKEN_TARGETS = {Target.TOKEN: "nll", Target.TOKEN_DFT: "dft"}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSums:
+    """Sums over the counted tokens of one microbatch, and the divergence of every token."""
+
+    counted_tokens: int
+    loss: float
+    divergence: float
+    student_entropy: float
+    teacher_entropy: float
+    correction: float
+    mismatch_max: float
+
+
+class Objective:
+    """What the student minimises, for every method: a divergence to the teacher, or the likelihood of tokens."""
+
+    def __init__(self, target: Target, loss: LossConfig, temperature: float, num_tokens: int, device: torch.device):
+        """`num_tokens` vocabulary rows count on both sides; rows beyond them are padding."""
+        self._target = target
+        self._temperature = temperature
+        self._num_tokens = num_tokens
+        self._device = device
+        self._settings = LossSettings(
+            divergence=loss.divergence.name.lower(),  # type: ignore[arg-type]
+            jsd_beta=loss.jsd_beta,
+            estimator=loss.estimator.name.lower(),  # type: ignore[arg-type]
+            temperature=temperature,
+            mismatch=loss.mismatch.name.lower(),  # type: ignore[arg-type]
+            mismatch_clip=loss.mismatch_clip,
+        )
+
+    def __call__(self, network: Any, microbatch: Microbatch) -> LossOutput:
+        """Runs the student on `microbatch`; the loss is connected to its graph."""
+        student_logits = completion_logits(
+            network,
+            self._tensor(microbatch.input_ids),
+            self._tensor(microbatch.position_ids),
+            self._tensor(microbatch.predictor_index),
+        )
+        token_ids = self._tensor(microbatch.completion_ids)
+        token_weights = self._tensor(microbatch.token_weights)
+        if self._target in TOKEN_TARGETS:
+            return token_loss(
+                student_logits=student_logits,
+                token_ids=token_ids,
+                token_weights=token_weights,
+                target=TOKEN_TARGETS[self._target],  # type: ignore[arg-type]
+                temperature=self._temperature,
+                num_vocab=self._num_tokens,
+            )
+        return teacher_loss(
+            student_logits=student_logits,
+            teacher_logits=self._teacher_logits(microbatch),
+            token_ids=token_ids,
+            token_weights=token_weights,
+            sequence_ids=self._tensor(microbatch.sequence_ids),
+            sampler_logprobs=self._tensor(microbatch.sampler_logprobs),
+            settings=self._settings,
+            num_vocab=self._num_tokens,
+        )
+
+    def _teacher_logits(self, microbatch: Microbatch) -> torch.Tensor:
+        """[T, V]; the only place where a payload is opened."""
+        payloads: list[LogitsPayload] = ray.get(list(microbatch.payloads))
+        return torch.cat([to_tensor(payload.logits) for payload in payloads]).to(self._device)
+
+    def _tensor(self, array: Any) -> torch.Tensor:
+        return to_tensor(array).to(self._device)
+
+
+def token_sums(output: LossOutput, microbatch: Microbatch) -> TokenSums:
+    """What the metrics need of one microbatch."""
+    counted = to_tensor(microbatch.token_weights) > 0
+    mismatch = (output.student_logprobs.cpu() - to_tensor(microbatch.sampler_logprobs)).abs()[counted]
+
+    def total(values: torch.Tensor) -> float:
+        return values.cpu()[counted].double().sum().item()
+
+    return TokenSums(
+        counted_tokens=int(counted.sum()),
+        loss=output.loss.item(),
+        divergence=total(output.divergence),
+        student_entropy=total(output.student_entropy),
+        teacher_entropy=total(output.teacher_entropy),
+        correction=total(output.correction),
+        mismatch_max=mismatch.max().item() if len(mismatch) else 0.0,
+    )
+
+
+def divergence_by_sample(output: LossOutput, microbatch: Microbatch) -> list[torch.Tensor]:
+    """The per-token divergence [T] of each sample of the microbatch."""
+    counts = to_tensor(microbatch.sequence_ids).bincount(minlength=len(microbatch.example_ids))
+    return list(output.divergence.float().cpu().split(counts.tolist()))

@@ -1,0 +1,78 @@
+"""The algorithm: sample, score, learn, blend, publish (arXiv 2601.19897).
+
+Two coroutines share a buffer. Producers turn examples into scored samples; the learner turns batches of them into
+new weights. `max_staleness=0` makes them take turns, which is the paper's exactly on-policy algorithm; a larger bound
+lets producers run ahead by that many steps. Nothing here knows what a process, a tensor or a vendor is.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from sdft_ray.buffer import SampleBuffer
+from sdft_ray.records import Sample
+from sdft_ray.roles import Completions, Evaluator, Examples, Learner, Teacher, Tracker
+from sdft_ray.tracking.phases import PhaseTimer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoopConfig:
+    """What the loop itself has to know."""
+
+    num_steps: int
+    batch_size: int
+    max_staleness: int = 0
+    evaluate_every: int = 0  # steps; 0 never inside the loop
+    checkpoint_every: int = 0  # steps; 0 never inside the loop
+
+
+async def train(
+    cfg: LoopConfig,
+    *,
+    examples: Examples,
+    completions: Completions,
+    teacher: Teacher,
+    learner: Learner,
+    evaluator: Evaluator,
+    tracker: Tracker,
+) -> None:
+    """Trains until the learner has taken `num_steps` steps.
+
+    Raises:
+        ExceptionGroup: whatever failed first in any role; everything else is cancelled by then.
+    """
+    buffer = SampleBuffer(
+        batch_size=cfg.batch_size,
+        max_staleness=cfg.max_staleness,
+        num_batches=cfg.num_steps - learner.weight_version,
+    )
+
+    async def produce_samples() -> None:
+        async for ticket in buffer.tickets():  # waits while max_staleness versions ahead of the learner
+            example = next(examples)
+            rollout = await completions.complete(example)  # 1. y ~ student(. | x)
+            scores = await teacher.score(example, rollout)  # 2. teacher(. | x, demonstration, y_<t) at every t
+            sample = Sample(example_id=example.example_id, epoch=example.epoch, rollout=rollout, scores=scores)
+            await buffer.put(ticket, sample)
+
+    async def learn() -> None:
+        timer = PhaseTimer()
+        while learner.weight_version < cfg.num_steps:
+            with timer.phase("step"):
+                with timer.phase("wait"):
+                    batch = await buffer.take_batch()
+                staleness = learner.weight_version - min(sample.rollout.weight_version for sample in batch)
+                report = await learner.step(batch)  # 3. per-token divergence; 4. ema_decay * old + (1 - ...) * student
+                version = learner.weight_version
+                with timer.phase("load_weights"):  # 5. both pull what they need of the new version from the learner
+                    await asyncio.gather(completions.load_weights(version), teacher.load_weights(version))
+                await buffer.close_batch()  # only now may the next samples start: they see the new weights
+            tracker.log_step(version, report.metrics | timer.take() | {"loop/staleness_max": staleness}, report)
+            if cfg.evaluate_every and version % cfg.evaluate_every == 0 and version < cfg.num_steps:
+                tracker.log_evaluation(version, await evaluator.evaluate(version))
+            if cfg.checkpoint_every and version % cfg.checkpoint_every == 0:
+                await learner.save_checkpoint(examples.state_at(version * cfg.batch_size))
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(buffer.capacity):
+            tasks.create_task(produce_samples())
+        tasks.create_task(learn())

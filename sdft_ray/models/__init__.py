@@ -1,0 +1,1 @@
+"""A model's name to a local folder, its tokenizer, and the network itself."""

@@ -1,0 +1,192 @@
+"""What crosses a process, one frozen record a stage: Example -> TokenizedExample -> Rollout -> Sample -> StepReport.
+
+Legend of shapes: T completion tokens, P prompt tokens, V vocabulary. Token ids and logprobs are tuples: small,
+hashable and free of any vendor. Only payloads (megabytes a sample) are arrays, and those travel by reference.
+Lengths are compared once, at birth.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """One chat turn."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """One row of a data set: a prompt with its demonstration."""
+
+    example_id: str
+    prompt: tuple[Message, ...]
+    demonstration: str
+    text: str = ""  # the article the demonstration was drawn from; "" where the data has none
+    answer: str = ""  # what a right completion has to contain or equal; "" where nothing is scored
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizedExample:
+    """An example as token ids, with the seed that makes its completion reproducible."""
+
+    example_id: str
+    epoch: int
+    seed: int  # derived from (run seed, example, epoch), so it does not depend on which worker samples
+    prompt_tokens: tuple[int, ...]  # [P]
+    teacher_prompt_tokens: tuple[int, ...]  # [P'] the same prompt with the demonstration in it
+    demonstration_tokens: tuple[int, ...]  # [T] with the end-of-sequence token
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollout:
+    """A completion with the logprobs it was sampled with and the weight version that made it."""
+
+    prompt_tokens: tuple[int, ...]  # [P]
+    completion_tokens: tuple[int, ...]  # [T]
+    logprobs: tuple[float, ...]  # [T] of the sampler; 0.0 throughout where nothing was sampled (demonstrations)
+    weight_version: int  # the OLDEST version that contributed a token
+    truncated: bool  # cut at the length limit: no end-of-sequence token
+
+    def __post_init__(self) -> None:
+        if len(self.logprobs) != len(self.completion_tokens):
+            raise ValueError(f"{len(self.logprobs)} logprobs for {len(self.completion_tokens)} completion tokens")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogitsPayload:
+    """The teacher's full-vocabulary logits at every completion position, before any temperature."""
+
+    logits: np.ndarray  # [T, V] float32, or bfloat16 bit patterns as uint16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherScores:
+    """What the teacher says about one completion, without its bulk.
+
+    `payload` is a handle (an object reference in a cluster) which only the learner rank that trains on the sample
+    opens; the driver passes it on unopened. Token targets have no teacher: their payload is None by contract.
+    """
+
+    payload: Any
+    num_tokens: int
+    teacher_version: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """A rollout with its teacher scores: what the learner trains on."""
+
+    example_id: str
+    epoch: int
+    rollout: Rollout
+    scores: TeacherScores
+
+    def __post_init__(self) -> None:
+        if self.scores.num_tokens != len(self.rollout.completion_tokens):
+            raise ValueError(
+                f"{self.example_id}: the teacher scored {self.scores.num_tokens} tokens "
+                f"of a completion of {len(self.rollout.completion_tokens)}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Microbatch:
+    """The samples of one forward pass on one learner rank, packed without padding.
+
+    S sequences, N tokens of prompts and completions together, T completion tokens together.
+    """
+
+    example_ids: tuple[str, ...]  # [S]
+    input_ids: np.ndarray  # [N] int64
+    position_ids: np.ndarray  # [N] int64, from 0 in every sequence: where attention has to start anew
+    predictor_index: np.ndarray  # [T] int64: the position in input_ids whose logits predict completion token t
+    completion_ids: np.ndarray  # [T] int64
+    sequence_ids: np.ndarray  # [T] int64, 0..S-1, ascending
+    token_weights: np.ndarray  # [T] float32: mask and normalisation over the global batch
+    sampler_logprobs: np.ndarray  # [T] float32
+    payloads: tuple[Any, ...]  # [S] handles, see TeacherScores
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankReport:
+    """What one learner rank saw in one step: sums over its counted tokens, so that ranks can be added up."""
+
+    counted_tokens: int
+    loss: float  # this rank's part of the sum that is the loss
+    divergence: float  # nats
+    student_entropy: float  # nats
+    teacher_entropy: float  # nats
+    correction: float
+    mismatch_max: float  # largest |trainer logprob - sampler logprob| [nats]
+    grad_norm: float  # global, before clipping
+    durations_s: dict[str, float]  # by metric key
+    token_divergence: tuple[np.ndarray, ...]  # [T] float32 of each sample, in the order of the microbatches
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SampleReport:
+    """One trained sample as a person may want to see it; a few of them a step."""
+
+    example_id: str
+    epoch: int
+    weight_version: int
+    prompt_tokens: tuple[int, ...]  # [P]
+    completion_tokens: tuple[int, ...]  # [T]
+    divergence: tuple[float, ...]  # [T] nats
+    truncated: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepReport:
+    """What one optimizer step has to tell."""
+
+    metrics: dict[str, float]  # keys as declared in tracking/metrics.py
+    samples: tuple[SampleReport, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerStatus:
+    """A worker's answer to "who are you, and what do you hold?"."""
+
+    role: str
+    rank: int
+    node: str
+    process_id: int
+    weight_version: int
+    peak_memory_gib: float  # resident set of the worker and its child processes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ParameterEntry:
+    """Where one parameter lies in a bucket."""
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int  # in elements
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bucket:
+    """Many parameters packed into one flat array."""
+
+    dtype: str  # "float32" or "bfloat16" (then the array holds its bit patterns as uint16)
+    entries: tuple[ParameterEntry, ...]
+    array: Any  # [elements], or the handle of such an array
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Publication:
+    """One full set of weights of one version, as handles to buckets; tied parameters travel once."""
+
+    version: int
+    buckets: tuple[Bucket, ...]
+
+    @property
+    def num_elements(self) -> int:
+        """Number of weights in the publication."""
+        return sum(int(np.prod(entry.shape)) for bucket in self.buckets for entry in bucket.entries)

@@ -1,0 +1,1 @@
+"""Completions: sampled from the student by vLLM, or the demonstrations themselves."""

@@ -1,0 +1,24 @@
+"""Completions without a sampler: the demonstrations themselves, for supervised methods."""
+
+from sdft_ray.records import Rollout, TokenizedExample
+
+
+class DemonstrationCompletions:
+    """Implements roles.Completions. Nothing is sampled: every logprob is 0 and no version is ever stale."""
+
+    def __init__(self, weight_version: int = 0):
+        self._weight_version = weight_version
+
+    async def complete(self, example: TokenizedExample) -> Rollout:
+        """The demonstration, which ends in an end-of-sequence token."""
+        return Rollout(
+            prompt_tokens=example.prompt_tokens,
+            completion_tokens=example.demonstration_tokens,
+            logprobs=(0.0,) * len(example.demonstration_tokens),
+            weight_version=self._weight_version,
+            truncated=False,
+        )
+
+    async def load_weights(self, version: int) -> None:
+        """Remembers `version`: demonstrations depend on no weights."""
+        self._weight_version = version

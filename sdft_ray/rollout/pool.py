@@ -1,0 +1,55 @@
+"""The rollout workers as the loop and the evaluator see them."""
+
+import asyncio
+from collections.abc import Sequence
+
+from sdft_ray.records import Rollout, TokenizedExample, WorkerStatus
+from sdft_ray.weights.channel import WeightChannel, WeightKind
+from sdft_ray.workers import WorkerGroup
+
+
+class RolloutPool:
+    """Implements roles.Completions and answers an evaluator, each time on the least busy worker."""
+
+    def __init__(self, group: WorkerGroup, channel: WeightChannel):
+        self._group = group
+        self._channel = channel
+        self._weight_version = 0  # workers start with the model folder's weights
+        self._loading = asyncio.Lock()
+
+    async def complete(self, example: TokenizedExample) -> Rollout:
+        """One completion of the example's prompt."""
+        async with self._group.least_busy() as actor:
+            return await actor.complete.remote(example)
+
+    async def answer(self, prompt_tokens: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
+        """The greedy completion of a prompt."""
+        async with self._group.least_busy() as actor:
+            return await actor.answer.remote(prompt_tokens, max_new_tokens)
+
+    async def logprobs(self, prompt_tokens: Sequence[int], completion_tokens: Sequence[int]) -> tuple[float, ...]:
+        """Logprobs [T, nats] of a given completion at temperature 1."""
+        async with self._group.least_busy() as actor:
+            return await actor.logprobs.remote(prompt_tokens, completion_tokens)
+
+    async def load_weights(self, version: int) -> None:
+        """Returns when every worker samples with the student's weights of `version`; at once if all do.
+
+        Raises:
+            WeightVersionError: a worker holds another version afterwards.
+        """
+        async with self._loading:
+            if version == self._weight_version:
+                return
+            publication = await self._channel.fetch(WeightKind.STUDENT, version)
+            held = await self._group.on_all(lambda actor: actor.load_weights.remote(publication))
+            self._group.confirm_version(held, version)
+            self._weight_version = version
+
+    async def status(self) -> list[WorkerStatus]:
+        """The status of every worker."""
+        return await self._group.status()
+
+    def close(self) -> None:
+        """Ends every worker and its engine."""
+        self._group.close()

@@ -1,0 +1,128 @@
+"""The rollout actor: one vLLM engine that samples completions from the student."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from sdft_ray.config import ModelConfig, RolloutConfig
+from sdft_ray.records import Publication, Rollout, TokenizedExample
+from sdft_ray.rollout.memory_file import MemoryFile
+from sdft_ray.workers import Worker
+
+
+class RolloutWorker(Worker):
+    """Samples completions, many at once; new weights do not cost those that are under way."""
+
+    role = "rollout"
+
+    def __init__(
+        self,
+        *,
+        rank: int,
+        log_dir: str,
+        model_path: str,
+        model: ModelConfig,
+        rollout: RolloutConfig,
+        num_tokens: int,
+        eos_token_ids: tuple[int, ...],
+        max_model_len: int,
+        tensor_parallel_size: int,
+        seed: int,
+    ):
+        """Starts the engine; returns when it is up.
+
+        Args:
+            rank: of this worker in its group.
+            log_dir: where its log file lies.
+            model_path: local model folder; its weights are version 0.
+            model: dtype of the weights.
+            rollout: sampling and engine settings.
+            num_tokens: vocabulary entries that count; rows of the head from there on are padding.
+            eos_token_ids: each ends a completion and is its last token.
+            max_model_len: tokens of the longest prompt and completion together, and one more for `logprobs`.
+            tensor_parallel_size: GPUs of the engine; 1 on a CPU.
+            seed: of the engine; completions have their own.
+        """
+        super().__init__(rank, log_dir)
+        # Imported here because the driver imports this module to make the actor and has no use for vLLM.
+        from sdft_ray.rollout.engine import Engine
+
+        self._rollout = rollout
+        self._num_tokens = num_tokens
+        self._eos_token_ids = frozenset(eos_token_ids)
+        self._loading = asyncio.Lock()
+        self._engine = Engine(
+            model_path=model_path,
+            model=model,
+            rollout=rollout,
+            stop_token_ids=eos_token_ids,
+            max_model_len=max_model_len,
+            tensor_parallel_size=tensor_parallel_size,
+            seed=seed,
+        )
+
+    async def ready(self) -> int:
+        """Prepares the engine; called once, before anything else. Returns the weight version, 0."""
+        await self._engine.drop_padded_rows(self._num_tokens)
+        self.weight_version = 0
+        return self.weight_version
+
+    async def complete(self, example: TokenizedExample) -> Rollout:
+        """One completion of the example's prompt, drawn with the example's seed.
+
+        The logprobs are those of log_softmax(logits / temperature) over the vocabulary entries that count.
+        """
+        tokens: list[int] = []
+        logprobs: list[float] = []
+        version = self.weight_version
+        async for new_tokens, new_logprobs in self._engine.generate(
+            example.prompt_tokens,
+            max_new_tokens=self._rollout.max_new_tokens,
+            temperature=self._rollout.temperature,
+            seed=example.seed,
+        ):
+            if not tokens:
+                # The oldest version that contributed: versions only grow, and a completion may have waited in
+                # the engine's queue through a load before its first token.
+                version = self.weight_version
+            tokens.extend(new_tokens)
+            logprobs.extend(new_logprobs)
+        return Rollout(
+            prompt_tokens=example.prompt_tokens,
+            completion_tokens=tuple(tokens),
+            logprobs=tuple(logprobs),
+            weight_version=version,
+            truncated=tokens[-1] not in self._eos_token_ids,
+        )
+
+    async def answer(self, prompt_tokens: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
+        """The greedy completion; its last token is an end-of-sequence token unless it was cut."""
+        outputs = self._engine.generate(prompt_tokens, max_new_tokens=max_new_tokens, temperature=0.0)
+        return tuple([token async for tokens, _ in outputs for token in tokens])
+
+    async def logprobs(self, prompt_tokens: Sequence[int], completion_tokens: Sequence[int]) -> tuple[float, ...]:
+        """Logprobs [T] of a given completion at temperature 1, whatever the sampling temperature is."""
+        return tuple(await self._engine.logprobs(prompt_tokens, completion_tokens))
+
+    async def load_weights(self, publication: Publication) -> int:
+        """Replaces the weights in place; open completions pause and go on with the new ones.
+
+        A failure in between leaves the engine paused with half of its weights: the error ends the run.
+        """
+        async with self._loading:
+            await self._engine.begin_weights()
+            for bucket in publication.buckets:
+                array: Any = await bucket.array
+                file = await asyncio.to_thread(MemoryFile, array)
+                try:
+                    await self._engine.load_bucket(bucket, file.path)
+                finally:
+                    file.close()
+            # Before generation goes on: the first token after it already counts as the new version's.
+            self.weight_version = publication.version
+            await self._engine.finish_weights()
+        return self.weight_version
+
+    def close(self) -> None:
+        """Ends the engine's processes."""
+        self._engine.close()

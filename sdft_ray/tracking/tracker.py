@@ -1,0 +1,76 @@
+"""The tracker: checks that metrics are declared and hands them to every sink."""
+
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+from sdft_ray.records import SampleReport, StepReport
+from sdft_ray.tracking.metrics import check_declared
+
+
+class Sink(Protocol):
+    """One place where metrics go. `time_s` counts from the start of training."""
+
+    def log_step(
+        self, step: int, time_s: float, metrics: Mapping[str, float], samples: tuple[SampleReport, ...]
+    ) -> None:
+        """Takes the metrics of one optimizer step and a few of its samples."""
+        ...
+
+    def log_evaluation(self, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
+        """Takes the metrics of one evaluation of the weights after `step` steps."""
+        ...
+
+    def close(self) -> None:
+        """Ends what the sink started."""
+        ...
+
+
+class RunTracker:
+    """A `roles.Tracker` over several sinks. Used as a context manager, which closes them."""
+
+    def __init__(self, sinks: Sequence[Sink], elapsed_s: float = 0.0):
+        """Starts the clock of training.
+
+        Args:
+            sinks: where metrics go.
+            elapsed_s: training time of the run before it was resumed.
+        """
+        self._sinks = tuple(sinks)
+        self._start = time.monotonic() - elapsed_s
+
+    def log_step(self, step: int, metrics: Mapping[str, float], report: StepReport) -> None:
+        """Records one optimizer step.
+
+        Raises:
+            KeyError: a metric is not declared.
+        """
+        merged = dict(report.metrics) | dict(metrics)
+        check_declared(merged)
+        time_s = self._time_s()
+        for sink in self._sinks:
+            sink.log_step(step, time_s, merged, report.samples)
+
+    def log_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Records one evaluation of the weights after `step` steps.
+
+        Raises:
+            KeyError: a metric is not declared.
+        """
+        check_declared(metrics)
+        time_s = self._time_s()
+        for sink in self._sinks:
+            sink.log_evaluation(step, time_s, metrics)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for sink in self._sinks:
+            sink.close()
+
+    def _time_s(self) -> float:
+        return time.monotonic() - self._start

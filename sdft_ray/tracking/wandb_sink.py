@@ -1,0 +1,75 @@
+"""Weights & Biases, offline (files in the run folder, no account) or online."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sdft_ray.config import TrackingConfig, Wandb
+from sdft_ray.errors import ConfigError
+from sdft_ray.records import SampleReport
+from sdft_ray.tracking.metrics import METRICS
+
+RUN_ID_FILE = "wandb_run_id"
+
+
+class WandbSink:
+    """The sink that logs to one Weights & Biases run.
+
+    `step` is an ordinary metric and the x axis of all others: wandb's own counter accepts neither an
+    evaluation of a step that was logged before nor the steps a resumed run takes again.
+    """
+
+    def __init__(self, cfg: TrackingConfig, *, name: str, run_dir: Path, settings: Mapping[str, Any], resumed: bool):
+        """Starts the run, or goes on with the one that this run folder began.
+
+        Args:
+            cfg: mode (not DISABLED) and project.
+            name: shown by wandb.
+            run_dir: wandb writes to the folder wandb/ in it.
+            settings: the resolved configuration, as plain containers.
+            resumed: whether to go on with the run whose id the run folder holds.
+
+        Raises:
+            ConfigError: online without an account or a connection.
+        """
+        # Here and not above: the import takes seconds, and most runs do without it.
+        import wandb
+
+        id_file = run_dir / RUN_ID_FILE
+        run_id = id_file.read_text() if resumed and id_file.exists() else None
+        try:
+            self._run = wandb.init(
+                project=cfg.wandb_project,
+                name=name,
+                id=run_id,
+                resume="allow",
+                dir=run_dir,
+                mode="offline" if cfg.wandb is Wandb.OFFLINE else "online",
+                config=dict(settings),
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+        except wandb.errors.Error as error:
+            raise ConfigError(
+                "tracking.wandb",
+                cfg.wandb.name,
+                str(error),
+                "run `wandb login`, or set tracking.wandb=OFFLINE",
+            ) from error
+        id_file.write_text(self._run.id)
+        self._run.define_metric("step")
+        for role in sorted({metric.key.partition("/")[0] for metric in METRICS}):
+            self._run.define_metric(f"{role}/*", step_metric="step")
+
+    def log_step(
+        self, step: int, time_s: float, metrics: Mapping[str, float], samples: tuple[SampleReport, ...]
+    ) -> None:
+        """Logs the step's metrics."""
+        self.log_evaluation(step, time_s, metrics)
+
+    def log_evaluation(self, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
+        """Logs the evaluation's metrics."""
+        self._run.log({"step": step, "time_s": time_s} | dict(metrics))
+
+    def close(self) -> None:
+        """Writes or sends what is left."""
+        self._run.finish()

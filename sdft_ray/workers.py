@@ -1,0 +1,156 @@
+"""The workers of one role: what every Ray actor of this job is, and how the driver calls one or all of them.
+
+`Worker` is the base of the actors (log file, memory, status); `WorkerGroup` is the driver's side. Calls are made with
+functions of the actor handle, never with method names in strings, so that a reader can follow them.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+
+from sdft_ray.errors import SdftError, WeightVersionError, WorkerError
+from sdft_ray.records import WorkerStatus
+
+SHUTDOWN_TIMEOUT_S = 20.0
+
+
+class Worker:
+    """Base of every actor: sends its output to a log file and answers `status`."""
+
+    role = "worker"
+
+    def __init__(self, rank: int, log_dir: str):
+        self.rank = rank
+        self.weight_version = -1
+        redirect_output(log_path(log_dir, self.role, rank))
+
+    def status(self) -> WorkerStatus:
+        """Who this worker is, which weights it holds, and the most memory it has used."""
+        return WorkerStatus(
+            role=self.role,
+            rank=self.rank,
+            node=ray.util.get_node_ip_address(),
+            process_id=os.getpid(),
+            weight_version=self.weight_version,
+            peak_memory_gib=peak_memory_gib(),
+        )
+
+    def close(self) -> None:
+        """Ends what this worker started; called once, before its process ends."""
+
+
+def log_path(log_dir: str, role: str, rank: int) -> Path:
+    """The log file of one worker."""
+    return Path(log_dir) / f"{role}-{rank}.log"
+
+
+def redirect_output(path: Path) -> None:
+    """Sends everything this process and its future children print to `path`.
+
+    On a node that does not share the run folder the file lies at the same path on that node.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with path.open("ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+
+
+def peak_memory_gib() -> float:
+    """Peak resident set of this process and its living descendants [GiB]; shared pages count in each of them."""
+    me = psutil.Process()
+    peaks_kib = 0
+    for process in [me, *me.children(recursive=True)]:
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text()
+        except FileNotFoundError:  # it ended between the listing and the reading
+            continue
+        peaks_kib += sum(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+    return peaks_kib / 2**20
+
+
+class WorkerGroup:
+    """All workers of one role, as the driver sees them."""
+
+    def __init__(self, role: str, actors: Sequence[Any], log_dir: str):
+        self.role = role
+        self.actors = tuple(actors)
+        self._log_dir = log_dir
+        self._open_calls = [0] * len(self.actors)
+
+    @asynccontextmanager
+    async def least_busy(self) -> AsyncIterator[Any]:
+        """The actor with the fewest open calls, held as busy inside the block.
+
+        Raises:
+            WorkerError: the call inside the block failed or the actor died; names the worker and its log.
+        """
+        rank = min(range(len(self.actors)), key=self._open_calls.__getitem__)
+        self._open_calls[rank] += 1
+        try:
+            yield self.actors[rank]
+        except RayError as error:
+            raise self._named(rank, error) from error
+        finally:
+            self._open_calls[rank] -= 1
+
+    async def on_all(self, call: Callable[[Any], Any]) -> list[Any]:
+        """Makes `call` on every actor at once; answers in rank order. Raises as `on_each`."""
+        return await self.on_each(lambda actor, _: call(actor), self.actors)
+
+    async def on_each(self, call: Callable[[Any, Any], Any], items: Sequence[Any]) -> list[Any]:
+        """Makes `call` on every actor with its own item at once; answers in rank order.
+
+        Raises:
+            WorkerError: as `least_busy`. The first failure is raised at once, since ranks that wait for the failed
+                one in a collective never answer.
+        """
+
+        async def one(rank: int, actor: Any, item: Any) -> Any:
+            try:
+                return await call(actor, item)
+            except RayError as error:
+                raise self._named(rank, error) from error
+
+        calls = (one(rank, actor, item) for rank, (actor, item) in enumerate(zip(self.actors, items, strict=True)))
+        return list(await asyncio.gather(*calls))
+
+    async def status(self) -> list[WorkerStatus]:
+        """The status of every worker."""
+        return await self.on_all(lambda actor: actor.status.remote())
+
+    def confirm_version(self, acknowledged: Sequence[int], version: int) -> None:
+        """Checks that every worker answered a load with the version it was to load."""
+        for rank, held in enumerate(acknowledged):
+            if held != version:
+                raise WeightVersionError(f"{self.role} worker {rank} holds weights {held} after loading {version}")
+
+    def close(self) -> None:
+        """Ends every worker, also one that no longer answers."""
+        closing = [actor.close.remote() for actor in self.actors]
+        for actor, closed in zip(self.actors, closing, strict=True):
+            try:
+                ray.get(closed, timeout=SHUTDOWN_TIMEOUT_S)
+            except (RayActorError, RayTaskError, GetTimeoutError):
+                pass  # dead, broken or stuck: the kill below ends it, and the error that led here is already raised
+            ray.kill(actor)
+
+    def _named(self, rank: int, error: RayError) -> SdftError:
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, SdftError):
+            return cause
+        lines = str(cause).strip().splitlines() or ["no message"]
+        # Of an actor that failed while it was made, Ray gives the traceback as the message: its end is the reason.
+        in_creation = "creation task" in lines[0]
+        what = lines[-1] if in_creation else f"{type(cause).__name__}: {lines[0]}"
+        log = log_path(self._log_dir, self.role, rank)
+        return WorkerError(f"{self.role} worker {rank} failed with {what}\nIts log: {log}")

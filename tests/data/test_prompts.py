@@ -1,0 +1,171 @@
+"""Student and teacher prompt: one chat template, one BOS, a teacher shown exactly what its context says."""
+
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from sdft_ray.config import TeacherConfig, TeacherContext
+from sdft_ray.data.prompts import TEMPLATES, PromptBuilder
+from sdft_ray.errors import ConfigError, ModelError
+from sdft_ray.records import Example, Message
+from tests.tiny import BOS, END, make_tiny_tokenizer
+
+QUESTION = "Where is {{ Velmor }} & <Tosk>?"  # looks like a template and like markup, and must stay as it is
+EXAMPLE = Example(
+    example_id="one",
+    prompt=(Message(role="system", content="Be brief."), Message(role="user", content=QUESTION)),
+    demonstration="In the north.",
+    text="Velmor lies in the north.",
+)
+SHORT = "Now answer the question with a response of your own."
+
+
+@pytest.fixture
+def tokenizer() -> PreTrainedTokenizerFast:
+    return make_tiny_tokenizer()
+
+
+def builder(tokenizer: PreTrainedTokenizerFast, **teacher: object) -> PromptBuilder:
+    return PromptBuilder(tokenizer, TeacherConfig(**teacher))  # type: ignore[arg-type]
+
+
+def chat(*turns: str) -> str:
+    return BOS + "".join(f"<|im_start|>{turn}<|im_end|>\n" for turn in turns) + "<|im_start|>assistant\n"
+
+
+def test_the_student_prompt_is_the_conversation_up_to_the_students_turn(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    prompt = tokenizer.decode(builder(tokenizer).student(EXAMPLE))
+    assert prompt == chat("system\nBe brief.", f"user\n{QUESTION}")
+
+
+def test_the_teacher_prompt_keeps_the_turns_before_and_extends_the_last(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    prompt = tokenizer.decode(builder(tokenizer, template="single_turn_short").teacher(EXAMPLE))
+    announced = "This is an example of a response to the question:\n\nIn the north."
+    assert prompt == chat("system\nBe brief.", f"user\n{QUESTION}\n\n{announced}\n\n{SHORT}")
+
+
+def test_the_turns_template_makes_the_demonstration_a_turn(tokenizer: PreTrainedTokenizerFast) -> None:
+    prompt = tokenizer.decode(builder(tokenizer, template="turns").teacher(EXAMPLE))
+    assert prompt == chat("system\nBe brief.", f"user\n{QUESTION}", "assistant\nIn the north.", f"user\n{QUESTION}")
+
+
+@pytest.mark.parametrize("template", ["single_turn", "single_turn_short"])
+@pytest.mark.parametrize("context", [context for context in TeacherContext if context is not TeacherContext.NONE])
+def test_the_teacher_sees_what_its_context_names_and_nothing_else(
+    tokenizer: PreTrainedTokenizerFast, template: str, context: TeacherContext
+) -> None:
+    prompt = tokenizer.decode(builder(tokenizer, template=template, context=context).teacher(EXAMPLE))
+    assert prompt.count(QUESTION) == 1
+    assert (EXAMPLE.text in prompt) == ("TEXT" in context.name)
+    assert (EXAMPLE.demonstration in prompt) == ("DEMONSTRATION" in context.name)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_without_context_the_teacher_reads_the_student_prompt(
+    tokenizer: PreTrainedTokenizerFast, template: str
+) -> None:
+    prompts = builder(tokenizer, template=template, context=TeacherContext.NONE)
+    assert prompts.teacher(EXAMPLE) == prompts.student(EXAMPLE)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_every_prompt_begins_with_one_bos(tokenizer: PreTrainedTokenizerFast, template: str) -> None:
+    prompts = builder(tokenizer, template=template)
+    assert tokenizer.encode("a")[0] == tokenizer.bos_token_id  # the trap is set: encoding would add a second one
+    for tokens in (prompts.student(EXAMPLE), prompts.teacher(EXAMPLE)):
+        assert tokens.count(tokenizer.bos_token_id) == 1
+
+
+def test_a_chat_template_that_doubles_bos_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.chat_template = "{{ bos_token }}" + str(tokenizer.chat_template)
+    with pytest.raises(ModelError, match=r"two BOS tokens.*model\.chat_template"):
+        builder(tokenizer).student(EXAMPLE)
+
+
+def test_the_demonstration_ends_its_turn_and_has_no_bos(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokens = builder(tokenizer).demonstration(EXAMPLE)
+    assert tokenizer.decode(tokens) == EXAMPLE.demonstration + END
+    assert tokens[-1] == tokenizer.eos_token_id
+
+
+def test_the_demonstration_ends_as_the_chat_template_ends_a_turn(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.eos_token = "<|pad|>"
+    assert builder(tokenizer).demonstration(EXAMPLE)[-1] == tokenizer.convert_tokens_to_ids(END)
+
+
+def test_a_chat_template_that_closes_no_turn_ends_the_demonstration_with_eos(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+    assert builder(tokenizer).demonstration(EXAMPLE)[-1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(("context", "field"), [("TEXT", "text"), ("DEMONSTRATION", "demonstration")])
+def test_an_example_without_what_the_context_shows_is_refused(
+    tokenizer: PreTrainedTokenizerFast, context: str, field: str
+) -> None:
+    prompts = builder(tokenizer, context=TeacherContext[context])
+    bare = Example(example_id="bare", prompt=EXAMPLE.prompt, demonstration="")
+    assert prompts.lacking(EXAMPLE) == ""
+    assert prompts.lacking(bare) == field
+    with pytest.raises(ValueError, match=f"'bare' has no {field}"):
+        prompts.teacher(bare)
+
+
+def test_a_template_may_be_a_file(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    (tmp_path / "own.jinja").write_text("{{ question }} Hint: {{ demonstration }}\n")
+    prompt = tokenizer.decode(builder(tokenizer, template=str(tmp_path / "own.jinja")).teacher(EXAMPLE))
+    assert prompt == chat("system\nBe brief.", f"user\n{QUESTION} Hint: In the north.")
+
+
+@pytest.mark.parametrize(
+    ("text", "context", "problem"),
+    [
+        ("{{ demonstration }}", "DEMONSTRATION", "does not show the question"),
+        ("{{ question }}", "DEMONSTRATION", "does not show the demonstration"),
+        ("{{ question }}{% if false %}{{ text }}{% endif %}", "TEXT", "does not show the text"),
+        ("{{ question }}{{ demo }}", "DEMONSTRATION", "cannot be rendered"),
+        ("{{ question", "DEMONSTRATION", "cannot be rendered"),
+    ],
+)
+def test_a_template_that_hides_something_is_refused(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, text: str, context: str, problem: str
+) -> None:
+    (tmp_path / "own.jinja").write_text(text)
+    with pytest.raises(ConfigError, match=rf"teacher\.template=.*own\.jinja: {problem}"):
+        builder(tokenizer, template=str(tmp_path / "own.jinja"), context=TeacherContext[context])
+
+
+def test_the_turns_template_is_refused_where_its_own_turn_would_be_empty(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    with pytest.raises(ConfigError, match=r"teacher\.template=turns: leaves a turn empty under teacher\.context=TEXT"):
+        builder(tokenizer, template="turns", context=TeacherContext.TEXT)
+
+
+def test_an_unknown_template_is_refused_with_those_there_are(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ConfigError, match=r"teacher\.template=singel: .*single_turn, single_turn_short, turns"):
+        builder(tokenizer, template="singel")
+
+
+def test_a_tokenizer_without_chat_template_or_eos_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    tokenizer.eos_token = None
+    with pytest.raises(ModelError, match="no end-of-sequence token"):
+        builder(tokenizer)
+    tokenizer.chat_template = None
+    with pytest.raises(ModelError, match=r"no chat template; set model\.chat_template"):
+        builder(tokenizer)
+
+
+def test_a_chat_template_that_refuses_the_conversation_is_named(tokenizer: PreTrainedTokenizerFast) -> None:
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system turns') }}{% endif %}"
+    tokenizer.chat_template = refusal + str(tokenizer.chat_template)
+    with pytest.raises(
+        ModelError, match=r"cannot render turns of system, user \(No system turns\); change data\.system"
+    ):
+        builder(tokenizer).student(EXAMPLE)

@@ -1,0 +1,226 @@
+"""Sources give examples, or a refusal that names the row."""
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+
+from sdft_ray.data.sources import load_examples, split_source
+from sdft_ray.errors import ConfigError, DataError
+from sdft_ray.records import Example, Message
+
+ROW = {"prompt": "What is new?", "demonstration": "Nothing."}
+
+
+def write(path: Path, *rows: object) -> str:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return str(path)
+
+
+def read(source: str, **settings: object) -> list[Example]:
+    defaults: dict[str, object] = {"split": "train", "columns": {}, "system": "", "num_examples": 0}
+    return load_examples(source, **(defaults | settings))  # type: ignore[arg-type]
+
+
+def user(content: str) -> Message:
+    return Message(role="user", content=content)
+
+
+def test_json_lines_give_one_example_a_line(tmp_path: Path) -> None:
+    full = ROW | {"id": 7, "text": "The article.", "answer": "Nothing"}
+    source = write(tmp_path / "a.jsonl", ROW, full)
+    first, second = read(source)
+    assert first == Example(example_id="line-1", prompt=(user("What is new?"),), demonstration="Nothing.")
+    assert (second.example_id, second.text, second.answer) == ("7", "The article.", "Nothing")
+
+
+def test_a_prompt_may_be_a_conversation(tmp_path: Path) -> None:
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi."},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "What is new?", "name": None},
+    ]
+    [example] = read(write(tmp_path / "a.jsonl", ROW | {"prompt": turns}))
+    assert [message.role for message in example.prompt] == ["system", "user", "assistant", "user"]
+    assert example.prompt[-1] == user("What is new?")
+
+
+def test_a_list_of_demonstrations_is_joined_with_newlines(tmp_path: Path) -> None:
+    [example] = read(write(tmp_path / "a.jsonl", ROW | {"demonstration": ["Call a.", "Call b."]}))
+    assert example.demonstration == "Call a.\nCall b."
+
+
+def test_columns_rename_ours_to_the_datas(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", {"query": "Q?", "golden_response": ["A."], "key": "x"})
+    [example] = read(source, columns={"prompt": "query", "demonstration": "golden_response", "id": "key"})
+    assert example == Example(example_id="x", prompt=(user("Q?"),), demonstration="A.")
+
+
+def test_the_system_message_comes_before_every_prompt(tmp_path: Path) -> None:
+    [example] = read(write(tmp_path / "a.jsonl", ROW), system="Be brief.")
+    assert example.prompt == (Message(role="system", content="Be brief."), user("What is new?"))
+
+
+def test_only_the_first_examples_are_read_when_a_number_is_given(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", ROW, ROW, "not JSON")
+    assert [example.example_id for example in read(source, num_examples=2)] == ["line-1", "line-2"]
+
+
+def test_evaluation_examples_need_no_demonstration(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", {"prompt": "Q?", "answer": "A"})
+    [example] = read(source, require_demonstration=False)
+    assert (example.demonstration, example.answer) == ("", "A")
+
+
+def test_unusual_line_separators_inside_a_string_do_not_split_the_row(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", json.dumps(ROW | {"text": "a\u2028b"}, ensure_ascii=False), ROW)
+    assert [example.text for example in read(source)] == ["a\u2028b", ""]
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ('{"prompt": ', ["not JSON", "column 12", "one JSON object a line"]),
+        ("", ["is blank"]),
+        ([1], ["is a list, not an object"]),
+        ({"demonstration": "A."}, ["no column prompt", "data.columns.prompt", "columns are: demonstration"]),
+        ({"prompt": "Q?"}, ["no column demonstration", "data.columns.demonstration", "columns are: prompt"]),
+        (ROW | {"prompt": None}, ["prompt is null"]),
+        (ROW | {"prompt": " "}, ["content of prompt[0] is empty"]),
+        (ROW | {"prompt": 3}, ["prompt is a int", "a string or a list of {role, content}"]),
+        (ROW | {"prompt": []}, ["prompt has no message"]),
+        (ROW | {"prompt": ["Q?"]}, ["prompt[0] is a str"]),
+        (
+            ROW | {"prompt": [{"role": "robot", "content": "Q?"}]},
+            ["unknown role 'robot'", "system, user, assistant"],
+        ),
+        (ROW | {"prompt": [{"role": "user", "content": ["Q?"]}]}, ["content of prompt[0] is a list"]),
+        (ROW | {"prompt": [{"role": "user", "content": "Q?", "tool_calls": []}]}, ["key tool_calls"]),
+        (
+            ROW | {"prompt": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}]},
+            ["ends with a turn of the assistant"],
+        ),
+        (
+            ROW | {"prompt": [{"role": "user", "content": "Q?"}, {"role": "system", "content": "Be brief."}]},
+            ["prompt[1] is a system message behind others"],
+        ),
+        (ROW | {"demonstration": ""}, ["demonstration is empty"]),
+        (ROW | {"demonstration": []}, ["demonstration is empty"]),
+        (ROW | {"demonstration": [1]}, ["demonstration is a list", "a list of strings"]),
+        (ROW | {"demonstration": {"a": 1}}, ["demonstration is a dict"]),
+        (ROW | {"answer": 5}, ["answer is a int", "make it a string"]),
+        (ROW | {"id": 1.5}, ["id is a float"]),
+    ],
+)
+def test_a_malformed_row_is_refused_by_source_line_and_remedy(tmp_path: Path, row: object, named: list[str]) -> None:
+    source = write(tmp_path / "a.jsonl", ROW, row, ROW)
+    with pytest.raises(DataError) as caught:
+        read(source)
+    for words in [f"{source}, line 2: ", *named]:
+        assert words in str(caught.value)
+
+
+def test_a_column_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="line 1: has no column article.*data.columns.text"):
+        read(write(tmp_path / "a.jsonl", ROW), columns={"text": "article"})
+
+
+def test_two_system_messages_are_refused(tmp_path: Path) -> None:
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Q?"}]
+    with pytest.raises(DataError, match=r"line 1: .*data\.system gives another; leave data\.system empty"):
+        read(write(tmp_path / "a.jsonl", ROW | {"prompt": turns}), system="Be kind.")
+
+
+def test_a_second_row_of_one_id_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="line 3: id 'a' is also that of line 1"):
+        read(write(tmp_path / "a.jsonl", ROW | {"id": "a"}, ROW, ROW | {"id": "a"}))
+
+
+@pytest.mark.parametrize("text", ["", "\n\n"])
+def test_an_empty_file_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(DataError, match="not a single row"):
+        read(str(tmp_path / "a.jsonl"))
+
+
+def test_a_file_in_another_encoding_is_refused_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"prompt": "a"}\n{"prompt": "caf\xe9"}\n')
+    with pytest.raises(DataError, match="line 2: is not UTF-8"):
+        read(str(tmp_path / "a.jsonl"))
+
+
+@pytest.mark.parametrize("name", ["missing.jsonl", "./missing", "/no/such/folder", "a/b/c"])
+def test_a_missing_file_is_refused_before_the_hub_is_asked(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\.source=.*no such file or folder"):
+        read(name)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,demonstration\n")
+    with pytest.raises(ConfigError, match=r"not a \.jsonl file"):
+        read(str(tmp_path / "a.csv"))
+
+
+def test_an_unknown_key_in_columns_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.columns=.*unknown key promt; use id, prompt"):
+        read(write(tmp_path / "a.jsonl", ROW), columns={"promt": "query"})
+
+
+def test_a_saved_data_set_is_read_with_and_without_splits(tmp_path: Path) -> None:
+    data = datasets.Dataset.from_list([{"prompt": [{"role": "user", "content": "Q?"}], "demonstration": ["A.", "B."]}])
+    data.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"test": data}).save_to_disk(str(tmp_path / "many"))
+    expected = [Example(example_id="line-1", prompt=(user("Q?"),), demonstration="A.\nB.")]
+    assert read(str(tmp_path / "one")) == expected
+    assert read(f"{tmp_path}/many:test") == expected
+    with pytest.raises(ConfigError, match=r"data\.split=train: .*no such split; choose one of test"):
+        read(str(tmp_path / "many"))
+
+
+def test_a_folder_without_a_saved_data_set_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no saved data set"):
+        read(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("builtin:facts", ("builtin:facts", "train")),
+        ("builtin:facts:ood", ("builtin:facts", "ood")),
+        ("a/b.jsonl", ("a/b.jsonl", "train")),
+        ("squad", ("squad", "train")),
+        ("squad:validation", ("squad", "validation")),
+        ("owner/name:train[:100]", ("owner/name", "train[:100]")),
+    ],
+)
+def test_a_split_at_the_end_of_a_source_overrides_the_split(source: str, expected: tuple[str, str]) -> None:
+    assert split_source(source, "train") == expected
+
+
+def test_a_path_that_exists_keeps_its_colon(tmp_path: Path) -> None:
+    source = write(tmp_path / "a:b.jsonl", ROW)
+    assert split_source(source, "train") == (source, "train")
+
+
+def test_a_split_of_a_json_lines_file_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"no splits; set data\.source=a\.jsonl"):
+        split_source("a.jsonl:test", "train")
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["facts:train", "facts:taught", "facts:test", "facts:ood", "tools:train", "tools:test", "prior:test"],
+)
+def test_every_built_in_set_is_well_formed(source: str) -> None:
+    examples = read(f"builtin:{source}")
+    assert all(example.prompt[-1].role == "user" and example.demonstration for example in examples)
+
+
+@pytest.mark.parametrize("source", ["builtin:fakts", "builtin:facts:dev"])
+def test_an_unknown_built_in_set_or_split_is_refused_with_those_there_are(source: str) -> None:
+    with pytest.raises(
+        ConfigError, match=r"data\.source=builtin:.*no (built-in set|split).*(facts, tools|taught, train)"
+    ):
+        read(source)

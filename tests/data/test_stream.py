@@ -1,0 +1,170 @@
+"""The stream is endless, seeded, shuffled, the same on any machine, and resumed exactly where it stopped."""
+
+import json
+from collections import Counter
+from itertools import islice
+
+import pytest
+
+from sdft_ray.config import DataConfig, TeacherConfig, TeacherContext, TooLong
+from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.data.stream import ExampleStream, TokenizedRow, tokenize_examples
+from sdft_ray.errors import CheckpointError, ConfigError, DataError
+from sdft_ray.records import Example, Message
+from tests.tiny import make_tiny_tokenizer
+
+ORDER_OF_EPOCH_0 = ["e5", "e3", "e1", "e0", "e4", "e2"]
+ORDER_OF_EPOCH_1 = ["e5", "e0", "e3", "e1", "e2", "e4"]
+FIRST_SEED = 2151504491148270970
+
+
+def rows(number: int) -> list[TokenizedRow]:
+    return [
+        TokenizedRow(
+            example_id=f"e{index}",
+            prompt_tokens=(index,),
+            teacher_prompt_tokens=(9, index),
+            demonstration_tokens=(2,),
+        )
+        for index in range(number)
+    ]
+
+
+def stream(number: int = 10, batch_size: int = 3, seed: int = 0, shuffle: bool = True) -> ExampleStream:
+    return ExampleStream(rows(number), batch_size=batch_size, seed=seed, shuffle=shuffle)
+
+
+def example(example_id: str, question: str = "Q?", demonstration: str = "A.") -> Example:
+    return Example(example_id=example_id, prompt=(Message(role="user", content=question),), demonstration=demonstration)
+
+
+def test_an_epoch_draws_every_example_at_most_once_and_drops_the_partial_batch() -> None:
+    source = stream(number=10, batch_size=3)
+    assert (source.examples_per_epoch, source.steps_per_epoch) == (9, 3)
+    for epoch in range(3):
+        drawn = list(islice(source, 9))
+        assert {one.epoch for one in drawn} == {epoch}
+        assert max(Counter(one.example_id for one in drawn).values()) == 1
+
+
+def test_every_example_is_drawn_sooner_or_later() -> None:
+    assert len({one.example_id for one in islice(stream(), 90)}) == 10
+
+
+def test_the_papers_data_make_the_papers_number_of_steps() -> None:
+    assert stream(number=4046, batch_size=32).steps_per_epoch == 126
+    assert stream(number=2674, batch_size=32).steps_per_epoch == 83
+
+
+def test_order_and_seeds_are_these_on_any_machine() -> None:
+    drawn = list(islice(stream(number=6, batch_size=3, seed=7), 12))
+    assert [one.example_id for one in drawn[:6]] == ORDER_OF_EPOCH_0
+    assert [one.example_id for one in drawn[6:]] == ORDER_OF_EPOCH_1
+    assert drawn[0].seed == FIRST_SEED
+
+
+def test_another_seed_gives_another_order() -> None:
+    first, second = ([one.example_id for one in islice(stream(seed=seed), 9)] for seed in (0, 1))
+    assert first != second
+
+
+def test_without_shuffling_the_order_is_the_datas() -> None:
+    drawn = [one.example_id for one in islice(stream(number=4, batch_size=2, shuffle=False), 8)]
+    assert drawn == ["e0", "e1", "e2", "e3"] * 2
+
+
+def test_a_request_seed_depends_on_run_example_and_epoch_and_on_nothing_else() -> None:
+    seeds = {(one.example_id, one.epoch): one.seed for one in islice(stream(), 18)}
+    assert len(set(seeds.values())) == 18
+    assert all(0 <= seed < 2**63 for seed in seeds.values())
+    plain = {(one.example_id, one.epoch): one.seed for one in islice(stream(shuffle=False), 18)}
+    assert all(seeds[key] == plain[key] for key in seeds.keys() & plain.keys())
+    other = {(one.example_id, one.epoch): one.seed for one in islice(stream(seed=1), 18)}
+    assert all(seeds[key] != other[key] for key in seeds.keys() & other.keys())
+
+
+@pytest.mark.parametrize("stop", [0, 4, 9, 10, 23])
+def test_a_resumed_stream_goes_on_where_it_stopped(stop: int) -> None:
+    source = stream()
+    state = json.loads(json.dumps(source.state_at(stop)))
+    expected = list(islice(source, 40))[stop:]
+    resumed = stream()
+    resumed.load_state(state)
+    assert resumed.position == stop
+    assert list(islice(resumed, 40 - stop)) == expected
+    assert resumed.position == 40
+
+
+@pytest.mark.parametrize(
+    ("other", "key"),
+    [
+        ({"number": 11}, "examples"),
+        ({"seed": 1}, "seed"),
+        ({"batch_size": 2}, "batch_size"),
+        ({"shuffle": False}, "shuffle"),
+    ],
+)
+def test_a_state_of_another_run_is_refused(other: dict[str, int], key: str) -> None:
+    with pytest.raises(CheckpointError, match=f"{key}=.*resume=never"):
+        stream().load_state(stream(**other).state_at(3))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("position", [None, -1, "3"])
+def test_a_state_without_a_position_is_refused(position: object) -> None:
+    with pytest.raises(CheckpointError, match="num_examples="):
+        stream().load_state(stream().state_at(3) | {"num_examples": position})
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_data_that_fill_no_batch_are_refused(number: int) -> None:
+    with pytest.raises(ConfigError, match=f"batch_size=3: the data has only {number} examples"):
+        stream(number=number)
+
+
+def test_examples_are_tokenized_in_order_with_all_three_token_sequences() -> None:
+    builder = PromptBuilder(make_tiny_tokenizer(), TeacherConfig())
+    examples = [example("a"), example("b", "Who?", "She.")]
+    dataset = tokenize_examples(examples, builder, DataConfig())
+    assert dataset.num_skipped == 0
+    assert [row.example_id for row in dataset.rows] == ["a", "b"]
+    assert dataset.rows[1].prompt_tokens == builder.student(examples[1])
+    assert dataset.rows[1].teacher_prompt_tokens == builder.teacher(examples[1])
+    assert dataset.rows[1].demonstration_tokens == builder.demonstration(examples[1])
+
+
+def test_a_prompt_over_its_budget_is_refused_with_its_length() -> None:
+    builder = PromptBuilder(make_tiny_tokenizer(), TeacherConfig())
+    data = DataConfig(source="here", max_prompt_tokens=20, max_teacher_prompt_tokens=1000)
+    long = example("long", "why? " * 20)
+    length = len(builder.student(long))
+    message = rf"here, line 2: the prompt of example 'long' has {length} tokens, data\.max_prompt_tokens=20"
+    with pytest.raises(DataError, match=rf"{message}; set data\.max_prompt_tokens={length}.*too_long=SKIP"):
+        tokenize_examples([example("short"), long], builder, data)
+
+
+def test_a_teacher_prompt_has_a_budget_of_its_own() -> None:
+    builder = PromptBuilder(make_tiny_tokenizer(), TeacherConfig())
+    data = DataConfig(max_prompt_tokens=20, max_teacher_prompt_tokens=120)
+    with pytest.raises(DataError, match=r"the teacher prompt of example 'long' has \d+ tokens, .*_tokens=120"):
+        tokenize_examples([example("long", demonstration="well " * 60)], builder, data)
+
+
+def test_examples_over_a_budget_are_skipped_and_counted_on_demand() -> None:
+    builder = PromptBuilder(make_tiny_tokenizer(), TeacherConfig())
+    data = DataConfig(max_prompt_tokens=20, max_teacher_prompt_tokens=120, too_long=TooLong.SKIP)
+    examples = [
+        example("a"),
+        example("b", "why? " * 20),
+        example("c", demonstration="well " * 60),
+        example("d"),
+    ]
+    dataset = tokenize_examples(examples, builder, data)
+    assert ([row.example_id for row in dataset.rows], dataset.num_skipped) == (["a", "d"], 2)
+    with pytest.raises(DataError, match="all 2 examples are over"):
+        tokenize_examples(examples[1:3], builder, data)
+
+
+def test_an_example_without_the_text_its_teacher_needs_is_refused() -> None:
+    builder = PromptBuilder(make_tiny_tokenizer(), TeacherConfig(context=TeacherContext.TEXT))
+    with pytest.raises(DataError, match=r"line 1: example 'a' has no text, which teacher\.context shows"):
+        tokenize_examples([example("a")], builder, DataConfig())

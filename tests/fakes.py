@@ -1,0 +1,122 @@
+"""Every role in memory: enough to run the whole loop without a process, a tensor or a vendor."""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from sdft_ray.records import Rollout, Sample, StepReport, TeacherScores, TokenizedExample
+
+
+def make_example(index: int, epoch: int = 0) -> TokenizedExample:
+    return TokenizedExample(
+        example_id=f"example-{index}",
+        epoch=epoch,
+        seed=index,
+        prompt_tokens=(1, 2, index),
+        teacher_prompt_tokens=(1, 9, 2, index),
+        demonstration_tokens=(7, 8, 0),
+    )
+
+
+class FakeExamples:
+    """Counts upwards for ever."""
+
+    def __init__(self, start: int = 0):
+        self.position = start
+
+    def __next__(self) -> TokenizedExample:
+        self.position += 1
+        return make_example(self.position - 1)
+
+    def state_at(self, num_examples: int) -> dict[str, Any]:
+        return {"position": num_examples}
+
+
+class FakeCompletions:
+    """Samples after a random pause; the completion tells the version that made it."""
+
+    def __init__(self, seed: int = 0):
+        self.version = 0
+        self.open = 0
+        self.max_open = 0
+        self.loaded: list[int] = []
+        self._random = random.Random(seed)
+
+    async def complete(self, example: TokenizedExample) -> Rollout:
+        version = self.version
+        self.open += 1
+        self.max_open = max(self.max_open, self.open)
+        await asyncio.sleep(self._random.random() / 500)
+        self.open -= 1
+        return Rollout(
+            prompt_tokens=example.prompt_tokens,
+            completion_tokens=(example.seed, version),
+            logprobs=(0.0, 0.0),
+            weight_version=version,
+            truncated=False,
+        )
+
+    async def load_weights(self, version: int) -> None:
+        await asyncio.sleep(0)
+        self.version = version
+        self.loaded.append(version)
+
+
+class FakeTeacher:
+    """Scores with the version it holds."""
+
+    def __init__(self) -> None:
+        self.version = 0
+
+    async def score(self, example: TokenizedExample, rollout: Rollout) -> TeacherScores:
+        await asyncio.sleep(0)
+        return TeacherScores(payload=None, num_tokens=len(rollout.completion_tokens), teacher_version=self.version)
+
+    async def load_weights(self, version: int) -> None:
+        self.version = version
+
+
+class FakeLearner:
+    """Remembers its batches and the staleness of each sample."""
+
+    def __init__(self, version: int = 0):
+        self.weight_version = version
+        self.batches: list[tuple[str, ...]] = []
+        self.staleness: list[int] = []
+        self.checkpoints: list[tuple[int, dict[str, Any]]] = []
+
+    async def step(self, batch: tuple[Sample, ...]) -> StepReport:
+        self.batches.append(tuple(sample.example_id for sample in batch))
+        self.staleness += [self.weight_version - sample.rollout.weight_version for sample in batch]
+        await asyncio.sleep(0.001)
+        self.weight_version += 1
+        return StepReport(metrics={"learner/loss": 1.0 / self.weight_version}, samples=())
+
+    async def save_checkpoint(self, data_state: Mapping[str, Any]) -> None:
+        self.checkpoints.append((self.weight_version, dict(data_state)))
+
+
+class FakeEvaluator:
+    """Remembers which versions it was asked about."""
+
+    def __init__(self) -> None:
+        self.versions: list[int] = []
+
+    async def evaluate(self, version: int) -> dict[str, float]:
+        self.versions.append(version)
+        return {"evaluation/taught_accuracy": 1.0}
+
+
+class FakeTracker:
+    """Keeps every line."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[int, dict[str, float]]] = []
+        self.evaluations: list[tuple[int, dict[str, float]]] = []
+
+    def log_step(self, step: int, metrics: Mapping[str, float], report: StepReport) -> None:
+        self.steps.append((step, dict(metrics)))
+
+    def log_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.evaluations.append((step, dict(metrics)))

@@ -1,0 +1,94 @@
+import asyncio
+
+from sdft_ray.config import TeacherWeights
+from sdft_ray.records import Publication, Rollout, TeacherScores
+from sdft_ray.teacher.pool import TeacherPool
+from sdft_ray.teacher.token_target import TokenTarget
+from sdft_ray.weights.channel import WeightChannel, WeightKind
+from sdft_ray.workers import WorkerGroup
+from tests.fakes import make_example
+
+ROLLOUT = Rollout(
+    prompt_tokens=(1, 2), completion_tokens=(5, 6, 0), logprobs=(-1.0,) * 3, weight_version=0, truncated=False
+)
+
+
+class Method:
+    """What an actor's method looks like to a caller: `.remote` returns an awaitable."""
+
+    def __init__(self, method):
+        self.remote = method
+
+    def options(self, *, num_returns):
+        assert num_returns == 2
+        return self
+
+
+class Unopened:
+    """A handle that nobody may await."""
+
+
+class FakeActor:
+    """A teacher worker in memory."""
+
+    def __init__(self):
+        self.version = 0
+        self.scored = []
+        self.payload = Unopened()
+        self.score = Method(self._score)
+        self.load_weights = Method(self._load_weights)
+
+    def _score(self, prompt_tokens, completion_tokens):
+        self.scored.append((prompt_tokens, completion_tokens))
+
+        async def scores():
+            return TeacherScores(payload=None, num_tokens=len(completion_tokens), teacher_version=self.version)
+
+        return scores(), self.payload
+
+    async def _load_weights(self, publication):
+        self.version = publication.version
+        return self.version
+
+
+def make_pool(weights, *actors):
+    fetched = []
+
+    async def publish(kind, version):
+        fetched.append((kind, version))
+        return Publication(version=version, buckets=())
+
+    return TeacherPool(WorkerGroup("teacher", actors, "logs"), WeightChannel(publish), weights), fetched
+
+
+def test_the_completion_is_scored_under_the_teacher_prompt_and_its_payload_is_passed_on_unopened():
+    async def run():
+        actor = FakeActor()
+        pool, _ = make_pool(TeacherWeights.EMA, actor)
+        return actor, await pool.score(make_example(4), ROLLOUT)
+
+    actor, scores = asyncio.run(run())
+    assert actor.scored == [((1, 9, 2, 4), (5, 6, 0))]
+    assert scores.payload is actor.payload
+    assert (scores.num_tokens, scores.teacher_version) == (3, 0)
+
+
+def test_each_kind_of_teacher_fetches_its_own_weights_once():
+    async def load(weights):
+        actors = [FakeActor(), FakeActor()]
+        pool, fetched = make_pool(weights, *actors)
+        await asyncio.gather(pool.load_weights(2), pool.load_weights(2))
+        return fetched, [actor.version for actor in actors]
+
+    assert asyncio.run(load(TeacherWeights.EMA)) == ([(WeightKind.EMA, 2)], [2, 2])
+    assert asyncio.run(load(TeacherWeights.LIVE)) == ([(WeightKind.STUDENT, 2)], [2, 2])
+    assert asyncio.run(load(TeacherWeights.FROZEN)) == ([], [0, 0])
+
+
+def test_a_token_target_has_no_payload_and_is_never_stale():
+    async def run():
+        target = TokenTarget()
+        await target.load_weights(6)
+        return await target.score(make_example(0), ROLLOUT)
+
+    assert asyncio.run(run()) == TeacherScores(payload=None, num_tokens=3, teacher_version=6)

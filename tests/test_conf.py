@@ -1,0 +1,127 @@
+"""Every file under conf/ composes, and every setting a person may get wrong is refused with its name and a remedy."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from sdft_ray.config import RunConfig
+from sdft_ray.errors import SdftError
+from sdft_ray.launch import CONF, typed_config
+
+ROOT = Path(__file__).parents[1]
+NEEDED = {"custom": ["model.path=somewhere"], "jsonl": ["data.source=some.jsonl"], "hub": ["data.source=some/name"]}
+FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
+
+
+def compose_with(*overrides: str) -> RunConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return typed_config(compose("config", list(overrides)))[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=str)
+def test_every_file_composes(path: Path) -> None:
+    group, name = path.parent.name, path.stem
+    sign = "+" if group in ("cluster", "experiment") else ""
+    overrides = [f"{sign}{group}={name}", *NEEDED.get(name, [])]
+    if group != "cluster":
+        overrides.append("+cluster=local")
+    cfg = compose_with(*overrides)
+    if group == "cluster":
+        assert cfg.cluster.name == name
+    if group == "method":
+        assert cfg.method.name == name
+
+
+def test_the_defaults_are_the_papers_objective() -> None:
+    cfg = compose_with("+cluster=local")
+    assert cfg.loss.divergence.name == "REVERSE_KL"
+    assert cfg.teacher.ema_decay == 0.99
+    assert cfg.max_staleness == 0
+    assert (cfg.method.completion.name, cfg.method.target.name) == ("STUDENT", "TEACHER")
+
+
+def test_every_method_can_follow_another_without_its_settings() -> None:
+    assert compose_with("+cluster=local", "method=sdft_paper").loss.divergence.name == "FORWARD_KL"
+    assert compose_with("+cluster=local", "method=sft").method.target.name == "TOKEN"
+
+
+def test_clusters_place_all_their_gpus() -> None:
+    for path in (CONF / "cluster").glob("*.yaml"):
+        cluster = compose_with(f"+cluster={path.stem}").cluster
+        assert cluster.num_gpus == cluster.num_nodes * cluster.gpus_per_node
+
+
+BAD = [
+    (["learner.learning_rate=-1e-5"], "learner.learning_rate=-1e-05: must be a positive number"),
+    (["learner.zero_stage=4"], "learner.zero_stage=4: is not a ZeRO stage; choose 0, 1, 2 or 3"),
+    (["loss.divergence=JSD", "loss.jsd_beta=1.0"], "loss.jsd_beta=1.0: JSD vanishes at both ends"),
+    (["loss.divergence=FORWARD_KL", "loss.estimator=SAMPLED_TOKEN"], "set loss.estimator=ANALYTIC"),
+    (["teacher.ema_decay=0.01"], "set ema_decay = 1 - alpha"),
+    (["teacher.ema_decay=1.5"], "teacher.ema_decay=1.5: must lie in"),
+    (["rollout.temperature=0"], "rollout.temperature=0"),
+    (["rollout.top_p=0.9"], "set rollout.top_p=1.0"),
+    (["batch_size=0"], "batch_size=0: must be at least 1"),
+    (["max_staleness=-1"], "max_staleness=-1"),
+    (["num_epochs=0"], "set num_steps or num_epochs above 0"),
+    (["method=sft", "loss.mismatch=SEQUENCE"], "set loss.mismatch=NONE"),
+    (["data.max_teacher_prompt_tokens=10"], "data.max_teacher_prompt_tokens=10: is below data.max_prompt_tokens=1024"),
+    (["cluster.learner.num_workers=99"], "batch_size=16: leaves some of the 99 learner workers without a sample"),
+    (["cluster.rollout.gpus_per_worker=2"], "its roles need 2 GPUs but 1 x 0 are declared"),
+    (["cluster.learner.gpus_per_worker=2", "cluster.gpus_per_node=2"], "one DeepSpeed rank"),
+    (["loss.divergence=KL"], "loss.divergence"),
+]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"), BAD, ids=lambda value: str(value[0]) if isinstance(value, list) else ""
+)
+def test_a_wrong_value_is_refused_with_key_value_and_remedy(overrides: list[str], message: str) -> None:
+    with pytest.raises(Exception, match=re.escape(message)):
+        compose_with("+cluster=local", *overrides)
+
+
+def test_without_a_cluster_the_message_lists_them() -> None:
+    with pytest.raises(SdftError, match=r"add \+cluster=NAME with one of: 1xH100, 2x8xH100, 4x8xH100, 8xA100, local"):
+        compose_with()
+
+
+def test_a_misspelt_key_is_refused_in_full() -> None:
+    with pytest.raises(Exception, match="learnin_rate"):
+        compose_with("+cluster=local", "learner.learnin_rate=1")
+
+
+def keys_of(settings: Any, prefix: str = "") -> set[str]:
+    keys = set()
+    for name in settings.__dataclass_fields__:
+        keys.add(prefix + name)
+        value = getattr(settings, name)
+        if hasattr(value, "__dataclass_fields__"):
+            keys |= keys_of(value, f"{prefix}{name}.")
+    return keys
+
+
+def test_every_key_the_readme_names_exists() -> None:
+    """Settings stand in backticks there: `a.b`, `a.b=VALUE` or `name=VALUE`."""
+    known = keys_of(compose_with("+cluster=local"))
+    groups = {path.parent.name for path in FILES}
+    sections = {key.partition(".")[0] for key in known}
+    named = set(re.findall(r"(?<![\w/.])\+?([a-z_]+(?:\.[a-z_]+)*)=[^\s`]+", (ROOT / "README.md").read_text()))
+    named |= {
+        key for key in re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", (ROOT / "README.md").read_text())
+        if key.partition(".")[0] in sections and not key.endswith((".py", ".json", ".jsonl", ".yaml"))
+    }  # fmt: skip
+    unknown = {key for key in named if key not in known and key not in groups}
+    assert named, "the README names no setting"
+    assert not unknown
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    readme = (ROOT / "README.md").read_text()
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    commands = set(re.findall(r"\bmake ([a-z]+)", readme))
+    assert commands and commands <= targets
+    for module in set(re.findall(r"python -m (sdft_ray[\w.]*)", readme)):
+        assert (ROOT / (module.replace(".", "/") + ".py")).is_file()

@@ -1,0 +1,87 @@
+"""The house rules that no linter knows."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "sdft_ray"
+MAX_FILE_LINES = 299
+MAX_FUNCTION_LINES = 59
+TEST_FOLDERS_OF_THEIR_OWN = {"cluster", "gpu", "benchmarks"}  # whole jobs, not one folder of the package
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
+
+
+def test_files_stay_below_300_lines() -> None:
+    sizes = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    longest = max(sizes, key=sizes.__getitem__)
+    too_long = {name: lines for name, lines in sizes.items() if lines > MAX_FILE_LINES}
+    print(f"longest file: {longest}, {sizes[longest]} lines")
+    assert not too_long, f"{too_long}; longest file: {longest}, {sizes[longest]} lines"
+
+
+def test_functions_stay_below_60_lines() -> None:
+    sizes = {
+        f"{name}:{node.lineno} {node.name}": (node.end_lineno or node.lineno) - node.lineno + 1
+        for name, module in modules()
+        for node in ast.walk(module)
+        if isinstance(node, Function)
+    }
+    longest = max(sizes, key=sizes.__getitem__)
+    too_long = {name: lines for name, lines in sizes.items() if lines > MAX_FUNCTION_LINES}
+    print(f"longest function: {longest}, {sizes[longest]} lines")
+    assert not too_long, f"{too_long}; longest function: {longest}, {sizes[longest]} lines"
+
+
+def test_nothing_is_named_for_what_it_does_not_say() -> None:
+    names = {path.stem for path in PACKAGE.rglob("*")}
+    assert not names & {"utils", "util", "helpers", "helper", "common", "misc"}
+
+
+def test_no_error_is_caught_without_its_name() -> None:
+    broad = [
+        f"{name}:{handler.lineno}"
+        for name, module in modules()
+        for handler in ast.walk(module)
+        if isinstance(handler, ast.ExceptHandler) and catches_everything(handler)
+    ]
+    assert not broad, f"name the error that is caught: {broad}"
+
+
+def catches_everything(handler: ast.ExceptHandler) -> bool:
+    last = handler.body[-1]
+    if isinstance(last, ast.Raise) and last.exc is None:  # it cleans up, and the error goes on as it was
+        return False
+    if handler.type is None:
+        return True
+    names = {node.id for node in ast.walk(handler.type) if isinstance(node, ast.Name)}
+    return bool(names & {"Exception", "BaseException"})
+
+
+def test_settings_use_enums_and_are_not_frozen() -> None:
+    """OmegaConf reads neither `Literal` nor frozen dataclasses as they are meant."""
+    wrong = []
+    for name, module in modules():
+        if name.startswith("sdft_ray/config"):
+            for node in ast.walk(module):
+                is_literal = isinstance(node, ast.Name) and node.id == "Literal"
+                if is_literal or (isinstance(node, ast.keyword) and node.arg == "frozen"):
+                    wrong.append(f"{name}:{node.lineno}")
+    assert not wrong
+
+
+def test_every_test_folder_mirrors_a_folder_of_the_package() -> None:
+    tests = ROOT / "tests"
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}
+    strangers = [
+        str(folder)
+        for folder in folders
+        if not (PACKAGE / folder).is_dir() and folder.parts[0] not in TEST_FOLDERS_OF_THEIR_OWN
+    ]
+    assert not strangers, f"folders without a counterpart in sdft_ray/: {strangers}"

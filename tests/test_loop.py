@@ -1,0 +1,106 @@
+"""The whole algorithm on in-memory roles."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from sdft_ray.errors import NonFiniteError, WorkerError
+from sdft_ray.loop import LoopConfig, train
+from tests.fakes import FakeCompletions, FakeEvaluator, FakeExamples, FakeLearner, FakeTeacher, FakeTracker
+
+
+def run_loop(cfg: LoopConfig, **replaced: Any) -> dict[str, Any]:
+    roles: dict[str, Any] = {
+        "examples": FakeExamples(),
+        "completions": FakeCompletions(),
+        "teacher": FakeTeacher(),
+        "learner": FakeLearner(),
+        "evaluator": FakeEvaluator(),
+        "tracker": FakeTracker(),
+    } | replaced
+    asyncio.run(train(cfg, **roles))
+    return roles
+
+
+@pytest.mark.parametrize("bound", [0, 1, 3])
+def test_staleness_reaches_its_bound_and_never_exceeds_it(bound: int) -> None:
+    roles = run_loop(LoopConfig(num_steps=12, batch_size=4, max_staleness=bound))
+    assert max(roles["learner"].staleness) == bound
+    assert min(roles["learner"].staleness) >= 0
+    assert max(metrics["loop/staleness_max"] for _, metrics in roles["tracker"].steps) == bound
+
+
+def test_batches_hold_the_examples_in_order_whatever_finished_first() -> None:
+    for bound in (0, 2):
+        roles = run_loop(LoopConfig(num_steps=5, batch_size=3, max_staleness=bound))
+        trained = [example for batch in roles["learner"].batches for example in batch]
+        assert trained == [f"example-{index}" for index in range(15)]
+
+
+def test_an_on_policy_run_never_has_more_than_a_batch_in_flight() -> None:
+    roles = run_loop(LoopConfig(num_steps=4, batch_size=5))
+    assert roles["completions"].max_open == 5
+
+
+def test_two_runs_on_policy_train_on_the_same_samples() -> None:
+    first = run_loop(LoopConfig(num_steps=4, batch_size=4), completions=FakeCompletions(seed=1))
+    second = run_loop(LoopConfig(num_steps=4, batch_size=4), completions=FakeCompletions(seed=2))
+    assert first["learner"].batches == second["learner"].batches
+
+
+def test_both_workers_hold_every_version_and_the_run_ends_at_num_steps() -> None:
+    roles = run_loop(LoopConfig(num_steps=3, batch_size=2))
+    assert roles["completions"].loaded == [1, 2, 3]
+    assert roles["teacher"].version == 3
+    assert [step for step, _ in roles["tracker"].steps] == [1, 2, 3]
+    assert {"loop/step_s", "loop/wait_s", "loop/load_weights_s"} <= roles["tracker"].steps[0][1].keys()
+
+
+def test_evaluations_and_checkpoints_come_at_their_steps_with_the_position_of_trained_examples() -> None:
+    cfg = LoopConfig(num_steps=6, batch_size=2, max_staleness=1, evaluate_every=3, checkpoint_every=2)
+    roles = run_loop(cfg)
+    assert roles["evaluator"].versions == [3]  # the one after the last step is the caller's
+    assert roles["learner"].checkpoints == [(2, {"position": 4}), (4, {"position": 8}), (6, {"position": 12})]
+
+
+def test_a_resumed_run_goes_on_at_the_learners_version() -> None:
+    roles = run_loop(
+        LoopConfig(num_steps=5, batch_size=2), examples=FakeExamples(start=6), learner=FakeLearner(version=3)
+    )
+    assert [step for step, _ in roles["tracker"].steps] == [4, 5]
+    assert roles["learner"].batches[0] == ("example-6", "example-7")
+
+
+def test_a_finished_run_does_nothing() -> None:
+    assert run_loop(LoopConfig(num_steps=3, batch_size=2), learner=FakeLearner(version=3))["learner"].batches == []
+
+
+class DyingCompletions(FakeCompletions):
+    """An engine that dies at its seventh completion."""
+
+    async def complete(self, example: Any) -> Any:
+        if example.seed == 6:
+            raise WorkerError("rollout worker 0 died")
+        return await super().complete(example)
+
+
+class DivergingLearner(FakeLearner):
+    """A learner whose second step is not finite."""
+
+    async def step(self, batch: Any) -> Any:
+        if self.weight_version == 1:
+            raise NonFiniteError("loss", 2, [sample.example_id for sample in batch])
+        return await super().step(batch)
+
+
+def test_a_dead_engine_ends_the_run_as_its_first_error() -> None:
+    with pytest.raises(ExceptionGroup) as caught:
+        run_loop(LoopConfig(num_steps=9, batch_size=4), completions=DyingCompletions())
+    assert isinstance(caught.value.exceptions[0], WorkerError)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_samples() -> None:
+    with pytest.raises(ExceptionGroup) as caught:
+        run_loop(LoopConfig(num_steps=9, batch_size=2, max_staleness=1), learner=DivergingLearner())
+    assert "example-2, example-3" in str(caught.value.exceptions[0])

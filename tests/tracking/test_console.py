@@ -1,0 +1,110 @@
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from sdft_ray.tracking.console import ConsoleSink
+
+STEP = {
+    "learner/loss": 0.81234,
+    "learner/divergence_nats": 0.5,
+    "learner/grad_norm": 1.25,
+    "learner/train_tokens": 400.0,
+    "rollout/completion_tokens_mean": 12.0,
+    "loop/step_s": 2.0,
+}
+
+SUMMARY: dict[str, Any] = {
+    "wall_s": 3725.0,
+    "setup_s": 61.0,
+    "evaluation": {
+        "taught_accuracy": {"before": 0.0, "after": 0.875},
+        "prior_logprob": {"before": -5.4, "after": -5.35},
+    },
+}
+
+
+def plain_console() -> tuple[Console, io.StringIO]:
+    output = io.StringIO()
+    return Console(file=output, highlight=False, width=80), output
+
+
+def test_a_step_is_one_plain_line_where_there_is_no_terminal() -> None:
+    console, output = plain_console()
+    sink = ConsoleSink(num_steps=40, console=console)
+    sink.log_step(10, 0.0, STEP, ())
+    sink.close()
+    assert output.getvalue() == (
+        "step 10/40  loss 0.8123  divergence 0.5000  grad norm 1.25  completion 12 tokens  2.0 s  "
+        "200 tokens/s  1 min 0 s left\n"
+    )
+
+
+def test_standard_output_that_is_no_terminal_gets_no_control_characters(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    sink = ConsoleSink(num_steps=2)
+    with sink.phase("starting rollout"):
+        pass
+    sink.log_step(1, 0.0, STEP, ())
+    sink.show_summary(SUMMARY, "runs/demo", "127.0.0.1:8265")
+    output = capsys.readouterr().out
+    assert output.startswith("starting rollout ...\nstarting rollout ... 0 s\n")
+    assert "\x1b" not in output
+
+
+def test_a_terminal_gets_a_bar_and_the_same_line_above_it() -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, highlight=False, width=160)
+    sink = ConsoleSink(num_steps=40, console=console)
+    with sink.phase("starting rollout"):
+        pass
+    sink.log_step(10, 0.0, STEP, ())
+    sink.close()
+    text = output.getvalue()
+    assert "starting rollout ... 0 s" in text
+    assert "step 10/40  loss 0.8123" in text
+    assert "10/40" in text
+    assert "200 tokens/s  1 min 0 s left" in text
+    assert "\x1b" in text
+
+
+def test_a_phase_that_fails_says_so_and_its_error_goes_on() -> None:
+    console, output = plain_console()
+    sink = ConsoleSink(num_steps=1, console=console)
+    with pytest.raises(RuntimeError), sink.phase("starting [teacher]"):
+        raise RuntimeError
+    sink.close()
+    assert "starting [teacher] ... failed after 0 s" in output.getvalue()
+
+
+def test_the_summary_shows_before_and_after_and_where_the_run_lies() -> None:
+    console, output = plain_console()
+    long_folder = "/somewhere/" + "x" * 100
+    sink = ConsoleSink(num_steps=1, console=console)
+    sink.show_summary(SUMMARY, long_folder, "127.0.0.1:8265")
+    rows = [line.split() for line in output.getvalue().splitlines()]
+    assert ["taught", "accuracy", "0.0%", "87.5%"] in rows
+    prior = "prior logprob -5.400 nats per token -5.350 nats per token"
+    assert prior.split() in rows
+    assert f"run folder  {long_folder}\n" in output.getvalue()
+    assert "dashboard   127.0.0.1:8265\n" in output.getvalue()
+    assert "wall time   1 h 2 min, 1 min 1 s of it set-up\n" in output.getvalue()
+
+
+def test_an_evaluation_is_one_line() -> None:
+    console, output = plain_console()
+    sink = ConsoleSink(num_steps=1, console=console)
+    sink.log_evaluation(0, 0.0, {"evaluation/taught_accuracy": 0.25, "evaluation/prior_logprob_nats": -5.4})
+    sink.close()
+    expected = "evaluation after step 0: taught accuracy 25.0%, prior logprob -5.400 nats per token\n"
+    assert output.getvalue() == expected
+
+
+def test_time_left_of_a_resumed_run_counts_the_steps_that_are_left() -> None:
+    console, output = plain_console()
+    sink = ConsoleSink(num_steps=100, console=console)
+    sink.log_step(98, 0.0, STEP, ())
+    sink.close()
+    assert output.getvalue().endswith("4 s left\n")

@@ -1,0 +1,120 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdft_ray.errors import CheckpointError
+from sdft_ray.records import SampleReport
+from sdft_ray.tracking.jsonl import JsonLines
+
+
+def decode(tokens: tuple[int, ...]) -> str:
+    return "".join(map(chr, tokens))
+
+
+def sample(completion: str = "Hi\u2028!") -> SampleReport:
+    return SampleReport(
+        example_id="example-1",
+        epoch=0,
+        weight_version=3,
+        prompt_tokens=tuple(map(ord, "Q?")),
+        completion_tokens=tuple(map(ord, completion)),
+        divergence=(0.25,) * len(completion),
+        truncated=True,
+    )
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]
+
+
+def write_run(run_dir: Path, num_steps: int) -> None:
+    lines = JsonLines(run_dir, decode)
+    lines.log_evaluation(0, 0.0, {"evaluation/taught_accuracy": 0.0})
+    for step in range(1, num_steps + 1):
+        lines.log_step(step, float(step), {"learner/loss": 1.0 / step}, (sample(),))
+    lines.close()
+
+
+def test_a_line_a_step_and_a_line_a_sample_are_readable_before_the_files_are_closed(tmp_path: Path) -> None:
+    lines = JsonLines(tmp_path, decode)
+    lines.log_step(1, 2.5, {"learner/loss": 0.5}, (sample(), sample()))
+    assert read(tmp_path / "metrics.jsonl") == [{"step": 1, "time_s": 2.5, "learner/loss": 0.5}]
+    first, second = read(tmp_path / "samples.jsonl")
+    assert first == second
+    assert first["prompt"] == "Q?"
+    assert first["completion"] == "".join(first["tokens"]) == "Hi\u2028!"
+    assert len(first["tokens"]) == len(first["token_ids"]) == len(first["divergence"]) == 4
+    assert first["truncated"] is True
+    assert (first["step"], first["example_id"], first["weight_version"]) == (1, "example-1", 3)
+
+
+def test_a_killed_process_leaves_every_finished_line(tmp_path: Path) -> None:
+    code = f"""
+import os, signal
+from pathlib import Path
+from sdft_ray.tracking.jsonl import JsonLines
+lines = JsonLines(Path({str(tmp_path)!r}), str)
+for step in (1, 2):
+    lines.log_step(step, 0.0, {{"learner/loss": 0.5}}, ())
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    root = str(Path(__file__).parents[2])
+    process = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": root})
+    assert process.returncode == -signal.SIGKILL
+    assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+def test_a_resumed_run_drops_the_steps_it_takes_again_and_appends(tmp_path: Path) -> None:
+    write_run(tmp_path, num_steps=5)
+    lines = JsonLines(tmp_path, decode, resumed_step=3)
+    assert [line["step"] for line in lines.history] == [0, 1, 2, 3]
+    assert lines.elapsed_s == 3.0
+    lines.log_step(4, 9.0, {"learner/loss": 7.0}, (sample(),))
+    lines.close()
+    metrics = read(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in metrics] == [0, 1, 2, 3, 4]
+    assert metrics[-1]["learner/loss"] == 7.0
+    assert [line["step"] for line in read(tmp_path / "samples.jsonl")] == [1, 2, 3, 4]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "samples.jsonl"]
+
+
+def test_a_new_run_in_the_same_folder_begins_new_files(tmp_path: Path) -> None:
+    write_run(tmp_path, num_steps=2)
+    JsonLines(tmp_path, decode).close()
+    assert read(tmp_path / "metrics.jsonl") == []
+    assert read(tmp_path / "samples.jsonl") == []
+
+
+def test_a_last_line_that_a_kill_cut_short_is_dropped(tmp_path: Path) -> None:
+    write_run(tmp_path, num_steps=2)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "time')
+    lines = JsonLines(tmp_path, decode, resumed_step=3)
+    lines.log_step(3, 4.0, {}, ())
+    lines.close()
+    assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [0, 1, 2, 3]
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    write_run(tmp_path, num_steps=1)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write("not json\n")
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl, line 3 is not JSON"):
+        JsonLines(tmp_path, decode, resumed_step=1)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_what_is_not_finite_becomes_null(tmp_path: Path) -> None:
+    lines = JsonLines(tmp_path, decode)
+    lines.log_step(1, 0.0, {"learner/loss": math.nan, "learner/grad_norm": math.inf}, ())
+    lines.close()
+    (line,) = read(tmp_path / "metrics.jsonl")
+    assert line["learner/loss"] is None
+    assert line["learner/grad_norm"] is None

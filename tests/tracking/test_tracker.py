@@ -1,0 +1,54 @@
+import time
+from collections.abc import Mapping
+
+import pytest
+
+from sdft_ray.records import SampleReport, StepReport
+from sdft_ray.tracking.tracker import RunTracker
+
+
+class ListSink:
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[int, float, dict[str, float]]] = []
+        self.evaluations: list[tuple[int, dict[str, float]]] = []
+        self.closed = False
+
+    def log_step(
+        self, step: int, time_s: float, metrics: Mapping[str, float], samples: tuple[SampleReport, ...]
+    ) -> None:
+        self.steps.append((step, time_s, dict(metrics)))
+
+    def log_evaluation(self, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
+        self.evaluations.append((step, dict(metrics)))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_every_sink_gets_the_metrics_of_loop_and_learner_together() -> None:
+    sinks = [ListSink(), ListSink()]
+    with RunTracker(sinks) as tracker:
+        tracker.log_evaluation(0, {"evaluation/taught_accuracy": 0.0})
+        tracker.log_step(1, {"loop/wait_s": 2.0}, StepReport(metrics={"learner/loss": 0.5}, samples=()))
+    for sink in sinks:
+        assert sink.evaluations == [(0, {"evaluation/taught_accuracy": 0.0})]
+        assert [(step, metrics) for step, _, metrics in sink.steps] == [(1, {"learner/loss": 0.5, "loop/wait_s": 2.0})]
+        assert sink.closed
+
+
+def test_an_undeclared_metric_reaches_no_sink() -> None:
+    sink = ListSink()
+    with pytest.raises(KeyError, match="learner/lose"), RunTracker([sink]) as tracker:
+        tracker.log_step(1, {}, StepReport(metrics={"learner/lose": 0.5}, samples=()))
+    assert sink.steps == []
+    assert sink.closed
+
+
+def test_the_clock_of_a_resumed_run_goes_on() -> None:
+    sink = ListSink()
+    tracker = RunTracker([sink], elapsed_s=100.0)
+    time.sleep(0.01)
+    tracker.log_step(5, {}, StepReport(metrics={}, samples=()))
+    assert 100.0 < sink.steps[0][1] < 110.0

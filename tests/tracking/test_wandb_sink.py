@@ -1,0 +1,60 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+LOG_ONE_STEP = """
+import sys
+from pathlib import Path
+from sdft_ray.config import TrackingConfig, Wandb
+from sdft_ray.errors import ConfigError
+from sdft_ray.tracking.wandb_sink import WandbSink
+mode, run_dir, resumed = sys.argv[1:]
+try:
+    sink = WandbSink(TrackingConfig(wandb=Wandb[mode]), name="a run", run_dir=Path(run_dir),
+                     settings={"seed": 1}, resumed=resumed == "resumed")
+except ConfigError as error:
+    sys.exit(str(error))
+sink.log_evaluation(0, 0.0, {"evaluation/taught_accuracy": 0.0})
+sink.log_step(1, 1.0, {"learner/loss": 0.5}, ())
+sink.close()
+"""
+
+
+def run_wandb(mode: str, run_dir: Path, resumed: str = "new") -> subprocess.CompletedProcess[str]:
+    """Logs one step in a process that has no account and whose every connection is refused."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    nobody = str(run_dir / "nobody")
+    nowhere = "http://127.0.0.1:9"
+    environment |= {"HOME": nobody, "NETRC": f"{nobody}/netrc", "PYTHONPATH": str(ROOT)}
+    environment |= {"HTTPS_PROXY": nowhere, "HTTP_PROXY": nowhere, "NO_PROXY": "127.0.0.1"}
+    arguments = [sys.executable, "-c", LOG_ONE_STEP, mode, str(run_dir), resumed]
+    return subprocess.run(
+        arguments, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
+    )
+
+
+def run_ids(run_dir: Path) -> set[str]:
+    return {path.name.rpartition("-")[2] for path in (run_dir / "wandb").glob("offline-run-*")}
+
+
+def test_offline_writes_a_run_without_account_or_network_and_a_resumed_run_goes_on_with_it(
+    tmp_path: Path,
+) -> None:
+    for resumed in ("new", "resumed"):
+        process = run_wandb("OFFLINE", tmp_path, resumed)
+        assert process.returncode == 0, process.stderr
+        assert (process.stdout + process.stderr).strip() == ""
+    (run_id,) = run_ids(tmp_path)
+    for log in (tmp_path / "wandb").glob(f"offline-run-*/run-{run_id}.wandb"):
+        assert b"learner/loss" in log.read_bytes()
+
+
+def test_online_without_an_account_says_what_to_do(tmp_path: Path) -> None:
+    process = run_wandb("ONLINE", tmp_path)
+    assert process.returncode == 1
+    assert process.stderr.startswith("tracking.wandb=ONLINE: ")
+    assert "wandb login" in process.stderr
+    assert "tracking.wandb=OFFLINE" in process.stderr
