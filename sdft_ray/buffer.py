@@ -17,6 +17,8 @@ class SampleBuffer:
     """Holds finished samples until their batch is complete."""
 
     def __init__(self, *, batch_size: int, max_staleness: int, num_batches: int):
+        if num_batches < 0:
+            raise ValueError(f"num_batches={num_batches}: the learner is beyond the last step already")
         self.batch_size = batch_size
         self.capacity = (max_staleness + 1) * batch_size
         self._total = num_batches * batch_size

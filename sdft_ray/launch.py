@@ -5,7 +5,6 @@ Hydra and its DictConfig stay in this file; everybody else gets checked dataclas
 
 import asyncio
 import logging
-import signal
 import sys
 import traceback
 from pathlib import Path
@@ -39,7 +38,7 @@ def typed_config(composed: DictConfig) -> tuple[RunConfig, dict[str, Any]]:
     try:
         cfg = OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
-        raise SdftError(str(error).splitlines()[0]) from error
+        raise SdftError(" ".join(str(error).split())) from error
     assert isinstance(cfg, RunConfig)
     settings: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
     return cfg, settings
@@ -50,7 +49,6 @@ class Outcome:
 
     def __init__(self) -> None:
         self.code = 0
-        self.terminated = False  # by SIGTERM, which a scheduler sends before it kills
         self.log: Path | None = None  # where a traceback goes; on the terminal where there is none yet
 
     def __enter__(self) -> Self:
@@ -61,7 +59,7 @@ class Outcome:
             error = error.exceptions[0]  # the first is the cause, the others fell with it
         if error is None or isinstance(error, SystemExit):
             return False
-        if isinstance(error, asyncio.CancelledError) and self.terminated:
+        if isinstance(error, asyncio.CancelledError):  # nobody else cancels the job than its SIGTERM handler
             self._end(TERMINATED, "terminated; go on with resume=auto and this run's name")
         elif isinstance(error, KeyboardInterrupt):
             self._end(INTERRUPTED, "interrupted; go on with resume=auto and this run's name")
@@ -84,18 +82,6 @@ class Outcome:
         print(f"\nerror: {message}", file=sys.stderr, flush=True)
 
 
-async def _run_until_terminated(job: Any, outcome: Outcome) -> None:
-    """Gives SIGTERM the clean end that Ctrl-C has."""
-    task = asyncio.ensure_future(job.run())
-
-    def terminate() -> None:
-        outcome.terminated = True
-        task.cancel()
-
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
-    await task
-
-
 def _log_to(path: Path) -> None:
     """Sends the log messages and warnings of all libraries to a file; the terminal belongs to the run."""
     logging.captureWarnings(True)
@@ -114,7 +100,7 @@ def main(composed: DictConfig) -> None:
         job = Job(cfg, settings)
         outcome.log = job.folder.logs / "driver.log"
         _log_to(outcome.log)
-        asyncio.run(_run_until_terminated(job, outcome))
+        asyncio.run(job.run())
     if outcome.code:
         sys.exit(outcome.code)
 

@@ -53,6 +53,7 @@ async def train(
             scores = await teacher.score(example, rollout)  # 2. teacher(. | x, demonstration, y_<t) at every t
             sample = Sample(example_id=example.example_id, epoch=example.epoch, rollout=rollout, scores=scores)
             await buffer.put(ticket, sample)
+            del sample  # as below
 
     async def learn() -> None:
         timer = PhaseTimer()
@@ -62,6 +63,7 @@ async def train(
                     batch = await buffer.take_batch()
                 staleness = learner.weight_version - min(sample.rollout.weight_version for sample in batch)
                 report = await learner.step(batch)  # 3. per-token divergence; 4. ema_decay * old + (1 - ...) * student
+                del batch  # its payloads are the largest thing there is, and nobody needs them any more
                 version = learner.weight_version
                 with timer.phase("load_weights"):  # 5. both pull what they need of the new version from the learner
                     await asyncio.gather(completions.load_weights(version), teacher.load_weights(version))

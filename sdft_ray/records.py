@@ -185,8 +185,3 @@ class Publication:
 
     version: int
     buckets: tuple[Bucket, ...]
-
-    @property
-    def num_elements(self) -> int:
-        """Number of weights in the publication."""
-        return sum(int(np.prod(entry.shape)) for bucket in self.buckets for entry in bucket.entries)

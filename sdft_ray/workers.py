@@ -14,12 +14,12 @@ from typing import Any
 
 import psutil
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from sdft_ray.errors import SdftError, WeightVersionError, WorkerError
 from sdft_ray.records import WorkerStatus
 
-SHUTDOWN_TIMEOUT_S = 20.0
+CLOSING_TIMEOUT_S = 10.0  # a scheduler kills 30 s after it has asked
 
 
 class Worker:
@@ -134,16 +134,6 @@ class WorkerGroup:
             if held != version:
                 raise WeightVersionError(f"{self.role} worker {rank} holds weights {held} after loading {version}")
 
-    def close(self) -> None:
-        """Ends every worker, also one that no longer answers."""
-        closing = [actor.close.remote() for actor in self.actors]
-        for actor, closed in zip(self.actors, closing, strict=True):
-            try:
-                ray.get(closed, timeout=SHUTDOWN_TIMEOUT_S)
-            except (RayActorError, RayTaskError, GetTimeoutError):
-                pass  # dead, broken or stuck: the kill below ends it, and the error that led here is already raised
-            ray.kill(actor)
-
     def _named(self, rank: int, error: RayError) -> SdftError:
         cause = error.cause if isinstance(error, RayTaskError) else error
         if isinstance(cause, SdftError):
@@ -154,3 +144,14 @@ class WorkerGroup:
         what = lines[-1] if in_creation else f"{type(cause).__name__}: {lines[0]}"
         log = log_path(self._log_dir, self.role, rank)
         return WorkerError(f"{self.role} worker {rank} failed with {what}\nIts log: {log}")
+
+
+def close_all(groups: Sequence[WorkerGroup]) -> None:
+    """Ends every worker of every group at once, also one that no longer answers."""
+    actors = [actor for group in groups for actor in group.actors]
+    closing = [actor.close.remote() for actor in actors]
+    # What does not close in time is dead, or stuck in a collective with a dead neighbour; the error that led here is
+    # already on its way to the user, so nobody asks why.
+    ray.wait(closing, num_returns=len(closing), timeout=CLOSING_TIMEOUT_S)
+    for actor in actors:
+        ray.kill(actor)

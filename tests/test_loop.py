@@ -76,6 +76,11 @@ def test_a_finished_run_does_nothing() -> None:
     assert run_loop(LoopConfig(num_steps=3, batch_size=2), learner=FakeLearner(version=3))["learner"].batches == []
 
 
+def test_a_learner_beyond_the_last_step_is_refused_and_does_not_hang() -> None:
+    with pytest.raises(ValueError, match="num_batches=-2"):
+        run_loop(LoopConfig(num_steps=3, batch_size=2), learner=FakeLearner(version=5))
+
+
 class DyingCompletions(FakeCompletions):
     """An engine that dies at its seventh completion."""
 

@@ -1,7 +1,10 @@
 """One run from beginning to end: read, start, evaluate, train, evaluate, save."""
 
+import asyncio
+import signal
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -37,22 +40,37 @@ class Job:
         self._settings = settings
         self.material: Material = read_material(cfg)
         self.folder: RunFolder = open_run_folder(cfg)
+        self._changed_settings = self._settings_changed_since(self.folder.resumed)
         (self.folder.path / CONFIG_FILE).write_text(yaml.safe_dump(dict(settings), sort_keys=False))
+        self._setup_s = 0.0
         self.console = ConsoleSink(self.material.num_steps)
 
     async def run(self) -> None:
-        """Trains, and leaves no process behind however it ends."""
-        self._introduce()
-        with RaySession(self._cfg.cluster) as session:
-            if session.dashboard:
-                self.console.say(f"Ray dashboard  {session.dashboard}  (its token: ray get-auth-token)")
-            roles = await start_roles(self._cfg, self.material, self.folder, self.console.phase)
-            try:
-                await self._train(roles, session.dashboard)
-            finally:
-                roles.close()
+        """Trains, and leaves no process behind however it ends.
 
-    def _introduce(self) -> None:
+        Raises:
+            CancelledError: on SIGTERM, which a scheduler sends before it kills.
+        """
+        with self.console, RaySession(self._cfg.cluster) as session:
+            _cancel_on_termination()
+            self._introduce(session.dashboard)
+            lines = JsonLines(self.folder.path, self.material.decode(keep_special=True), self.folder.resumed_step)
+            summary = Summary(lines.history)
+            with RunTracker([lines, summary, self.console, *self._other_sinks()]) as tracker:
+                roles = await start_roles(self._cfg, self.material, self.folder, self.console.phase)
+                try:
+                    await self._resume(roles)
+                    tracker.start_clock(lines.elapsed_s)
+                    await self._train(roles, tracker)
+                    statuses = await roles.status()
+                finally:
+                    roles.close()
+            wall_s = time.monotonic() - self._started
+            result = summary.build(wall_s=wall_s, setup_s=self._setup_s, statuses=statuses)
+            write_summary(self.folder.path, result)
+            self.console.show_summary(result, str(self.folder.path))
+
+    def _introduce(self, dashboard: str) -> None:
         cfg, material = self._cfg, self.material
         target = f"target {cfg.method.target.name}"
         if cfg.method.target is Target.TEACHER:
@@ -63,55 +81,61 @@ class Job:
         )
         if material.num_skipped:
             self.console.say(f"{material.num_skipped} examples are over their token budget and were skipped")
+        for change in self._changed_settings:
+            self.console.say(f"resumed with   {change}")
         self.console.say(f"run folder     {self.folder.path}")
+        if dashboard:
+            self.console.say(f"Ray dashboard  {dashboard}  (its token: ray get-auth-token)")
 
-    async def _train(self, roles: Roles, dashboard: str) -> None:
+    async def _resume(self, roles: Roles) -> None:
+        if self.folder.resumed is None:
+            return
+        self.material.examples.load_state(await roles.learner.resume(self.folder.resumed))
+        version = roles.learner.weight_version
+        await asyncio.gather(roles.completions.load_weights(version), roles.teacher.load_weights(version))
+        self.console.say(f"resumed        {self.folder.resumed}")
+
+    async def _train(self, roles: Roles, tracker: RunTracker) -> None:
         cfg, material = self._cfg, self.material
-        if self.folder.resumed is not None:
-            material.examples.load_state(await roles.learner.resume(self.folder.resumed))
-            version = roles.learner.weight_version
-            await roles.completions.load_weights(version)
-            await roles.teacher.load_weights(version)
-            self.console.say(f"resumed        {self.folder.resumed}")
-        lines = JsonLines(self.folder.path, material.decode(keep_special=True), self.folder.resumed_step)
-        summary = Summary(lines.history)
-        with RunTracker([lines, summary, self.console, *self._other_sinks()], lines.elapsed_s) as tracker:
-            if roles.learner.weight_version == 0:
-                await self._evaluate(roles, tracker)
-            setup_s = time.monotonic() - self._started
-            await train(
-                LoopConfig(
-                    num_steps=material.num_steps,
-                    batch_size=cfg.batch_size,
-                    max_staleness=cfg.max_staleness,
-                    evaluate_every=cfg.evaluation.every,
-                    checkpoint_every=cfg.checkpoint_every,
-                ),
-                examples=material.examples,
-                completions=roles.completions,
-                teacher=roles.teacher,
-                learner=roles.learner,
-                evaluator=roles.evaluator,
-                tracker=tracker,
-            )
+        if roles.learner.weight_version == 0:
             await self._evaluate(roles, tracker)
-            with self.console.phase("saving the model"):
-                await roles.learner.export(self.folder.model)
-                material.tokenizer.save_pretrained(self.folder.model)
-            statuses = await roles.status()
-        wall_s = time.monotonic() - self._started
-        result = summary.build(wall_s=wall_s, setup_s=setup_s, statuses=statuses)
-        write_summary(self.folder.path, result)
-        self.console.show_summary(result, str(self.folder.path), dashboard)
+        self._setup_s = time.monotonic() - self._started
+        await train(
+            LoopConfig(
+                num_steps=material.num_steps,
+                batch_size=cfg.batch_size,
+                max_staleness=cfg.max_staleness,
+                evaluate_every=cfg.evaluation.every,
+                checkpoint_every=cfg.checkpoint_every,
+            ),
+            examples=material.examples,
+            completions=roles.completions,
+            teacher=roles.teacher,
+            learner=roles.learner,
+            evaluator=roles.evaluator,
+            tracker=tracker,
+        )
+        await self._evaluate(roles, tracker)
+        with self.console.phase("saving the model"):
+            await roles.learner.export(self.folder.model)
+            material.tokenizer.save_pretrained(self.folder.model)
 
     async def _evaluate(self, roles: Roles, tracker: RunTracker) -> None:
         version = roles.learner.weight_version
         if metrics := await roles.evaluator.evaluate(version):
             tracker.log_evaluation(version, metrics)
 
+    def _settings_changed_since(self, checkpoint: Path | None) -> list[str]:
+        """What differs from the settings the resumed checkpoint was saved with: allowed, but worth knowing."""
+        saved = checkpoint.parents[1] / CONFIG_FILE if checkpoint is not None else None
+        if saved is None or not saved.is_file():
+            return []
+        before, now = _flat(yaml.safe_load(saved.read_text())), _flat(self._settings)
+        return [f"{key}={now.get(key)} (was {before.get(key)})" for key in now if now[key] != before.get(key)]
+
     def _other_sinks(self) -> list[Any]:
         sinks: list[Any] = [RayMetrics(self.folder.path.name)]
-        if self._cfg.tracking.wandb is not Wandb.DISABLED:
+        if self._cfg.tracking.wandb is not Wandb.disabled:
             sinks.append(
                 WandbSink(
                     self._cfg.tracking,
@@ -122,3 +146,18 @@ class Job:
                 )
             )
         return sinks
+
+
+def _cancel_on_termination() -> None:
+    """Ends the running task on SIGTERM. Set once Ray has started, since Ray puts a handler of its own in place."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by their full keys."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return flat

@@ -4,17 +4,17 @@ Done first, so that a wrong path or a malformed row fails within seconds and sta
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sdft_ray.config import CompletionSource, RunConfig, Target
+from sdft_ray.config import CompletionSource, Match, RunConfig, Target
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.sources import load_examples
 from sdft_ray.data.stream import ExampleStream, TokenizedDataset, tokenize_examples
 from sdft_ray.errors import ConfigError, DataError
-from sdft_ray.evaluate.evaluator import PRIOR, Question
-from sdft_ray.models.resolve import ModelFacts, check_model, load_tokenizer, resolve_model
-from sdft_ray.records import Example
+from sdft_ray.evaluate.evaluator import PRIOR, PRIOR_MATCH, Question
+from sdft_ray.evaluate.scorers import gold_calls
+from sdft_ray.models.resolve import ModelFacts, check_agreement, check_model, load_tokenizer, resolve_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,7 @@ class Material:
     """What a run is made from."""
 
     model_path: str
+    teacher_path: str  # where the teacher's weights begin
     tokenizer: Any
     facts: ModelFacts
     examples: ExampleStream
@@ -50,17 +51,23 @@ def read_material(cfg: RunConfig) -> Material:
     model_path = resolve_model(cfg.model.path)
     tokenizer = load_tokenizer(model_path, cfg.model.chat_template)
     facts = check_model(model_path, tokenizer)
+    teacher_path = model_path
+    if cfg.teacher.path:
+        teacher_path = resolve_model(cfg.teacher.path)
+        check_agreement(model_path, teacher_path, cfg.model.chat_template)
     builder = PromptBuilder(tokenizer, cfg.teacher)
     data = cfg.data
     rows = load_examples(data.source, data.split, data.columns, data.system, data.num_examples)
     dataset = tokenize_examples(rows, builder, data)
     examples = ExampleStream(dataset.rows, batch_size=cfg.batch_size, seed=cfg.seed, shuffle=data.shuffle)
-    evaluation_sets = {name: _questions(source, cfg, builder) for name, source in cfg.evaluation.sets.items()}
+    match = cfg.evaluation.match
+    evaluation_sets = {name: _questions(source, match, cfg, builder) for name, source in cfg.evaluation.sets.items()}
     if PRIOR in evaluation_sets:
         raise ConfigError("evaluation.sets", PRIOR, "is the name of evaluation.prior's results", "choose another name")
-    prior = _questions(cfg.evaluation.prior, cfg, builder) if cfg.evaluation.prior else []
+    prior = _questions(cfg.evaluation.prior, PRIOR_MATCH, cfg, builder) if cfg.evaluation.prior else []
     return Material(
         model_path=model_path,
+        teacher_path=teacher_path,
         tokenizer=tokenizer,
         facts=facts,
         examples=examples,
@@ -74,27 +81,28 @@ def read_material(cfg: RunConfig) -> Material:
     )
 
 
-def _questions(source: str, cfg: RunConfig, builder: PromptBuilder) -> list[Question]:
+def _questions(source: str, match: Match, cfg: RunConfig, builder: PromptBuilder) -> list[Question]:
     """The rows of an evaluation set; every one needs an answer to be held against."""
     rows = load_examples(source, "test", cfg.data.columns, cfg.data.system, 0, require_demonstration=False)
     for line, row in enumerate(rows, start=1):
         if not row.answer.strip():
             remedy = "fill answer (data.columns), or leave the set out of evaluation.sets"
             raise DataError(source, line, f"evaluation example {row.example_id!r} has no answer", remedy)
+        if match is Match.TOOL_CALL:
+            try:
+                gold_calls(row.answer)
+            except ValueError as error:
+                remedy = "write calls as JSON objects with Action and Action_Input, or set evaluation.match=CONTAINS"
+                raise DataError(source, line, f"the answer of {row.example_id!r}: {error}", remedy) from error
     return [
         Question(
             example_id=row.example_id,
             prompt_tokens=builder.student(row),
             answer=row.answer,
-            answer_tokens=builder.demonstration(_answering(row)),
+            answer_tokens=builder.demonstration(row if row.demonstration else replace(row, demonstration=row.answer)),
         )
         for row in rows
     ]
-
-
-def _answering(row: Example) -> Example:
-    """The row with its plain answer as the demonstration."""
-    return Example(example_id=row.example_id, prompt=row.prompt, demonstration=row.answer)
 
 
 def _longest(cfg: RunConfig, facts: ModelFacts, dataset: TokenizedDataset, questions: list[Question]) -> int:
@@ -112,8 +120,16 @@ def _longest(cfg: RunConfig, facts: ModelFacts, dataset: TokenizedDataset, quest
             f"the longest prompt and completion take {needed} tokens, {cfg.model.path} reads {facts.context_length}",
             "lower it, lower data.max_teacher_prompt_tokens with data.too_long=SKIP, or take another model",
         )
-    asked = [
-        len(question.prompt_tokens) + max(cfg.evaluation.max_new_tokens, len(question.answer_tokens))
-        for question in questions
-    ]
-    return max([student, *asked]) + 1
+    longest = student
+    for question in questions:
+        asked = len(question.prompt_tokens) + max(cfg.evaluation.max_new_tokens, len(question.answer_tokens))
+        if asked >= facts.context_length:
+            raise ConfigError(
+                "evaluation.max_new_tokens",
+                cfg.evaluation.max_new_tokens,
+                f"evaluation example {question.example_id!r} takes {asked} tokens with its answer, "
+                f"{cfg.model.path} reads {facts.context_length - 1}",
+                "lower it, or take the example out of its set",
+            )
+        longest = max(longest, asked)
+    return min(longest + 1, facts.context_length)

@@ -32,7 +32,7 @@ from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.teacher.token_target import TokenTarget
 from sdft_ray.teacher.worker import TeacherWorker
 from sdft_ray.weights.channel import WeightChannel
-from sdft_ray.workers import Worker, WorkerGroup
+from sdft_ray.workers import Worker, WorkerGroup, close_all
 
 MAX_OPEN_CALLS = 1000  # of an async actor: Ray's default, named because completions in flight are bounded elsewhere
 
@@ -47,7 +47,6 @@ class Roles:
     teacher: Teacher
     learner: LearnerGroup
     evaluator: Evaluator
-    channel: WeightChannel
     groups: list[WorkerGroup]
     reservations: list[Reservation]
 
@@ -57,9 +56,7 @@ class Roles:
 
     def close(self) -> None:
         """Ends every worker; safe to call after any failure."""
-        self.channel.release()
-        for group in self.groups:
-            group.close()
+        close_all(self.groups)
         for reservation in self.reservations:
             reservation.release()
 
@@ -126,6 +123,7 @@ def _wire(
             max_new_tokens=cfg.evaluation.max_new_tokens,
             decode=material.decode(keep_special=False),
             run_dir=folder.path,
+            resumed_step=folder.resumed_step,
         )
     )
     return Roles(
@@ -133,7 +131,6 @@ def _wire(
         teacher=TeacherPool(groups["teacher"], channel, cfg.teacher.weights) if "teacher" in groups else TokenTarget(),
         learner=learner,
         evaluator=evaluator,
-        channel=channel,
         groups=list(groups.values()),
         reservations=reservations,
     )
@@ -170,6 +167,7 @@ def _rollout_workers(cfg: RunConfig, material: Material, reservation: Reservatio
         eos_token_ids=material.facts.eos_token_ids,
         max_model_len=material.max_model_len,
         tensor_parallel_size=placement.tensor_parallel_size,
+        shares_device=placement.device == "cpu" or placement.gpu_share < 1,
         seed=cfg.seed,
     )
 
@@ -180,7 +178,7 @@ def _teacher_workers(cfg: RunConfig, material: Material, reservation: Reservatio
         reservation,
         {"max_concurrency": MAX_OPEN_CALLS},
         log_dir=logs,
-        model_path=material.model_path,
+        model_path=material.teacher_path,
         model=cfg.model,
         teacher=cfg.teacher,
         num_tokens=material.facts.num_tokens,

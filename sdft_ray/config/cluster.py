@@ -66,6 +66,13 @@ class ClusterConfig:
             "set cluster.learner.gpus_per_worker=1 and raise cluster.learner.num_workers",
         )
         require(
+            self.learner.num_workers == 1 or self.learner.gpus_per_worker in (0, 1),
+            "cluster.learner.gpus_per_worker",
+            self.learner.gpus_per_worker,
+            f"puts several of {self.learner.num_workers} ranks on one GPU, which NCCL refuses",
+            "give every learner worker a GPU of its own, or set cluster.learner.num_workers=1",
+        )
+        require(
             self.num_gpus <= self.num_nodes * self.gpus_per_node,
             "cluster",
             self.name,

@@ -19,6 +19,7 @@ class Match(Enum):
 
     CONTAINS = auto()  # the answer's words occur in it, in order, ignoring case and punctuation
     EXACT = auto()  # it equals the answer, ignoring case, punctuation and surrounding space
+    TOOL_CALL = auto()  # its Action / Action Input pairs are the answer's calls, in any order and with any key order
 
 
 @dataclass(kw_only=True)
@@ -31,6 +32,9 @@ class ModelConfig:
     )  # of the weights in rollout and teacher workers; the learner keeps fp32 masters
     chat_template: str = ""  # a Jinja template that replaces the tokenizer's own, the same for student and teacher
     attention: str = "sdpa"  # transformers' attention implementation: sdpa anywhere, flash_attention_2 on GPUs
+
+    def __post_init__(self) -> None:
+        require(bool(self.path), "model.path", self.path, "names no model", "set it to a hub id or a model folder")
 
 
 @dataclass(kw_only=True)
@@ -48,6 +52,9 @@ class DataConfig:
     shuffle: bool = True  # a new order every epoch, derived from the run's seed
 
     def __post_init__(self) -> None:
+        require(
+            bool(self.source), "data.source", self.source, "names no data", "set it to a file, a folder or a hub name"
+        )
         at_least(0, "data.num_examples", self.num_examples)
         at_least(1, "data.max_prompt_tokens", self.max_prompt_tokens)
         require(

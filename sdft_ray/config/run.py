@@ -15,18 +15,18 @@ from sdft_ray.config.teacher import TeacherConfig
 
 
 class Wandb(Enum):
-    """Whether Weights & Biases is told."""
+    """Whether Weights & Biases is told; in the spelling of its own modes."""
 
-    DISABLED = auto()
-    OFFLINE = auto()  # files in the run folder, no account needed
-    ONLINE = auto()
+    disabled = auto()
+    offline = auto()  # files in the run folder, no account needed
+    online = auto()
 
 
 @dataclass(kw_only=True)
 class TrackingConfig:
     """Where metrics go besides metrics.jsonl."""
 
-    wandb: Wandb = Wandb.DISABLED
+    wandb: Wandb = Wandb.disabled
     wandb_project: str = "sdft_ray"
     num_samples: int = 2  # samples a step written to samples.jsonl with their per-token divergence
 

@@ -29,6 +29,7 @@ class TeacherConfig:
     """Who the teacher is and how it scores."""
 
     weights: TeacherWeights = TeacherWeights.EMA
+    path: str = ""  # a FROZEN teacher may be another model with the same tokenizer: hub id or folder; "" is model.path
     ema_decay: float = 0.99  # the share of the OLD teacher kept at each step (the paper's alpha is 1 - ema_decay)
     context: TeacherContext = TeacherContext.DEMONSTRATION
     template: str = "single_turn"  # a built-in teacher prompt (data/prompts.py) or the path of a Jinja file
@@ -43,5 +44,12 @@ class TeacherConfig:
             self.ema_decay,
             "keeps less than half of the old teacher at each step, which looks like the student's share",
             "set ema_decay = 1 - alpha (0.99 for the paper's alpha 0.01), or teacher.weights=LIVE",
+        )
+        require(
+            not self.path or self.weights is TeacherWeights.FROZEN,
+            "teacher.path",
+            self.path,
+            f"names a model of its own, but teacher.weights={self.weights.name} follows the student",
+            "set teacher.weights=FROZEN, or leave teacher.path empty",
         )
         at_least(1, "teacher.max_tokens_per_forward", self.max_tokens_per_forward)

@@ -25,11 +25,11 @@ _SINGLE_TURN = (
     "Now give a response of your own in your own words, including how you arrive at it."
 )
 
-# Small models take "including how you arrive at it" for the task itself; this one asks for the answer only.
+# Small models take "including how you arrive at it" for the task itself, and forget a question that stands too far
+# above; this one is short, asks for the answer only, and asks again.
 _SINGLE_TURN_SHORT = (
-    "{{ question }}\n\n" + _TEXT + "{% if demonstration %}"
-    "This is an example of a response to the question:\n\n{{ demonstration }}\n\n{% endif %}"
-    "Now answer the question with a response of your own."
+    "{{ question }}\n\n" + _TEXT + "{% if demonstration %}An expert answers: {{ demonstration }}\n\n{% endif %}"
+    "Now answer in your own words: {{ question }}"
 )
 
 _QUESTION = _TEXT + "{{ question }}"

@@ -53,6 +53,7 @@ def load_examples(
         raise ConfigError("data.columns", dict(columns), f"has the unknown key {unknown[0]}", f"use {', '.join(KEYS)}")
     name, split = split_source(source, split)
     rows = _open(name, split)
+    columns = {} if name.startswith(BUILTIN) else columns  # a mapping is for the user's data, wherever it is used
     examples: list[Example] = []
     lines: dict[str, int] = {}
     for line, row in enumerate(islice(rows, num_examples or None), start=1):

@@ -169,7 +169,7 @@ class ExampleStream:
 
     def _fingerprint(self) -> dict[str, Any]:
         return {
-            "examples": f"{_hash(*(row.example_id for row in self._rows)):016x}",
+            "examples": f"{_hash(*self._rows):016x}",
             "seed": self._seed,
             "batch_size": self._batch_size,
             "shuffle": self._shuffle,

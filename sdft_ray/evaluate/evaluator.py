@@ -8,9 +8,11 @@ from typing import Any, NamedTuple, Protocol
 
 from sdft_ray.config import Match
 from sdft_ray.evaluate.scorers import is_right
+from sdft_ray.tracking.jsonl import lines_until, reopen
 
 ANSWERS_FILE = "answers.jsonl"
 PRIOR = "prior"
+PRIOR_MATCH = Match.CONTAINS  # common knowledge is answered in words, whatever format is taught
 
 
 class Question(NamedTuple):
@@ -19,7 +21,7 @@ class Question(NamedTuple):
     example_id: str
     prompt_tokens: tuple[int, ...]  # [P]
     answer: str
-    answer_tokens: tuple[int, ...]  # [T] the answer as a completion, with the token that ends it
+    answer_tokens: tuple[int, ...]  # [T] a gold completion (the demonstration, else the answer) with its end token
 
 
 class Respondent(Protocol):
@@ -59,6 +61,7 @@ class RolloutEvaluator:
         max_new_tokens: int,
         decode: Callable[[tuple[int, ...]], str],
         run_dir: Path,
+        resumed_step: int | None = None,
     ):
         """Every answer goes to answers.jsonl in the run folder, so that a person can see what was counted as right.
 
@@ -70,6 +73,7 @@ class RolloutEvaluator:
             max_new_tokens: of an answer.
             decode: token ids to text without special tokens.
             run_dir: the run folder.
+            resumed_step: answers after it are dropped, since they are given again; None begins a new file.
         """
         self._respondent = respondent
         self._sets = dict(sets) | ({PRIOR: prior} if prior else {})
@@ -78,6 +82,7 @@ class RolloutEvaluator:
         self._max_new_tokens = max_new_tokens
         self._decode = decode
         self._answers = run_dir / ANSWERS_FILE
+        reopen(self._answers, lines_until(self._answers, resumed_step)).close()
 
     async def evaluate(self, version: int) -> dict[str, float]:
         """Metrics of the student's weights of `version`; none where there is nothing to ask."""
@@ -94,13 +99,14 @@ class RolloutEvaluator:
     async def _accuracy(self, version: int, name: str) -> float:
         """Share of greedy answers that are right."""
         questions = self._sets[name]
+        match = PRIOR_MATCH if name == PRIOR else self._match
         completions = await asyncio.gather(
             *(self._respondent.answer(question.prompt_tokens, self._max_new_tokens) for question in questions)
         )
         records: list[dict[str, Any]] = []
         for question, tokens in zip(questions, completions, strict=True):
             completion = self._decode(tokens)
-            right = is_right(completion, question.answer, self._match)
+            right = is_right(completion, question.answer, match)
             records.append(
                 {
                     "step": version,

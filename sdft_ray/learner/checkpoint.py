@@ -35,6 +35,18 @@ def partial_folder(root: Path, version: int) -> Path:
     return folder
 
 
+def abandon_later(folder: Path) -> None:
+    """Renames the checkpoints beyond the resumed one, in the same run folder, so that they no longer count.
+
+    The run goes another way from here; resuming it must not find the end of the old one.
+    """
+    checkpoints = complete_checkpoints(folder.parent)
+    if folder in checkpoints:
+        for later in checkpoints[checkpoints.index(folder) + 1 :]:
+            shutil.rmtree(later.with_suffix(".abandoned"), ignore_errors=True)
+            later.rename(later.with_suffix(".abandoned"))
+
+
 def complete(partial: Path, state: dict[str, Any], keep: int) -> Path:
     """Makes a written checkpoint count, then removes all but the newest `keep`."""
     root = partial.parent

@@ -95,6 +95,12 @@ class LearnerGroup:
                 "cluster.learner.num_workers, learner.zero_stage and learner.precision."
             )
         version = state["weight_version"]
+        if version > self._num_steps:
+            raise CheckpointError(
+                f"resume={folder}: it was saved after step {version}, but the run ends at num_steps={self._num_steps}; "
+                "raise num_steps, or resume an earlier checkpoint."
+            )
+        checkpoint.abandon_later(folder)
         versions = await self.workers.on_all(lambda actor: actor.load.remote(str(folder), version))
         self.workers.confirm_version(versions, version)
         self.weight_version = version

@@ -17,6 +17,7 @@ class Publisher:
     """Packs a set of weights, bucket by bucket; all ranks work, rank 0 holds the result."""
 
     def __init__(self, module: torch.nn.Module, dtype: torch.dtype, device: torch.device):
+        """`dtype` is that of the workers' weights."""
         self._plan = plan_buckets(parameter_shapes(module))
         self._dtype = dtype
         self._device = device
@@ -29,21 +30,21 @@ class Publisher:
         """
         buckets = [
             Bucket(dtype=dtype_name(self._dtype), entries=entries, array=ray.put(array))
-            for entries, array in self._arrays(fragments)
+            for entries, array in self._arrays(fragments, self._dtype)
         ]
         return Publication(version=version, buckets=tuple(buckets)) if buckets else None
 
-    def state_dict(self, fragments: Callable[[], Iterator[Fragment]]) -> dict[str, torch.Tensor]:
+    def state_dict(self, fragments: Callable[[], Iterator[Fragment]], dtype: torch.dtype) -> dict[str, torch.Tensor]:
         """All parameters in host memory on rank 0, empty elsewhere; every rank has to call it."""
         state: dict[str, torch.Tensor] = {}
-        for entries, array in self._arrays(fragments):
-            state |= dict(unpack(Bucket(dtype=dtype_name(self._dtype), entries=entries, array=None), array))
+        for entries, array in self._arrays(fragments, dtype):
+            state |= dict(unpack(Bucket(dtype=dtype_name(dtype), entries=entries, array=None), array))
         return state
 
     def _arrays(
-        self, fragments: Callable[[], Iterator[Fragment]]
+        self, fragments: Callable[[], Iterator[Fragment]], dtype: torch.dtype
     ) -> Iterator[tuple[tuple[ParameterEntry, ...], np.ndarray]]:
         for entries in self._plan:
             flat = assemble(entries, fragments, self._device)
             if dist.get_rank() == 0:
-                yield entries, to_array(flat.to(self._dtype))
+                yield entries, to_array(flat.to(dtype))

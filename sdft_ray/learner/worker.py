@@ -145,16 +145,23 @@ class LearnerWorker(Worker):
         return version
 
     def export(self, folder: str) -> None:
-        """Writes the student as an ordinary Hugging Face folder, from rank 0; every rank has to call it."""
-        state = self._publisher.state_dict(self._student)
+        """Writes the student as an ordinary Hugging Face folder, from rank 0; every rank has to call it.
+
+        In the precision it was trained in, whatever the workers hold.
+        """
+        from sdft_ray.models.network import TORCH_DTYPE
+
+        dtype = TORCH_DTYPE[self._settings.learner.precision]
+        state = self._publisher.state_dict(self._student, dtype)
         if self.rank == 0:
+            self._engine.module.config.dtype = dtype
             self._engine.module.save_pretrained(folder, state_dict=state)
 
     def weights(self, kind: WeightKind) -> dict[str, torch.Tensor]:
-        """All parameters of `kind` on rank 0, empty elsewhere: for comparing, not for transport."""
+        """The fp32 masters of `kind` on rank 0, empty elsewhere: for comparing, not for transport."""
         average = self._average
         fragments = average.fragments if kind is WeightKind.EMA and average is not None else self._student
-        return self._publisher.state_dict(fragments)
+        return self._publisher.state_dict(fragments, torch.float32)
 
     def close(self) -> None:
         """Leaves the group of ranks."""

@@ -34,6 +34,7 @@ class Engine:
         stop_token_ids: Sequence[int],
         max_model_len: int,
         tensor_parallel_size: int,
+        shares_device: bool,
         seed: int,
     ):
         self._stop_token_ids = list(stop_token_ids)
@@ -50,8 +51,9 @@ class Engine:
                 # Named because vLLM would start Ray actors of its own inside our placement group.
                 distributed_executor_backend="mp" if tensor_parallel_size > 1 else "uni",
                 gpu_memory_utilization=rollout.gpu_memory_share,
-                # The environment variable for this (VLLM_CPU_KVCACHE_SPACE) takes whole GiB only.
-                kv_cache_memory_bytes=int(rollout.kv_cache_gib * 2**30) if on_cpu else None,
+                # Where memory is shared, measuring what is free would measure the neighbours. (The environment variable
+                # VLLM_CPU_KVCACHE_SPACE takes whole GiB only.)
+                kv_cache_memory_bytes=int(rollout.kv_cache_gib * 2**30) if shares_device else None,
                 enforce_eager=on_cpu,
                 enable_prefix_caching=True,
                 skip_tokenizer_init=True,

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from sdft_ray.records import Rollout, TokenizedExample, WorkerStatus
+from sdft_ray.records import Rollout, TokenizedExample
 from sdft_ray.weights.channel import WeightChannel, WeightKind
 from sdft_ray.workers import WorkerGroup
 
@@ -41,15 +41,7 @@ class RolloutPool:
         async with self._loading:
             if version == self._weight_version:
                 return
-            publication = await self._channel.fetch(WeightKind.STUDENT, version)
-            held = await self._group.on_all(lambda actor: actor.load_weights.remote(publication))
+            async with self._channel.publication(WeightKind.STUDENT, version) as publication:
+                held = await self._group.on_all(lambda actor: actor.load_weights.remote(publication))
             self._group.confirm_version(held, version)
             self._weight_version = version
-
-    async def status(self) -> list[WorkerStatus]:
-        """The status of every worker."""
-        return await self._group.status()
-
-    def close(self) -> None:
-        """Ends every worker and its engine."""
-        self._group.close()

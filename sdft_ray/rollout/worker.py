@@ -27,6 +27,7 @@ class RolloutWorker(Worker):
         eos_token_ids: tuple[int, ...],
         max_model_len: int,
         tensor_parallel_size: int,
+        shares_device: bool,
         seed: int,
     ):
         """Starts the engine; returns when it is up.
@@ -41,6 +42,7 @@ class RolloutWorker(Worker):
             eos_token_ids: each ends a completion and is its last token.
             max_model_len: tokens of the longest prompt and completion together, and one more for `logprobs`.
             tensor_parallel_size: GPUs of the engine; 1 on a CPU.
+            shares_device: whether other workers use the same memory, so that the engine must not take what is free.
             seed: of the engine; completions have their own.
         """
         super().__init__(rank, log_dir)
@@ -58,6 +60,7 @@ class RolloutWorker(Worker):
             stop_token_ids=eos_token_ids,
             max_model_len=max_model_len,
             tensor_parallel_size=tensor_parallel_size,
+            shares_device=shares_device,
             seed=seed,
         )
 

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import replace
 
 from sdft_ray.config import TeacherWeights
-from sdft_ray.records import Rollout, TeacherScores, TokenizedExample, WorkerStatus
+from sdft_ray.records import Rollout, TeacherScores, TokenizedExample
 from sdft_ray.weights.channel import WeightChannel, WeightKind
 from sdft_ray.workers import WorkerGroup
 
@@ -42,15 +42,7 @@ class TeacherPool:
         async with self._loading:
             if version == self._weight_version:
                 return
-            publication = await self._channel.fetch(KIND_OF_WEIGHTS[self._weights], version)
-            held = await self._group.on_all(lambda actor: actor.load_weights.remote(publication))
+            async with self._channel.publication(KIND_OF_WEIGHTS[self._weights], version) as publication:
+                held = await self._group.on_all(lambda actor: actor.load_weights.remote(publication))
             self._group.confirm_version(held, version)
             self._weight_version = version
-
-    async def status(self) -> list[WorkerStatus]:
-        """The status of every worker."""
-        return await self._group.status()
-
-    def close(self) -> None:
-        """Ends every worker."""
-        self._group.close()

@@ -4,6 +4,7 @@ Legend: P teacher prompt tokens, T completion tokens, V vocabulary entries that 
 """
 
 import asyncio
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -19,6 +20,8 @@ from sdft_ray.teacher.batching import TokenBudgetBatcher
 from sdft_ray.teacher.payload import pack_logits
 from sdft_ray.weights.channel import open_publication
 from sdft_ray.workers import Worker
+
+LOWEST_PRIORITY = 19
 
 
 class ScoreRequest(NamedTuple):
@@ -56,6 +59,10 @@ class TeacherWorker(Worker):
             device: "cpu", or "cuda" where the actor was given a GPU.
         """
         super().__init__(rank, log_dir)
+        if device == "cpu":
+            # Where scoring shares its cores with sampling, sampling goes first: the step waits for its last completion,
+            # and two sets of threads that take turns at every barrier slow each other down by half.
+            os.nice(LOWEST_PRIORITY)
         self._num_tokens = num_tokens
         self._precision = teacher.payload_precision
         self._device = torch.device(device)

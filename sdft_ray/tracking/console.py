@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 from rich import box
 from rich.console import Console
@@ -51,7 +51,14 @@ class ConsoleSink:
             transient=True,
             disable=not self._console.is_terminal,
         )
+
+    def __enter__(self) -> Self:
+        """Shows the bar; leaving the block takes it away, also after a failure."""
         self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @contextmanager
     def phase(self, what: str) -> Iterator[None]:
@@ -95,13 +102,12 @@ class ConsoleSink:
         """Takes the bar away."""
         self._progress.stop()
 
-    def show_summary(self, summary: Mapping[str, Any], run_dir: str, dashboard: str = "") -> None:
+    def show_summary(self, summary: Mapping[str, Any], run_dir: str) -> None:
         """Prints what was reached: a table of the evaluations, and where the run lies.
 
         Args:
             summary: as `summary.build_summary` makes it.
             run_dir: the run folder.
-            dashboard: address of the Ray dashboard, "" where it is gone.
         """
         self.close()
         table = Table("", "before", "after", box=box.SIMPLE_HEAD if self._console.is_terminal else None)
@@ -111,8 +117,6 @@ class ConsoleSink:
         if table.row_count:
             self._console.print(table)
         self.say(f"run folder  {run_dir}")
-        if dashboard:
-            self.say(f"dashboard   {dashboard}")
         self.say(f"wall time   {_duration(summary['wall_s'])}, {_duration(summary['setup_s'])} of it set-up")
 
     def _time_left(self, step: int) -> list[str]:
@@ -133,7 +137,9 @@ def _evaluation_name(key: str) -> str:
     return key.removeprefix("evaluation/").removesuffix("_nats").replace("_", " ")
 
 
-def _shown(key: str, value: float) -> str:
+def _shown(key: str, value: float | None) -> str:
+    if value is None:
+        return "not measured"
     return f"{value:.1%}" if key.endswith("_accuracy") else f"{value:.3f} nats per token"
 
 

@@ -37,10 +37,10 @@ class JsonLines:
         """
         self._decode = decode
         # The metric lines of the run before it was resumed.
-        self.history = _lines_until(run_dir / METRICS_FILE, resumed_step)
-        samples = _lines_until(run_dir / SAMPLES_FILE, resumed_step)
-        self._metrics = _reopen(run_dir / METRICS_FILE, self.history)
-        self._samples = _reopen(run_dir / SAMPLES_FILE, samples)
+        self.history = lines_until(run_dir / METRICS_FILE, resumed_step)
+        samples = lines_until(run_dir / SAMPLES_FILE, resumed_step)
+        self._metrics = reopen(run_dir / METRICS_FILE, self.history)
+        self._samples = reopen(run_dir / SAMPLES_FILE, samples)
 
     @property
     def elapsed_s(self) -> float:
@@ -86,7 +86,7 @@ def _line(record: Mapping[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def _lines_until(path: Path, step: int | None) -> list[dict[str, Any]]:
+def lines_until(path: Path, step: int | None) -> list[dict[str, Any]]:
     """The records of a file up to `step`; a last line that a kill cut short is none."""
     if step is None or not path.exists():
         return []
@@ -104,7 +104,7 @@ def _lines_until(path: Path, step: int | None) -> list[dict[str, Any]]:
     return records
 
 
-def _reopen(path: Path, records: list[dict[str, Any]]) -> TextIO:
+def reopen(path: Path, records: list[dict[str, Any]]) -> TextIO:
     """The file with only `records` in it, open for more; replaced in one move, so a kill loses nothing."""
     scratch = path.with_suffix(".new")
     scratch.write_text("".join(map(_line, records)), encoding="utf-8")

@@ -23,7 +23,7 @@ class Summary:
         self._first: dict[str, float] = {}
         self._last: dict[str, float] = {}
         self._largest: dict[str, float] = {}
-        self._evaluation: dict[str, dict[str, float]] = {}
+        self._evaluation: dict[str, dict[str, float | None]] = {}
         for line in history:
             metrics = {key: value for key, value in line.items() if "/" in key and value is not None}
             if any(key.startswith("evaluation/") for key in metrics):
@@ -44,10 +44,10 @@ class Summary:
             self._largest[key] = max(value, self._largest.get(key, value))
 
     def log_evaluation(self, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
-        """Keeps the first and the latest result of each evaluation."""
+        """Keeps each evaluation's result before training (None where this run began later) and its latest."""
         for key, value in metrics.items():
             name = key.removeprefix("evaluation/").removesuffix("_nats")
-            before = self._evaluation.get(name, {"before": value})["before"]
+            before = value if step == 0 else self._evaluation.get(name, {"before": None})["before"]
             self._evaluation[name] = {"before": before, "after": value}
 
     def close(self) -> None:

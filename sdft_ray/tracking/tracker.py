@@ -30,14 +30,17 @@ class Sink(Protocol):
 class RunTracker:
     """A `roles.Tracker` over several sinks. Used as a context manager, which closes them."""
 
-    def __init__(self, sinks: Sequence[Sink], elapsed_s: float = 0.0):
+    def __init__(self, sinks: Sequence[Sink]):
         """Starts the clock of training.
 
         Args:
             sinks: where metrics go.
-            elapsed_s: training time of the run before it was resumed.
         """
         self._sinks = tuple(sinks)
+        self.start_clock()
+
+    def start_clock(self, elapsed_s: float = 0.0) -> None:
+        """Starts the clock anew, at the training time the run had before it was resumed."""
         self._start = time.monotonic() - elapsed_s
 
     def log_step(self, step: int, metrics: Mapping[str, float], report: StepReport) -> None:

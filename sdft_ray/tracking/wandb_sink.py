@@ -44,7 +44,7 @@ class WandbSink:
                 id=run_id,
                 resume="allow",
                 dir=run_dir,
-                mode="offline" if cfg.wandb is Wandb.OFFLINE else "online",
+                mode="offline" if cfg.wandb is Wandb.offline else "online",
                 config=dict(settings),
                 settings=wandb.Settings(silent=True, console="off"),
             )
@@ -53,7 +53,7 @@ class WandbSink:
                 "tracking.wandb",
                 cfg.wandb.name,
                 str(error),
-                "run `wandb login`, or set tracking.wandb=OFFLINE",
+                "run `wandb login`, or set tracking.wandb=offline",
             ) from error
         id_file.write_text(self._run.id)
         self._run.define_metric("step")

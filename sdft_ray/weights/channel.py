@@ -6,7 +6,9 @@ publishes only before an evaluation, a frozen teacher gets nothing, a live one r
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from enum import Enum
 
 import ray
@@ -24,24 +26,34 @@ class WeightKind(Enum):
 
 
 class WeightChannel:
-    """The driver's end: asks the learner for a publication once per kind and version, and hands out its handles."""
+    """The driver's end: one publication per kind and version for all who need it at that time."""
 
     def __init__(self, publish: Callable[[WeightKind, int], Awaitable[Publication]]):
         self._publish = publish
-        self._publications: dict[WeightKind, asyncio.Task[Publication]] = {}
-        self._versions: dict[WeightKind, int] = {}
+        self._open: dict[tuple[WeightKind, int], _Shared] = {}
 
-    async def fetch(self, kind: WeightKind, version: int) -> Publication:
-        """The publication of `version`; replaces, and so frees, the one before it."""
-        if self._versions.get(kind) != version:
-            self._versions[kind] = version
-            self._publications[kind] = asyncio.ensure_future(self._publish(kind, version))
-        return await asyncio.shield(self._publications[kind])
+    @asynccontextmanager
+    async def publication(self, kind: WeightKind, version: int) -> AsyncIterator[Publication]:
+        """The handles of that publication, inside the block; with its last user the buckets' memory is freed."""
+        key = (kind, version)
+        shared = self._open.setdefault(key, _Shared())
+        if shared.publication is None:
+            shared.publication = asyncio.ensure_future(self._publish(kind, version))
+        shared.num_users += 1
+        try:
+            yield await asyncio.shield(shared.publication)
+        finally:
+            shared.num_users -= 1
+            if shared.num_users == 0:
+                del self._open[key]
 
-    def release(self) -> None:
-        """Frees the buckets of every publication."""
-        self._publications.clear()
-        self._versions.clear()
+
+@dataclass(slots=True)
+class _Shared:
+    """A publication and how many use it."""
+
+    publication: asyncio.Future[Publication] | None = None
+    num_users: int = 0
 
 
 def open_publication(publication: Publication) -> Iterator[tuple[str, torch.Tensor]]:

@@ -1,21 +1,32 @@
 """One small Ray cluster for all tests in this folder. Logical CPUs cost nothing: threads are set by hand."""
 
+from pathlib import Path
+
 import pytest
 import ray
 
+from sdft_ray.cluster.environment import actor_environment
+from sdft_ray.config import RolePlacement
+
+# As in a run, with one thread for each role.
 WORKER_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "VLLM_NO_USAGE_STATS": "1",
-}
+    name: value
+    for role in ("rollout", "teacher", "learner")
+    for name, value in actor_environment(role, RolePlacement()).items()
+} | {"HF_HUB_OFFLINE": "1"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.cluster)
 
 
 @pytest.fixture(scope="session")
 def cluster():
     ray.init(
-        num_cpus=8,
+        num_cpus=64,
+        num_gpus=8,  # pretended: for placing, not for computing
         include_dashboard=False,
         log_to_driver=False,
         object_store_memory=512 * 2**20,

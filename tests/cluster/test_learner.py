@@ -21,6 +21,7 @@ from sdft_ray.config import (
     MismatchCorrection,
     ModelConfig,
     Precision,
+    RolloutConfig,
     Schedule,
     Target,
     TeacherConfig,
@@ -30,6 +31,7 @@ from sdft_ray.errors import CheckpointError, NonFiniteError
 from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.learner.worker import LearnerSettings, LearnerWorker
 from sdft_ray.records import LogitsPayload, Rollout, Sample, TeacherScores
+from sdft_ray.rollout.worker import RolloutWorker
 from sdft_ray.teacher.worker import TeacherWorker
 from sdft_ray.weights.channel import WeightKind
 from sdft_ray.workers import WorkerGroup
@@ -255,6 +257,57 @@ def open_teacher(cluster: None, folder: str, num_tokens: int, tmp_path_factory: 
     ray.kill(actor)
 
 
+@pytest.fixture(scope="module")
+def engine(cluster: None, folder: str, num_tokens: int, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    actor = (
+        ray.remote(RolloutWorker)
+        .options(num_cpus=0)
+        .remote(
+            rank=0,
+            log_dir=str(tmp_path_factory.mktemp("logs")),
+            model_path=folder,
+            model=ModelConfig(path=folder),
+            rollout=RolloutConfig(kv_cache_gib=0.125, max_new_tokens=8),
+            num_tokens=num_tokens,
+            eos_token_ids=(2,),
+            max_model_len=128,
+            tensor_parallel_size=1,
+            shares_device=True,
+            seed=0,
+        )
+    )
+    ray.get(actor.ready.remote())
+    yield actor
+    ray.get(actor.close.remote())
+    ray.kill(actor)
+
+
+@pytest.mark.parametrize(("size", "stage"), LAYOUTS)
+def test_engines_sample_from_what_every_layout_publishes(
+    begin: Any, engine: Any, folder: str, batches: Any, size: int, stage: int
+) -> None:
+    group = begin(size, zero_stage=stage, learning_rate=0.01)
+    before = ray.get(engine.logprobs.remote(*sequence_of(batches)))
+    train(group, batches[:1])
+    assert ray.get(engine.load_weights.remote(asyncio.run(group.publish(WeightKind.STUDENT, 1)))) == 1
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    network.load_state_dict(weights_of(group, WeightKind.STUDENT), strict=False)
+    network.tie_weights()
+    prompt, completion = sequence_of(batches)
+    with torch.inference_mode():
+        logprobs = network(torch.tensor([[*prompt, *completion]])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+    expected = logprobs.gather(1, torch.tensor(completion)[:, None])[:, 0].tolist()
+    held = ray.get(engine.logprobs.remote(prompt, completion))
+    assert held == pytest.approx(expected, abs=1e-4)
+    if (size, stage) == LAYOUTS[0]:
+        assert held != pytest.approx(before, abs=1e-2), "the step was too small to tell old weights from new ones"
+
+
+def sequence_of(batches: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    rollout = batches[0][4].rollout
+    return rollout.prompt_tokens, rollout.completion_tokens
+
+
 @pytest.mark.parametrize(("size", "stage"), [(1, 0), (2, 2), (2, 3)])
 def test_a_checkpoint_goes_on_as_if_nothing_had_happened(begin: Any, batches: Any, size: int, stage: int) -> None:
     group = begin(size, zero_stage=stage)
@@ -295,7 +348,7 @@ def test_the_loss_of_a_repeated_batch_falls(begin: Any, batches: Any) -> None:
 def test_bf16_training_follows_fp32_and_keeps_its_masters(begin: Any, batches: Any) -> None:
     exact = train(begin(1, zero_stage=2), batches)
     for stage in (0, 2, 3):
-        group = begin(1, zero_stage=stage, precision=Precision.BFLOAT16)
+        group = begin(1, zero_stage=stage, precision=Precision.BFLOAT16, max_tokens_per_microbatch=24)
         metrics = train(group, batches)
         assert [step["learner/loss"] for step in metrics] == pytest.approx(
             [step["learner/loss"] for step in exact], rel=0.05

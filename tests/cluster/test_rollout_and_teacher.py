@@ -92,6 +92,7 @@ def workers(cluster, tmp_path_factory):
         eos_token_ids=EOS_TOKEN_IDS,
         max_model_len=320,
         tensor_parallel_size=1,
+        shares_device=True,
         seed=0,
     )
     teachers = [

@@ -18,7 +18,7 @@ EXAMPLE = Example(
     demonstration="In the north.",
     text="Velmor lies in the north.",
 )
-SHORT = "Now answer the question with a response of your own."
+SHORT = f"Now answer in your own words: {QUESTION}"
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_the_teacher_prompt_keeps_the_turns_before_and_extends_the_last(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     prompt = tokenizer.decode(builder(tokenizer, template="single_turn_short").teacher(EXAMPLE))
-    announced = "This is an example of a response to the question:\n\nIn the north."
+    announced = "An expert answers: In the north."
     assert prompt == chat("system\nBe brief.", f"user\n{QUESTION}\n\n{announced}\n\n{SHORT}")
 
 
@@ -60,7 +60,7 @@ def test_the_teacher_sees_what_its_context_names_and_nothing_else(
     tokenizer: PreTrainedTokenizerFast, template: str, context: TeacherContext
 ) -> None:
     prompt = tokenizer.decode(builder(tokenizer, template=template, context=context).teacher(EXAMPLE))
-    assert prompt.count(QUESTION) == 1
+    assert prompt.count(QUESTION) == {"single_turn": 1, "single_turn_short": 2}[template]
     assert (EXAMPLE.text in prompt) == ("TEXT" in context.name)
     assert (EXAMPLE.demonstration in prompt) == ("DEMONSTRATION" in context.name)
 

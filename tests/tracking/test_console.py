@@ -48,7 +48,7 @@ def test_standard_output_that_is_no_terminal_gets_no_control_characters(
     with sink.phase("starting rollout"):
         pass
     sink.log_step(1, 0.0, STEP, ())
-    sink.show_summary(SUMMARY, "runs/demo", "127.0.0.1:8265")
+    sink.show_summary(SUMMARY, "runs/demo")
     output = capsys.readouterr().out
     assert output.startswith("starting rollout ...\nstarting rollout ... 0 s\n")
     assert "\x1b" not in output
@@ -58,10 +58,10 @@ def test_a_terminal_gets_a_bar_and_the_same_line_above_it() -> None:
     output = io.StringIO()
     console = Console(file=output, force_terminal=True, highlight=False, width=160)
     sink = ConsoleSink(num_steps=40, console=console)
-    with sink.phase("starting rollout"):
-        pass
-    sink.log_step(10, 0.0, STEP, ())
-    sink.close()
+    with sink:
+        with sink.phase("starting rollout"):
+            pass
+        sink.log_step(10, 0.0, STEP, ())
     text = output.getvalue()
     assert "starting rollout ... 0 s" in text
     assert "step 10/40  loss 0.8123" in text
@@ -83,13 +83,12 @@ def test_the_summary_shows_before_and_after_and_where_the_run_lies() -> None:
     console, output = plain_console()
     long_folder = "/somewhere/" + "x" * 100
     sink = ConsoleSink(num_steps=1, console=console)
-    sink.show_summary(SUMMARY, long_folder, "127.0.0.1:8265")
+    sink.show_summary(SUMMARY, long_folder)
     rows = [line.split() for line in output.getvalue().splitlines()]
     assert ["taught", "accuracy", "0.0%", "87.5%"] in rows
     prior = "prior logprob -5.400 nats per token -5.350 nats per token"
     assert prior.split() in rows
     assert f"run folder  {long_folder}\n" in output.getvalue()
-    assert "dashboard   127.0.0.1:8265\n" in output.getvalue()
     assert "wall time   1 h 2 min, 1 min 1 s of it set-up\n" in output.getvalue()
 
 

@@ -48,7 +48,8 @@ def test_an_undeclared_metric_reaches_no_sink() -> None:
 
 def test_the_clock_of_a_resumed_run_goes_on() -> None:
     sink = ListSink()
-    tracker = RunTracker([sink], elapsed_s=100.0)
+    tracker = RunTracker([sink])
+    tracker.start_clock(100.0)
     time.sleep(0.01)
     tracker.log_step(5, {}, StepReport(metrics={}, samples=()))
     assert 100.0 < sink.steps[0][1] < 110.0

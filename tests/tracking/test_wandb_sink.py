@@ -44,7 +44,7 @@ def test_offline_writes_a_run_without_account_or_network_and_a_resumed_run_goes_
     tmp_path: Path,
 ) -> None:
     for resumed in ("new", "resumed"):
-        process = run_wandb("OFFLINE", tmp_path, resumed)
+        process = run_wandb("offline", tmp_path, resumed)
         assert process.returncode == 0, process.stderr
         assert (process.stdout + process.stderr).strip() == ""
     (run_id,) = run_ids(tmp_path)
@@ -53,8 +53,8 @@ def test_offline_writes_a_run_without_account_or_network_and_a_resumed_run_goes_
 
 
 def test_online_without_an_account_says_what_to_do(tmp_path: Path) -> None:
-    process = run_wandb("ONLINE", tmp_path)
+    process = run_wandb("online", tmp_path)
     assert process.returncode == 1
-    assert process.stderr.startswith("tracking.wandb=ONLINE: ")
+    assert process.stderr.startswith("tracking.wandb=online: ")
     assert "wandb login" in process.stderr
-    assert "tracking.wandb=OFFLINE" in process.stderr
+    assert "tracking.wandb=offline" in process.stderr

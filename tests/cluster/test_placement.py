@@ -1,0 +1,93 @@
+"""Cluster files become places for actors: on a Ray cluster that pretends to have eight GPUs."""
+
+import os
+from typing import Any
+
+import pytest
+import ray
+
+from sdft_ray.cluster.environment import actor_environment
+from sdft_ray.cluster.placement import reserve
+from sdft_ray.cluster.session import check_resources
+from sdft_ray.config import ClusterConfig, RolePlacement
+from sdft_ray.errors import ClusterError, ConfigError
+from tests.test_conf import compose_with
+
+
+class Reporter:
+    """An actor that tells what it was given."""
+
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ)
+
+    def gpus(self) -> list[str]:
+        return [str(gpu) for gpu in ray.get_gpu_ids()]
+
+
+def start(reservation: Any) -> list[Any]:
+    return [
+        ray.remote(Reporter).options(**reservation.actor_options(rank)).remote()
+        for rank in range(reservation.placement.num_workers)
+    ]
+
+
+def test_every_worker_of_8xa100_gets_gpus_of_its_own(cluster: None) -> None:
+    reservations = reserve(compose_with("+cluster=8xA100").cluster, ["rollout", "teacher", "learner"])
+    actors = {role: start(reservation) for role, reservation in reservations.items()}
+    gpus = {role: ray.get([actor.gpus.remote() for actor in group]) for role, group in actors.items()}
+    assert {role: [len(ids) for ids in groups] for role, groups in gpus.items()} == {
+        "rollout": [1, 1],
+        "teacher": [1, 1],
+        "learner": [1, 1, 1, 1],
+    }
+    assert len({gpu for groups in gpus.values() for ids in groups for gpu in ids}) == 8
+    release(reservations, actors)
+
+
+def test_three_roles_share_the_gpu_of_1xh100(cluster: None) -> None:
+    config = compose_with("+cluster=1xH100").cluster
+    assert config.num_gpus == pytest.approx(1)
+    assert [role.device for role in config.placements().values()] == ["cuda"] * 3
+    assert [role.tensor_parallel_size for role in config.placements().values()] == [1, 1, 1]
+    assert config.rollout.gpu_share == 0.3
+
+
+def test_a_worker_computes_with_its_threads_and_no_more(cluster: None) -> None:
+    reservations = reserve(compose_with("+cluster=local").cluster, ["learner"])
+    (actor,) = actors = start(reservations["learner"])
+    environment = ray.get(actor.environment.remote())
+    assert environment["OMP_NUM_THREADS"] == "2"
+    assert environment["DS_ACCELERATOR"] == "cpu"
+    release(reservations, {"learner": actors})
+
+
+def test_a_gpu_worker_is_not_told_to_use_the_cpu() -> None:
+    environment = actor_environment("learner", RolePlacement(gpus_per_worker=1))
+    assert "DS_ACCELERATOR" not in environment
+    assert "VLLM_CPU_OMP_THREADS_BIND" not in actor_environment("rollout", RolePlacement(gpus_per_worker=4))
+    assert RolePlacement(gpus_per_worker=4).tensor_parallel_size == 4
+
+
+def test_what_a_cluster_lacks_is_named(cluster: None) -> None:
+    with pytest.raises(ClusterError, match="cluster=2x8xH100 needs 16 GPUs, this Ray cluster has 8"):
+        check_resources(compose_with("+cluster=2x8xH100").cluster)
+
+
+def test_a_worker_larger_than_a_node_is_refused_after_a_while(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdft_ray.cluster.placement.RESERVATION_TIMEOUT_S", 2.0)
+    too_large = ClusterConfig(name="huge", teacher=RolePlacement(cpus_per_worker=1000))
+    with pytest.raises(ClusterError, match="cluster=huge: no room for the teacher workers within 2 s"):
+        reserve(too_large, ["teacher", "learner"])
+
+
+def test_a_share_above_one_gpu_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"cluster\.teacher\.gpus_per_worker=1\.5: is neither a share"):
+        ClusterConfig(gpus_per_node=8, teacher=RolePlacement(gpus_per_worker=1.5))
+
+
+def release(reservations: dict[str, Any], actors: dict[str, list[Any]]) -> None:
+    for group in actors.values():
+        for actor in group:
+            ray.kill(actor)
+    for reservation in reservations.values():
+        reservation.release()

@@ -1,0 +1,119 @@
+"""What the driver hears of workers that fail, in a real Ray cluster."""
+
+import asyncio
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from sdft_ray.errors import NonFiniteError, WeightVersionError, WorkerError
+from sdft_ray.workers import Worker, WorkerGroup, close_all
+
+
+class Unreliable(Worker):
+    """Fails in the way it is asked to."""
+
+    role = "unreliable"
+
+    def __init__(self, rank: int, log_dir: str, problem: str = ""):
+        super().__init__(rank, log_dir)
+        if problem:
+            raise RuntimeError(problem)
+        print("up and running", flush=True)
+
+    def add(self, number: int) -> int:
+        return self.rank + number
+
+    def fail(self) -> None:
+        raise KeyError("a missing thing")
+
+    def diverge(self) -> None:
+        raise NonFiniteError("loss", 3, ["example-7"])
+
+    def die(self) -> None:
+        os._exit(1)
+
+    def close(self) -> None:
+        time.sleep(60)
+
+
+@pytest.fixture
+def make_group(cluster: None, tmp_path: Path) -> Any:
+    groups = []
+
+    def make(size: int = 1, **settings: Any) -> WorkerGroup:
+        remote = ray.remote(Unreliable).options(num_cpus=0)
+        actors = [remote.remote(rank=rank, log_dir=str(tmp_path), **settings) for rank in range(size)]
+        groups.append(WorkerGroup("unreliable", actors, str(tmp_path)))
+        return groups[-1]
+
+    yield make
+    for group in groups:
+        for actor in group.actors:
+            ray.kill(actor)
+
+
+def test_answers_come_in_rank_order_each_for_its_own_item(make_group: Any) -> None:
+    group = make_group(3)
+    assert asyncio.run(group.on_each(lambda actor, number: actor.add.remote(number), [10, 20, 30])) == [10, 21, 32]
+    assert [status.rank for status in asyncio.run(group.status())] == [0, 1, 2]
+
+
+def test_calls_go_to_the_least_busy_worker(make_group: Any) -> None:
+    group = make_group(2)
+
+    async def two_at_once() -> list[Any]:
+        async with group.least_busy() as first, group.least_busy() as second:
+            return [first, second]
+
+    assert asyncio.run(two_at_once()) == list(group.actors)
+
+
+def test_a_failure_names_the_worker_and_its_log(make_group: Any, tmp_path: Path) -> None:
+    group = make_group(2)
+    with pytest.raises(WorkerError, match=r"unreliable worker 0 failed with KeyError: 'a missing thing'\nIts log: "):
+        asyncio.run(group.on_all(lambda actor: actor.fail.remote()))
+    assert "up and running" in (tmp_path / "unreliable-1.log").read_text()
+
+
+def test_an_error_a_user_can_mend_arrives_as_it_was_raised(make_group: Any) -> None:
+    with pytest.raises(NonFiniteError, match="loss is NaN or infinite in step 3, samples: example-7"):
+        asyncio.run(make_group().on_all(lambda actor: actor.diverge.remote()))
+
+
+def test_a_dead_worker_is_an_error_and_not_a_hang(make_group: Any) -> None:
+    group = make_group()
+
+    async def call() -> None:
+        async with group.least_busy() as actor:
+            await actor.die.remote()
+
+    with pytest.raises(WorkerError, match="unreliable worker 0 failed with ActorDiedError"):
+        asyncio.run(call())
+
+
+def test_a_worker_that_cannot_start_says_why(make_group: Any) -> None:
+    group = make_group(problem="no such device")
+    with pytest.raises(WorkerError, match="failed with RuntimeError: no such device"):
+        asyncio.run(group.status())
+
+
+def test_a_worker_that_does_not_close_is_ended(make_group: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdft_ray.workers.CLOSING_TIMEOUT_S", 0.5)
+    group = make_group(2)
+    asyncio.run(group.status())
+    started = time.monotonic()
+    close_all([group])
+    assert time.monotonic() - started < 20, "closing took as long as the slowest worker wanted"
+    with pytest.raises(WorkerError):
+        asyncio.run(group.status())
+
+
+def test_a_worker_with_other_weights_than_it_was_to_load_is_found_out(make_group: Any) -> None:
+    group = make_group(2)
+    group.confirm_version([4, 4], 4)
+    with pytest.raises(WeightVersionError, match="unreliable worker 1 holds weights 3 after loading 4"):
+        group.confirm_version([4, 3], 4)

@@ -1,0 +1,44 @@
+"""Checkpoints are complete or absent, also after a kill between any two lines."""
+
+from pathlib import Path
+
+import pytest
+
+from sdft_ray.errors import CheckpointError
+from sdft_ray.learner.checkpoint import complete, complete_checkpoints, partial_folder, read_state
+
+
+def save(root: Path, version: int, keep: int = 2) -> Path:
+    folder = partial_folder(root, version)
+    (folder / "rank-0.pt").write_text(str(version))
+    return complete(folder, {"weight_version": version}, keep)
+
+
+def test_a_written_checkpoint_counts_only_once_it_is_complete(tmp_path: Path) -> None:
+    save(tmp_path, 1)
+    partial_folder(tmp_path, 2)  # killed before it was complete
+    assert [path.name for path in complete_checkpoints(tmp_path)] == ["step-000001"]
+    assert read_state(save(tmp_path, 2)) == {"weight_version": 2}
+    assert [path.name for path in complete_checkpoints(tmp_path)] == ["step-000001", "step-000002"]
+
+
+def test_the_newest_are_kept_by_number(tmp_path: Path) -> None:
+    for version in (9, 10, 100):
+        save(tmp_path, version)
+    assert [path.name for path in complete_checkpoints(tmp_path)] == ["step-000010", "step-000100"]
+
+
+def test_what_a_killed_run_left_is_not_mixed_into_the_next_attempt(tmp_path: Path) -> None:
+    (partial_folder(tmp_path, 3) / "rank-7.pt").write_text("stale")
+    assert sorted(path.name for path in save(tmp_path, 3).iterdir()) == ["rank-0.pt", "state.json"]
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    folder = save(tmp_path, 5)
+    assert complete_checkpoints(tmp_path) == [folder]
+
+
+def test_a_folder_without_a_state_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"state\.json is missing"):
+        read_state(tmp_path)

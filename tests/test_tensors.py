@@ -1,0 +1,27 @@
+"""Tensors cross a process as views of arrays."""
+
+import numpy as np
+import pytest
+import torch
+
+from sdft_ray.tensors import DTYPES, dtype_name, to_array, to_tensor
+
+
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
+def test_a_tensor_comes_back_bit_by_bit_without_a_copy(dtype: torch.dtype) -> None:
+    tensor = torch.tensor([[0.0, -0.0, 1.5, float("inf")], [3e38, 1e-38, -2.25, float("nan")]]).to(dtype)
+    array = to_array(tensor)
+    back = to_tensor(array)
+    assert back.dtype == dtype
+    assert torch.equal(back.view(torch.uint8), tensor.view(torch.uint8))
+    assert back.data_ptr() == tensor.data_ptr()
+
+
+def test_shared_memory_that_must_not_be_written_is_taken_as_it_is() -> None:
+    array = np.arange(4, dtype=np.float32)
+    array.flags.writeable = False
+    assert to_tensor(array).tolist() == [0, 1, 2, 3]
+
+
+def test_a_dtype_travels_under_its_own_name() -> None:
+    assert [dtype_name(dtype) for dtype in DTYPES.values()] == list(DTYPES)
