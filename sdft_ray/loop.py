@@ -51,9 +51,10 @@ async def train(
             example = next(examples)
             rollout = await completions.complete(example)  # 1. y ~ student(. | x)
             scores = await teacher.score(example, rollout)  # 2. teacher(. | x, demonstration, y_<t) at every t
-            sample = Sample(example_id=example.example_id, epoch=example.epoch, rollout=rollout, scores=scores)
-            await buffer.put(ticket, sample)
-            del sample  # as below
+            await buffer.put(
+                ticket, Sample(example_id=example.example_id, epoch=example.epoch, rollout=rollout, scores=scores)
+            )
+            del scores  # as below
 
     async def learn() -> None:
         timer = PhaseTimer()
@@ -63,7 +64,7 @@ async def train(
                     batch = await buffer.take_batch()
                 staleness = learner.weight_version - min(sample.rollout.weight_version for sample in batch)
                 report = await learner.step(batch)  # 3. per-token divergence; 4. ema_decay * old + (1 - ...) * student
-                del batch  # its payloads are the largest thing there is, and nobody needs them any more
+                del batch  # the last handles of its payloads: their memory is free for the next step's
                 version = learner.weight_version
                 with timer.phase("load_weights"):  # 5. both pull what they need of the new version from the learner
                     await asyncio.gather(completions.load_weights(version), teacher.load_weights(version))

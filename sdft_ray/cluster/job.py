@@ -79,6 +79,8 @@ class Job:
             f"{cfg.method.name}: {material.num_steps} steps of {cfg.batch_size} samples, {cfg.model.path} on "
             f"{cfg.cluster.name}, {target}"
         )
+        if cfg.note:
+            self.console.say(cfg.note)
         if material.num_skipped:
             self.console.say(f"{material.num_skipped} examples are over their token budget and were skipped")
         for change in self._changed_settings:

@@ -53,3 +53,10 @@ class LearnerConfig:
             "is not a ZeRO stage",
             "choose 0, 1, 2 or 3",
         )
+        require(
+            self.precision is Precision.FLOAT32 or self.zero_stage > 0,
+            "learner.zero_stage",
+            self.zero_stage,
+            "has no fp32 masters beside bf16 weights, so small updates would be rounded away",
+            "set learner.zero_stage=1 or more, or learner.precision=FLOAT32",
+        )

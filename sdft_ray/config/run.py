@@ -40,6 +40,7 @@ class RunConfig:
 
     name: str = ""  # the run folder is runs_dir/name; "" makes a name of method and time
     runs_dir: str = "runs"
+    note: str = ""  # printed at the start: what an experiment's author wants its users to know
     seed: int = 0  # of the data order and of every completion
     batch_size: int = 16  # prompts of one optimizer step, one completion each
     num_steps: int = 0  # optimizer steps; 0 derives them from num_epochs

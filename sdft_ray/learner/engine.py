@@ -34,11 +34,11 @@ def build_engine(model_path: str, model: ModelConfig, cfg: LearnerConfig, device
 
 
 def gradient_norm(engine: Any) -> float | None:
-    """The global gradient norm where DeepSpeed does not report it (fp32 without ZeRO), else None.
+    """The global gradient norm where DeepSpeed does not report it (without ZeRO), else None.
 
     Call it before `engine.step`, which clips and clears the gradients; they are already summed over ranks.
     """
-    if engine.zero_optimization() or engine.bfloat16_enabled():
+    if engine.zero_optimization():
         return None
     gradients = [param.grad for param in engine.module.parameters() if param.grad is not None]
     return float(torch.nn.utils.get_total_norm(gradients))

@@ -52,7 +52,7 @@ def _zero3_fragment(name: str, param: torch.nn.Parameter, rank: int) -> Fragment
 
 
 def _zero12_fragment(name: str, param: torch.nn.Parameter) -> Fragment | None:
-    """ZeRO 1 and 2 (and bf16 without ZeRO) cut the flat sequence of all parameters; a rank may hold none of one."""
+    """ZeRO 1 and 2 cut the flat sequence of all parameters; a rank may hold none of one."""
     mapping = param._hp_mapping  # type: ignore[attr-defined]
     if mapping is None:
         return None

@@ -24,8 +24,8 @@ SETTINGS = [
     "+cluster=local",
     "model=custom",
     "model.dtype=FLOAT32",
-    "data.split=taught[:8]",
-    "evaluation.sets={taught: 'builtin:facts:taught[:4]'}",
+    "data=jsonl",  # which, unlike data=facts, brings no evaluation sets
+    "data.source=builtin:facts:taught[:8]",
     "evaluation.prior=''",
     "evaluation.max_new_tokens=8",
     "rollout.max_new_tokens=12",
@@ -37,6 +37,9 @@ SETTINGS = [
     "cluster.teacher.threads_per_worker=1",
     "cluster.learner.threads_per_worker=1",
 ]
+
+
+EVALUATED = ["evaluation.sets={taught: 'builtin:facts:taught[:4]'}", "loss.skip_first_tokens=0"]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +66,9 @@ def launch(cluster: None, folder: str, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def first_run(launch: Callable[..., Any]) -> tuple[Path, str]:
-    return launch("first", "num_steps=4", "checkpoint_every=2", "tracking.wandb=offline", "learner.zero_stage=3")
+    return launch(
+        "first", *EVALUATED, "num_steps=4", "checkpoint_every=2", "tracking.wandb=offline", "learner.zero_stage=3"
+    )
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -105,16 +110,28 @@ def test_the_summary_tells_what_the_run_was(first_run: tuple[Path, str]) -> None
     assert set(summary["peak_memory_gib"]) == {"rollout", "teacher", "learner"}
 
 
-def test_the_same_seed_gives_the_same_run(first_run: tuple[Path, str], launch: Callable[..., Any]) -> None:
-    again, _ = launch("again", "num_steps=4", "learner.zero_stage=3")
-    for one, other in zip(step_lines(first_run[0]), step_lines(again), strict=True):
+def test_the_same_run_submitted_as_a_ray_job_gives_the_same_metrics(
+    first_run: tuple[Path, str], cluster: Any, folder: str, tmp_path: Path
+) -> None:
+    def submit() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "launch/submit.py", f"http://{cluster.dashboard_url}", *SETTINGS, *EVALUATED]
+        command += [f"model.path={folder}", f"runs_dir={tmp_path}", "name=again", "num_steps=4", "learner.zero_stage=3"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+
+    good = submit()
+    assert good.returncode == 0, good.stdout + good.stderr
+    assert "step 4/4" in good.stdout and "SUCCEEDED" in good.stdout
+    for one, other in zip(step_lines(first_run[0]), step_lines(tmp_path / "again"), strict=True):
         assert other == pytest.approx(one, rel=1e-4, abs=1e-5)
+    taken = submit()
+    assert taken.returncode == 1
+    assert "error: name=again: the run folder" in taken.stdout and "FAILED" in taken.stdout
 
 
 def test_a_resumed_run_ends_where_the_whole_one_did(first_run: tuple[Path, str], launch: Callable[..., Any]) -> None:
     whole = step_lines(first_run[0])
     checkpoint = first_run[0] / "checkpoints" / "step-000002"
-    resumed, output = launch("resumed", "num_steps=4", "learner.zero_stage=3", f"resume={checkpoint}")
+    resumed, output = launch("resumed", *EVALUATED, "num_steps=4", "learner.zero_stage=3", f"resume={checkpoint}")
     assert [line["step"] for line in step_lines(resumed)] == [3, 4]
     for one, other in zip(whole[2:], step_lines(resumed), strict=True):
         assert other == pytest.approx(one, rel=1e-4, abs=1e-5)
@@ -142,8 +159,8 @@ def test_supervised_fine_tuning_is_the_same_loop_without_a_teacher(launch: Calla
     run, output = launch("sft", "method=sft", "num_steps=6", "learner.schedule=CONSTANT")
     losses = [line["learner/loss"] for line in step_lines(run)]
     assert losses[-1] < losses[0]
-    assert "teacher" not in json.loads((run / "summary.json").read_text())["weight_version"]
-    assert "teacher" not in output
+    assert json.loads((run / "summary.json").read_text())["weight_version"] == {"learner": [6]}
+    assert "teacher" not in output and "rollout" not in output, "roles nobody needs are not started"
 
 
 def test_an_asynchronous_run_stays_within_its_bound(launch: Callable[..., Any]) -> None:
@@ -166,7 +183,7 @@ def test_a_name_that_is_taken_is_refused_and_nothing_lost(
 def test_gpus_that_are_not_there_are_refused_within_seconds(folder: str, tmp_path: Path) -> None:
     """On a Ray of its own, which has none."""
     started = time.monotonic()
-    command = [sys.executable, "-m", "sdft_ray.launch", *SETTINGS[1:], "+cluster=8xA100", "name=gpus"]
+    command = [sys.executable, "-m", "sdft_ray.launch", *SETTINGS[1:-3], "+cluster=8xA100", "name=gpus"]
     command += [f"model.path={folder}", f"runs_dir={tmp_path}"]
     done = subprocess.run(command, cwd=ROOT, env=own_ray(), capture_output=True, text=True, timeout=200)
     assert done.returncode == 1
@@ -201,12 +218,12 @@ def kill(job: subprocess.Popen[bytes], process_name: str) -> None:
     victims[0].kill()
 
 
+ONLY_A_LEARNER = ["method=sft", "loss.mismatch=NONE"]  # starts in a quarter of the time
 ENDS = {
-    "Ctrl-C": (lambda job: stop(job, signal.SIGINT), 130, "error: interrupted"),
-    "SIGTERM": (lambda job: stop(job, signal.SIGTERM), 143, "error: terminated"),
-    "dead teacher": (lambda job: kill(job, "ray::TeacherWorker"), 1, "error: teacher worker 0 failed"),
-    "dead engine": (lambda job: kill(job, "VLLM::EngineCore"), 1, "error: rollout worker 0 failed"),
-    "dead learner": (lambda job: kill(job, "ray::LearnerWorker"), 1, "error: learner worker 0 failed"),
+    "Ctrl-C": ([], lambda job: stop(job, signal.SIGINT), 130, "error: interrupted"),
+    "dead engine": ([], lambda job: kill(job, "VLLM::EngineCore"), 1, "error: rollout worker 0 failed"),
+    "SIGTERM": (ONLY_A_LEARNER, lambda job: stop(job, signal.SIGTERM), 143, "error: terminated"),
+    "dead learner": (ONLY_A_LEARNER, lambda job: kill(job, "ray::Learner"), 1, "error: learner worker 0 failed"),
 }
 
 
@@ -215,9 +232,9 @@ def test_however_a_run_ends_it_leaves_no_process_behind_and_says_why_once(
     folder: str, tmp_path: Path, end: str
 ) -> None:
     """On a Ray of its own: the whole tree of processes has to go."""
-    act, code, said = ENDS[end]
+    settings, act, code, said = ENDS[end]
     command = [sys.executable, "-m", "sdft_ray.launch", *SETTINGS, f"model.path={folder}", f"runs_dir={tmp_path}"]
-    command += ["name=ended", "num_steps=100000", "evaluation.sets={}", "checkpoint_every=0"]
+    command += ["name=ended", "num_steps=100000", "checkpoint_every=0", *settings]
     log = tmp_path / "output.log"
     with log.open("w") as output:
         job = subprocess.Popen(command, cwd=ROOT, env=own_ray(), stdout=output, stderr=output)

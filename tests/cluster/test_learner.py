@@ -347,7 +347,7 @@ def test_the_loss_of_a_repeated_batch_falls(begin: Any, batches: Any) -> None:
 
 def test_bf16_training_follows_fp32_and_keeps_its_masters(begin: Any, batches: Any) -> None:
     exact = train(begin(1, zero_stage=2), batches)
-    for stage in (0, 2, 3):
+    for stage in (1, 2, 3):
         group = begin(1, zero_stage=stage, precision=Precision.BFLOAT16, max_tokens_per_microbatch=24)
         metrics = train(group, batches)
         assert [step["learner/loss"] for step in metrics] == pytest.approx(

@@ -1,0 +1,52 @@
+"""Submits the command to a running Ray cluster as a job, follows its output, and ends with its success or failure.
+
+    python launch/submit.py http://HEAD:8265 +cluster=8xA100 runs_dir=/shared/runs name=billing ...
+
+What follows the dashboard's address are the arguments of `python -m sdft_ray.launch`. This checkout travels along, so
+the nodes need the packages it uses, but not the package itself. Ctrl-C stops the job.
+"""
+
+import asyncio
+import shlex
+import sys
+from pathlib import Path
+
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+ROOT = Path(__file__).resolve().parents[1]
+NOT_UPLOADED = [".venv", ".git", "runs", "tests", "docs", ".*_cache"]
+
+
+def main(arguments: list[str]) -> int:
+    """Returns the exit code of the command line."""
+    if not arguments or not any(argument.startswith("runs_dir=/") for argument in arguments):
+        print("usage: submit.py http://HEAD:8265 +cluster=NAME runs_dir=/A/FOLDER/ALL/NODES/SEE ...", file=sys.stderr)
+        return 2
+    address, *overrides = arguments
+    client = JobSubmissionClient(address)
+    job = client.submit_job(
+        entrypoint=shlex.join(["python", "-m", "sdft_ray.launch", *overrides]),
+        runtime_env={"working_dir": str(ROOT), "excludes": NOT_UPLOADED},
+    )
+    print(f"submitted {job}", flush=True)
+    try:
+        asyncio.run(_follow(client, job))
+    except KeyboardInterrupt:
+        client.stop_job(job)
+        print(f"stopped {job}", flush=True)
+        return 130
+    # The job's own output has ended, but following it tells nothing of how: only the status does.
+    status = client.get_job_status(job)
+    print(f"{job}: {status}", flush=True)
+    return 0 if status == JobStatus.SUCCEEDED else 1
+
+
+async def _follow(client: JobSubmissionClient, job: str) -> None:
+    async for text in client.tail_job_logs(job):
+        print(text, end="", flush=True)
+    while not client.get_job_status(job).is_terminal():
+        await asyncio.sleep(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
