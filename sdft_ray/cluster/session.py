@@ -2,6 +2,7 @@
 
 import os
 
+import psutil
 import ray
 
 from sdft_ray.cluster.environment import DRIVER
@@ -49,7 +50,8 @@ class RaySession:
             address="local",
             # Logical CPUs: roles that take turns may reserve more than the machine has. Threads are set by role.
             num_cpus=max(self._cluster.num_cpus, os.cpu_count() or 1),
-            object_store_memory=int(self._cluster.object_store_gib * GIB),
+            # Ray refuses to start with more than the machine has, before anybody can say what else is missing.
+            object_store_memory=int(min(self._cluster.object_store_gib * GIB, 0.3 * psutil.virtual_memory().total)),
             include_dashboard=True,
             dashboard_host="127.0.0.1",
             log_to_driver=False,

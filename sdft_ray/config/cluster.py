@@ -37,7 +37,9 @@ class ClusterConfig:
     name: str = "custom"
     num_nodes: int = 1
     gpus_per_node: int = 0
-    object_store_gib: float = 4.0  # of a Ray that this command starts itself; weights and payloads pass through it
+    object_store_gib: float = (
+        4.0  # of a Ray started by this command, at most 30 % of memory; weights and payloads use it
+    )
     rollout: RolePlacement = field(default_factory=RolePlacement)
     teacher: RolePlacement = field(default_factory=RolePlacement)
     learner: RolePlacement = field(default_factory=RolePlacement)

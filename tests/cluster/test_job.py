@@ -25,7 +25,7 @@ SETTINGS = [
     "model=custom",
     "model.dtype=FLOAT32",
     "data=jsonl",  # which, unlike data=facts, brings no evaluation sets
-    "data.source=builtin:facts:taught[:8]",
+    "data.source='builtin:facts:taught[:8]'",
     "evaluation.prior=''",
     "evaluation.max_new_tokens=8",
     "rollout.max_new_tokens=12",
@@ -39,7 +39,7 @@ SETTINGS = [
 ]
 
 
-EVALUATED = ["evaluation.sets={taught: 'builtin:facts:taught[:4]'}", "loss.skip_first_tokens=0"]
+EVALUATED = ["+evaluation.sets.taught='builtin:facts:taught[:4]'", "loss.skip_first_tokens=0"]
 
 
 @pytest.fixture(scope="module")
