@@ -37,9 +37,7 @@ class ClusterConfig:
     name: str = "custom"
     num_nodes: int = 1
     gpus_per_node: int = 0
-    object_store_gib: float = (
-        4.0  # of a Ray started by this command, at most 30 % of memory; weights and payloads use it
-    )
+    object_store_gib: float = 4.0  # of a Ray started here, at most 30 % of memory; weights and payloads use it
     rollout: RolePlacement = field(default_factory=RolePlacement)
     teacher: RolePlacement = field(default_factory=RolePlacement)
     learner: RolePlacement = field(default_factory=RolePlacement)
