@@ -72,7 +72,7 @@ BAD = [
     (["cluster.rollout.gpus_per_worker=2"], "its roles need 2 GPUs but 1 x 0 are declared"),
     (["cluster.learner.gpus_per_worker=2", "cluster.gpus_per_node=2"], "one DeepSpeed rank"),
     (["loss.divergence=KL"], "loss.divergence"),
-    (["data=jsonl"], "data.source=: names no data; give a file"),
+    (["data=jsonl"], "data.source=: names no data; set it to a file"),
     (["model=custom"], "model.path=: names no model"),
     (["learner.precision=BFLOAT16", "learner.zero_stage=0"], "set learner.zero_stage=1 or more"),
     (["teacher.path=other"], "set teacher.weights=FROZEN"),
