@@ -1,5 +1,6 @@
 """The command as a user runs it, on a tiny random model: real Ray, vLLM and DeepSpeed, every role on the CPU."""
 
+import functools
 import json
 import os
 import signal
@@ -237,13 +238,19 @@ def test_however_a_run_ends_it_leaves_no_process_behind_and_says_why_once(
     command += ["name=ended", "num_steps=100000", "checkpoint_every=0", *settings]
     log = tmp_path / "output.log"
     with log.open("w") as output:
-        job = subprocess.Popen(command, cwd=ROOT, env=own_ray(), stdout=output, stderr=output)
-        metrics = tmp_path / "ended" / "metrics.jsonl"
-        wait_until(lambda: (metrics.exists() and len(metrics.read_text()) > 0) or job.poll() is not None, 300)
-        assert job.poll() is None, log.read_text()
-        tree = psutil.Process(job.pid).children(recursive=True)
-        act(job)
-        assert job.wait(timeout=120) == code, log.read_text()
+        # A test run in the background ignores SIGINT, and what it starts would inherit that.
+        heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        job = subprocess.Popen(command, cwd=ROOT, env=own_ray(), stdout=output, stderr=output, preexec_fn=heed)
+        try:
+            metrics = tmp_path / "ended" / "metrics.jsonl"
+            wait_until(lambda: (metrics.exists() and len(metrics.read_text()) > 0) or job.poll() is not None, 300)
+            assert job.poll() is None, log.read_text()
+            tree = psutil.Process(job.pid).children(recursive=True)
+            act(job)
+            assert job.wait(timeout=120) == code, log.read_text()
+        finally:
+            job.terminate()  # where an assertion failed it still runs; it ends its own tree
+            job.wait(timeout=60)
     wait_until(lambda: not [process for process in tree if is_alive(process)], 30)
     assert not [process for process in tree if is_alive(process)]
     text = log.read_text()
