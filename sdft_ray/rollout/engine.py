@@ -3,8 +3,10 @@
 Imported by a rollout worker when it starts, never by the driver: vLLM takes seconds to import.
 """
 
+import asyncio
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Any
 
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -20,6 +22,8 @@ from sdft_ray.rollout.weight_loading import WeightLoading
 
 # vLLM 0.32's CPU worker was never seen to end by itself, however long one waited: it is killed after this.
 SHUTDOWN_GRACE_S = 1.0
+
+DEATH_CHECK_S = 1.0
 
 
 class Engine:
@@ -66,7 +70,7 @@ class Engine:
 
     async def drop_padded_rows(self, num_tokens: int) -> None:
         """See `WeightLoading.drop_padded_rows`."""
-        await self._llm.collective_rpc("drop_padded_rows", args=(num_tokens,))
+        await self._answered(self._llm.collective_rpc("drop_padded_rows", args=(num_tokens,)))
 
     async def generate(
         self,
@@ -128,18 +132,32 @@ class Engine:
         Open completions are kept. What they and the prefix cache have computed is dropped, so after the load
         their keys and values are computed again, with the new weights.
         """
-        await self._llm.pause_generation(mode="keep", clear_cache=True)
-        await self._llm.collective_rpc("begin_weights")
+        await self._answered(self._llm.pause_generation(mode="keep", clear_cache=True))
+        await self._answered(self._llm.collective_rpc("begin_weights"))
 
     async def load_bucket(self, bucket: Bucket, path: str) -> None:
         """Loads one bucket, whose array lies in the file at `path`."""
         entries = [(entry.name, entry.shape, entry.offset) for entry in bucket.entries]
-        await self._llm.collective_rpc("load_bucket", args=(path, bucket.dtype, entries))
+        await self._answered(self._llm.collective_rpc("load_bucket", args=(path, bucket.dtype, entries)))
 
     async def finish_weights(self) -> None:
         """Closes the model and goes on generating."""
-        await self._llm.collective_rpc("finish_weights")
-        await self._llm.resume_generation()
+        await self._answered(self._llm.collective_rpc("finish_weights"))
+        await self._answered(self._llm.resume_generation())
+
+    async def _answered(self, call: Awaitable[Any]) -> None:
+        """Waits for a call to the engine's process; vLLM fails open requests when that dies, but not open calls.
+
+        Raises:
+            EngineDeadError: the process died.
+        """
+        answer = asyncio.ensure_future(call)
+        while not answer.done():
+            await asyncio.wait([answer], timeout=DEATH_CHECK_S)
+            if self._llm.errored and not answer.done():
+                answer.cancel()
+                raise self._llm.dead_error
+        answer.result()
 
     def close(self) -> None:
         """Ends the engine's processes."""
