@@ -1,0 +1,43 @@
+"""Ray metrics reach Prometheus, on the tests' Ray cluster."""
+
+import time
+import urllib.request
+
+import pytest
+import ray
+
+from sdft_ray.tracking.ray_metrics import RayMetrics
+
+
+@pytest.fixture
+def export_address(cluster: None) -> str:
+    """Where Ray exports its metrics for Prometheus."""
+    node = ray.nodes()[0]
+    return f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+
+
+def exported(address: str, name: str) -> str:
+    deadline = time.monotonic() + 60
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while time.monotonic() < deadline:
+        try:
+            lines = opener.open(address, timeout=10).read().decode().splitlines()
+        except OSError:  # the exporter is still starting
+            lines = []
+        for line in lines:
+            if line.startswith(f"ray_{name}{{"):
+                return line
+        time.sleep(0.2)
+    raise AssertionError(f"{name} did not appear at {address}")
+
+
+def test_prometheus_finds_the_metrics_with_run_and_set(export_address: str) -> None:
+    sink = RayMetrics("a run")
+    sink.log_step(1, 0.0, {"learner/loss": 0.25}, ())
+    sink.log_evaluation(1, 0.0, {"evaluation/taught-facts_accuracy": 0.5})
+    loss = exported(export_address, "sdft_learner_loss")
+    assert 'run="a run"' in loss
+    assert loss.endswith(" 0.25")
+    accuracy = exported(export_address, "sdft_evaluation_accuracy")
+    assert 'set="taught-facts"' in accuracy
+    assert accuracy.endswith(" 0.5")
