@@ -133,7 +133,7 @@ class Job:
         if saved is None or not saved.is_file():
             return []
         before, now = _flat(yaml.safe_load(saved.read_text())), _flat(self._settings)
-        return [f"{key}={now.get(key)} (was {before.get(key)})" for key in now if now[key] != before.get(key)]
+        return [f"{key}={value} (was {before.get(key)})" for key, value in now.items() if value != before.get(key)]
 
     def _other_sinks(self) -> list[Any]:
         sinks: list[Any] = [RayMetrics(self.folder.path.name)]

@@ -107,9 +107,10 @@ def _questions(source: str, match: Match, cfg: RunConfig, builder: PromptBuilder
 
 def _longest(cfg: RunConfig, facts: ModelFacts, dataset: TokenizedDataset, questions: list[Question]) -> int:
     """Tokens the rollout workers need room for; refuses what the model cannot read."""
-    new_tokens = cfg.rollout.max_new_tokens if cfg.method.completion is CompletionSource.STUDENT else 0
-    demonstration = 0 if new_tokens else max(len(row.demonstration_tokens) for row in dataset.rows)
-    written = new_tokens or demonstration
+    if cfg.method.completion is CompletionSource.STUDENT:
+        written = cfg.rollout.max_new_tokens
+    else:
+        written = max(len(row.demonstration_tokens) for row in dataset.rows)
     student = max(len(row.prompt_tokens) for row in dataset.rows) + written
     teacher = max(len(row.teacher_prompt_tokens) for row in dataset.rows) + written
     needed = max(student, teacher if cfg.method.target is Target.TEACHER else 0)

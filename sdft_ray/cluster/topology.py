@@ -167,7 +167,7 @@ def _rollout_workers(cfg: RunConfig, material: Material, reservation: Reservatio
         eos_token_ids=material.facts.eos_token_ids,
         max_model_len=material.max_model_len,
         tensor_parallel_size=placement.tensor_parallel_size,
-        shares_device=placement.device == "cpu" or placement.gpu_share < 1,
+        shares_device=placement.shares_device,
         seed=cfg.seed,
     )
 

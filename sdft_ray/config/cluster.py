@@ -25,6 +25,11 @@ class RolePlacement:
         return max(1, int(self.gpus_per_worker))
 
     @property
+    def shares_device(self) -> bool:
+        """Whether a worker computes in memory that others use, too: the host's, or that of a GPU it has a part of."""
+        return self.gpus_per_worker < 1
+
+    @property
     def gpu_share(self) -> float:
         """The part of each of its GPUs that a worker may fill."""
         return min(1.0, self.gpus_per_worker) if self.gpus_per_worker else 1.0

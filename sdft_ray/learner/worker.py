@@ -127,8 +127,7 @@ class LearnerWorker(Worker):
 
     def publish(self, kind: WeightKind) -> Publication | None:
         """Puts the current weights of `kind` into the object store; handles on rank 0, None elsewhere."""
-        fragments = self._average.fragments if kind is WeightKind.EMA and self._average else self._student
-        return self._publisher.publish(self.weight_version, fragments)
+        return self._publisher.publish(self.weight_version, self._fragments_of(kind))
 
     def save(self, folder: str) -> None:
         """Writes this rank's part of a checkpoint."""
@@ -159,14 +158,15 @@ class LearnerWorker(Worker):
 
     def weights(self, kind: WeightKind) -> dict[str, torch.Tensor]:
         """The fp32 masters of `kind` on rank 0, empty elsewhere: for comparing, not for transport."""
-        average = self._average
-        fragments = average.fragments if kind is WeightKind.EMA and average is not None else self._student
-        return self._publisher.state_dict(fragments, torch.float32)
+        return self._publisher.state_dict(self._fragments_of(kind), torch.float32)
 
     def close(self) -> None:
         """Leaves the group of ranks."""
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+    def _fragments_of(self, kind: WeightKind) -> Any:
+        return self._average.fragments if kind is WeightKind.EMA and self._average is not None else self._student
 
     def _student(self) -> Any:
         from sdft_ray.learner.fragments import master_fragments

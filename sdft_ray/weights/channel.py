@@ -36,9 +36,9 @@ class WeightChannel:
     async def publication(self, kind: WeightKind, version: int) -> AsyncIterator[Publication]:
         """The handles of that publication, inside the block; with its last user the buckets' memory is freed."""
         key = (kind, version)
-        shared = self._open.setdefault(key, _Shared())
-        if shared.publication is None:
-            shared.publication = asyncio.ensure_future(self._publish(kind, version))
+        if key not in self._open:
+            self._open[key] = _Shared(asyncio.ensure_future(self._publish(kind, version)))
+        shared = self._open[key]
         shared.num_users += 1
         try:
             yield await asyncio.shield(shared.publication)
@@ -52,7 +52,7 @@ class WeightChannel:
 class _Shared:
     """A publication and how many use it."""
 
-    publication: asyncio.Future[Publication] | None = None
+    publication: asyncio.Future[Publication]
     num_users: int = 0
 
 

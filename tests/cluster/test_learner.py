@@ -239,47 +239,39 @@ def test_teachers_hold_exactly_what_every_layout_publishes(
 
 
 @pytest.fixture(scope="module")
-def open_teacher(cluster: None, folder: str, num_tokens: int, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    actor = (
-        ray.remote(OpenTeacher)
-        .options(num_cpus=0)
-        .remote(
-            rank=0,
-            log_dir=str(tmp_path_factory.mktemp("logs")),
-            model_path=folder,
-            model=ModelConfig(path=folder),
-            teacher=TeacherConfig(),
-            num_tokens=num_tokens,
-            device="cpu",
-        )
-    )
-    yield actor
-    ray.kill(actor)
+def make_worker(cluster: None, folder: str, num_tokens: int, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Starts a worker that reads the tiny model."""
+    actors = []
+
+    def make(kind: type, **settings: Any) -> Any:
+        shared = {"rank": 0, "model_path": folder, "model": ModelConfig(path=folder), "num_tokens": num_tokens}
+        remote = ray.remote(kind).options(num_cpus=0)
+        actors.append(remote.remote(log_dir=str(tmp_path_factory.mktemp("logs")), **shared, **settings))
+        ray.get(actors[-1].ready.remote())
+        return actors[-1]
+
+    yield make
+    for actor in actors:
+        ray.get(actor.close.remote())
+        ray.kill(actor)
 
 
 @pytest.fixture(scope="module")
-def engine(cluster: None, folder: str, num_tokens: int, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    actor = (
-        ray.remote(RolloutWorker)
-        .options(num_cpus=0)
-        .remote(
-            rank=0,
-            log_dir=str(tmp_path_factory.mktemp("logs")),
-            model_path=folder,
-            model=ModelConfig(path=folder),
-            rollout=RolloutConfig(kv_cache_gib=0.125, max_new_tokens=8),
-            num_tokens=num_tokens,
-            eos_token_ids=(2,),
-            max_model_len=128,
-            tensor_parallel_size=1,
-            shares_device=True,
-            seed=0,
-        )
+def open_teacher(make_worker: Any) -> Any:
+    return make_worker(OpenTeacher, teacher=TeacherConfig(), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def engine(make_worker: Any) -> Any:
+    return make_worker(
+        RolloutWorker,
+        rollout=RolloutConfig(kv_cache_gib=0.125, max_new_tokens=8),
+        eos_token_ids=(2,),
+        max_model_len=128,
+        tensor_parallel_size=1,
+        shares_device=True,
+        seed=0,
     )
-    ray.get(actor.ready.remote())
-    yield actor
-    ray.get(actor.close.remote())
-    ray.kill(actor)
 
 
 @pytest.mark.parametrize(("size", "stage"), LAYOUTS)

@@ -75,8 +75,8 @@ def test_calls_go_to_the_least_busy_worker(make_group: Any) -> None:
 def test_a_failure_names_the_worker_and_its_log(make_group: Any, tmp_path: Path) -> None:
     group = make_group(2)
     asyncio.run(group.status())
-    with pytest.raises(WorkerError, match=r"unreliable worker 0 failed with KeyError: 'a missing thing'\nIts log: "):
-        asyncio.run(group.on_all(lambda actor: actor.fail.remote()))
+    with pytest.raises(WorkerError, match=r"unreliable worker 1 failed with KeyError: 'a missing thing'\nIts log: "):
+        asyncio.run(group.on_each(lambda actor, fails: actor.fail.remote() if fails else actor.add.remote(1), [0, 1]))
     assert "up and running" in (tmp_path / "unreliable-1.log").read_text()
 
 
