@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 # exp(-1e4) is exactly 0 in fp32 and fp64: a finite log 0 where an infinity would make gradients NaN.
-_LOG_OF_ZERO = -1e4
+LOG_OF_ZERO = -1e4
 
 
 def log_softmax_at(logits: Tensor, temperature: float, num_vocab: int) -> Tensor:
@@ -132,11 +132,24 @@ def jsd(student_logprobs: Tensor, teacher_logprobs: Tensor, beta: float) -> Tens
     check_jsd_beta(beta)
     student_logprobs, teacher_logprobs = _prepare(student_logprobs, teacher_logprobs)
     # Where both sides hold -inf, logaddexp differentiates to NaN; below the clamp a probability is 0 anyway.
-    teacher_logprobs = teacher_logprobs.clamp(min=_LOG_OF_ZERO)
+    teacher_logprobs = teacher_logprobs.clamp(min=LOG_OF_ZERO)
     mixture_logprobs = torch.logaddexp(student_logprobs + math.log1p(-beta), teacher_logprobs + math.log(beta))
     teacher_part = _expectation(teacher_logprobs.exp(), teacher_logprobs - mixture_logprobs)
     student_part = _expectation(student_logprobs.exp(), student_logprobs - mixture_logprobs)
     return beta * teacher_part + (1.0 - beta) * student_part
+
+
+def divergence(name: str, student_logprobs: Tensor, teacher_logprobs: Tensor, jsd_beta: float) -> Tensor:
+    """The divergence of that name (settings.py), [...] from [..., V] and [..., V]; `jsd_beta` is read by jsd only."""
+    match name:
+        case "reverse_kl":
+            return reverse_kl(student_logprobs, teacher_logprobs)
+        case "forward_kl":
+            return forward_kl(student_logprobs, teacher_logprobs)
+        case "jsd":
+            return jsd(student_logprobs, teacher_logprobs, jsd_beta)
+        case _:
+            raise ValueError(f"divergence={name!r} is unknown: choose reverse_kl, forward_kl or jsd")
 
 
 def check_jsd_beta(beta: float) -> None:

@@ -1,4 +1,4 @@
-"""The loss of one packed microbatch from its logits.
+"""The loss of one packed microbatch from its logits: the plain definition that fused.py is held against.
 
 Legend: T tokens of all completions of the microbatch laid end to end, without padding; V vocabulary rows; p
 is the student's and q the teacher's next-token distribution; y_t is the token written at position t.
@@ -8,21 +8,14 @@ Everything is in nats. What token_weights hold, and how losses add up, stands at
 import torch
 from torch import Tensor
 
-from sdft_ray.distill.divergence import (
-    entropy,
-    forward_kl,
-    gather_logprobs,
-    jsd,
-    log_softmax_at,
-    reverse_kl,
-)
+from sdft_ray.distill.divergence import divergence, entropy, gather_logprobs, log_softmax_at
 from sdft_ray.distill.reduction import (
     LossOutput,
     TokenTerms,
     check_shapes,
     positions_in_use,
     reduce_terms,
-    sum_where,
+    reduce_token_terms,
 )
 from sdft_ray.distill.settings import LossSettings, TargetName, check_name
 
@@ -65,9 +58,14 @@ def teacher_loss(
     # The divergence sends no gradient where a token is not counted: an infinity there would make 0 * inf =
     # NaN. For sampled_token it sends none at all, and without a graph the full sum needs less memory.
     with torch.set_grad_enabled(torch.is_grad_enabled() and settings.estimator != "sampled_token"):
-        divergence = _divergence(_with_gradient_only_at(counted, student_logprobs), teacher_logprobs, settings)
+        divergences = divergence(
+            settings.divergence,
+            _with_gradient_only_at(counted, student_logprobs),
+            teacher_logprobs,
+            settings.jsd_beta,
+        )
     terms = TokenTerms(
-        divergence=divergence,
+        divergence=divergences,
         student_logprobs=gather_logprobs(student_logprobs, token_ids),
         teacher_logprobs=gather_logprobs(teacher_logprobs, token_ids),
         student_entropy=entropy(student_logprobs.detach()),
@@ -107,29 +105,15 @@ def token_loss(
     counted = token_weights != 0
     logprobs = log_softmax_at(_with_gradient_only_at(counted, student_logits), temperature, num_vocab)
     token_logprobs = gather_logprobs(logprobs, token_ids)
-    nll = -token_logprobs
-    terms = nll if target == "nll" else token_logprobs.detach().exp() * nll
     student_entropy = entropy(logprobs.detach())
-    return LossOutput(
-        loss=sum_where(counted, token_weights * terms),
-        divergence=nll.detach(),
-        student_logprobs=token_logprobs.detach(),
+    terms = TokenTerms(
+        divergence=-token_logprobs,
+        student_logprobs=token_logprobs,
         teacher_logprobs=token_logprobs.detach(),
         student_entropy=student_entropy,
         teacher_entropy=student_entropy,
-        correction=torch.ones_like(token_logprobs),
     )
-
-
-def _divergence(student_logprobs: Tensor, teacher_logprobs: Tensor, settings: LossSettings) -> Tensor:
-    """[T] from [T, V] and [T, V]."""
-    match settings.divergence:
-        case "reverse_kl":
-            return reverse_kl(student_logprobs, teacher_logprobs)
-        case "forward_kl":
-            return forward_kl(student_logprobs, teacher_logprobs)
-        case "jsd":
-            return jsd(student_logprobs, teacher_logprobs, settings.jsd_beta)
+    return reduce_token_terms(terms, token_weights, target)
 
 
 def _with_gradient_only_at(positions: Tensor, values: Tensor) -> Tensor:

@@ -15,11 +15,12 @@ file.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from sdft_ray.distill.mismatch import mismatch_correction
 from sdft_ray.distill.packed import sum_of_later
-from sdft_ray.distill.settings import EstimatorName, LossSettings
+from sdft_ray.distill.settings import EstimatorName, LossSettings, TargetName
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,6 +144,30 @@ def _estimate(
             later = sum_of_later(weighted, sequence_ids)
             analytic = sum_where(counted, weights * terms.divergence)
             return analytic + sum_where(precedes_counted, later * score)
+
+
+def reduce_token_terms(terms: TokenTerms, token_weights: Tensor, target: TargetName) -> LossOutput:
+    """The loss of given tokens without a teacher: sum_t token_weights_t * -log p(y_t), for "dft" times p(y_t).
+
+    Args:
+        terms: per token [T]; the divergence is -log p(y_t), the teacher's fields are the student's own.
+        token_weights: [T], >= 0.
+        target: "dft" detaches the factor p(y_t) (arXiv 2508.05629).
+
+    Returns:
+        The loss with gradient, and the per-token quantities detached.
+    """
+    nll = -terms.student_logprobs
+    values = nll if target == "nll" else terms.student_logprobs.detach().exp() * nll
+    return LossOutput(
+        loss=sum_where(token_weights != 0, token_weights * values),
+        divergence=nll.detach(),
+        student_logprobs=terms.student_logprobs.detach(),
+        teacher_logprobs=terms.teacher_logprobs.detach(),
+        student_entropy=terms.student_entropy,
+        teacher_entropy=terms.teacher_entropy,
+        correction=torch.ones_like(nll.detach()),
+    )
 
 
 def positions_in_use(token_weights: Tensor, sequence_ids: Tensor, estimator: EstimatorName) -> Tensor:

@@ -39,7 +39,7 @@ def microbatch(lengths: list[int] = LENGTHS, mode: str = "sequence_mean") -> dic
     generator = torch.Generator().manual_seed(1)
     num_tokens = sum(lengths)
     counted = [[position >= SKIPPED for position in range(length)] for length in lengths]
-    weights = token_weights([sum(flags) for flags in counted], mode)
+    weights = token_weights([sum(flags) for flags in counted], mode, len(lengths))
     flat = [w * flag for w, flags in zip(weights, counted, strict=True) for flag in flags]
     return {
         "student_logits": torch.randn(num_tokens, NUM_VOCAB, generator=generator, dtype=torch.float64),

@@ -1,0 +1,64 @@
+"""The output head: hidden states to logits, and the gradient back through it.
+
+Legend: n rows (completion tokens), H hidden size, R rows of the head, V vocabulary entries that count, V <= R.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Head(NamedTuple):
+    """logits = softcap * tanh(scale * (hidden @ weight.T + bias) / softcap), without the tanh where softcap is 0.
+
+    `scale` is Cohere's logit_scale and the inverse of Granite's logits_scaling, `softcap` Gemma's
+    final_logit_softcapping.
+    """
+
+    weight: Tensor  # [R, H]
+    bias: Tensor | None = None  # [R]
+    scale: float = 1.0
+    softcap: float = 0.0
+
+    def logits(self, hidden: Tensor, num_vocab: int) -> Tensor:
+        """The logits of the entries that count, before any temperature.
+
+        Args:
+            hidden: [n, H] after the final norm; multiplied in the head's dtype.
+            num_vocab: V; the rows from there on are padding.
+
+        Returns:
+            [n, V], fp32 or fp64, a tensor of its own.
+
+        Raises:
+            ValueError: num_vocab exceeds the rows, or the hidden sizes differ.
+        """
+        self.check(hidden, num_vocab)
+        weight = self.weight[:num_vocab]
+        logits = hidden.to(weight.dtype) @ weight.T
+        if self.bias is not None:
+            logits += self.bias[:num_vocab]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.scale != 1.0:
+            logits *= self.scale
+        if self.softcap:
+            logits = self.softcap * torch.tanh(logits / self.softcap)
+        return logits
+
+    def slope(self, logits: Tensor) -> Tensor | float:
+        """The derivative of `logits` [n, V] by hidden @ weight.T + bias: [n, V], or one number for all."""
+        if not self.softcap:
+            return self.scale
+        return (logits / self.softcap).square_().neg_().add_(1.0).mul_(self.scale)
+
+    def check(self, hidden: Tensor, num_vocab: int) -> None:
+        """Refuses what does not fit: `ValueError`."""
+        num_rows, hidden_size = self.weight.shape
+        if not 1 <= num_vocab <= num_rows:
+            raise ValueError(
+                f"num_vocab={num_vocab}, but the head has {num_rows} rows: give the number of rows that count "
+                f"for student and teacher alike, in [1, {num_rows}]"
+            )
+        if hidden.shape[-1] != hidden_size:
+            raise ValueError(f"hidden states of size {hidden.shape[-1]} for a head of size {hidden_size}")
