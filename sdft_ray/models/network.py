@@ -1,13 +1,27 @@
-"""The network as teacher and learner run it: packed sequences in, logits of the completion positions out."""
+"""The network as teacher and learner run it: packed sequences in, hidden states of the completion positions out.
 
+The head is not the network's business: teacher and learner multiply with it where, and in as large pieces as, they
+like (`distill.head.Head`).
+"""
+
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from sdft_ray.config import ModelConfig, Precision
+from sdft_ray.distill.head import Head
+from sdft_ray.errors import ModelError
+from sdft_ray.models import attention  # noqa: F401 - makes model.attention=packed known to transformers
 
 TORCH_DTYPE = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16}
+
+WEIGHTS_FILE, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+PROBE_TOKENS = 4
+PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}  # of the largest logit
 
 
 def load_network(path: str, precision: Precision, model: ModelConfig, **kwargs: Any) -> PreTrainedModel:
@@ -19,25 +33,94 @@ def load_network(path: str, precision: Precision, model: ModelConfig, **kwargs: 
     return network
 
 
-def completion_logits(
-    network: Any, input_ids: torch.Tensor, position_ids: torch.Tensor, predictor_index: torch.Tensor
+def completion_hidden(
+    network: PreTrainedModel, input_ids: torch.Tensor, position_ids: torch.Tensor, predictor_index: torch.Tensor
 ) -> torch.Tensor:
-    """Logits at the positions that predict completion tokens; the head is not run on any other.
+    """Hidden states after the final norm at the positions that predict completion tokens.
 
     Args:
-        network: a causal language model, or the DeepSpeed engine around one.
+        network: a causal language model; its head is not run.
         input_ids: [N] of several sequences one after the other, without padding.
-        position_ids: [N] from 0 in every sequence. Without an attention mask transformers reads the restarts as
-            borders and makes attention block-diagonal (a varlen kernel under flash attention).
-        predictor_index: [T] positions whose logits are wanted.
+        position_ids: [N]. Where they restart a sequence begins: `packed` attention and, for restarts at 0,
+            transformers' own implementations read the borders off them and keep attention within each sequence.
+        predictor_index: [T] positions whose hidden states are wanted.
 
     Returns:
-        [T, V] in the network's dtype.
+        [T, H] in the network's dtype.
     """
-    output = network(
-        input_ids=input_ids[None],
-        position_ids=position_ids[None],
-        logits_to_keep=predictor_index,
-        use_cache=False,
+    output = network.get_decoder()(input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False)
+    return output.last_hidden_state[0, predictor_index]
+
+
+def output_head(network: PreTrainedModel) -> Head:
+    """The head as `Head` describes it; its parameters are the network's own.
+
+    Raises:
+        ModelError: the network has no output embeddings.
+    """
+    output = network.get_output_embeddings()
+    if output is None:
+        raise ModelError(f"{type(network).__name__} has no output embeddings; take a causal language model.")
+    return Head(output.weight, getattr(output, "bias", None), *logit_transform(network.config))
+
+
+def logit_transform(config: Any) -> tuple[float, float]:
+    """Scale and cap that a network of this configuration puts on its logits; see `Head`."""
+    text = config.get_text_config()
+    scale = getattr(text, "logit_scale", None) or 1.0
+    scale /= getattr(text, "logits_scaling", None) or 1.0
+    return scale, getattr(text, "final_logit_softcapping", None) or 0.0
+
+
+@torch.no_grad()
+def check_head(network: PreTrainedModel) -> None:
+    """Compares the logits of a few tokens with those `output_head` gives for the same hidden states.
+
+    Raises:
+        ModelError: they differ: the network does something to its logits that `Head` does not know.
+    """
+    head = output_head(network)
+    tokens = torch.arange(PROBE_TOKENS, device=head.weight.device)
+    expected = network(input_ids=tokens[None], use_cache=False).logits[0].float()
+    difference = (head.logits(completion_hidden(network, tokens, tokens, tokens), len(head.weight)) - expected).abs()
+    if not difference.max() <= PROBE_TOLERANCE[head.weight.dtype] * expected.abs().max():
+        raise ModelError(
+            f"{type(network).__name__} computes other logits than its output embeddings with a bias, a scale and a cap "
+            f"(largest difference {difference.max():.3g}); such a head cannot be distilled here. Take another model, "
+            "or add its transformation to sdft_ray/distill/head.py."
+        )
+
+
+def load_head(folder: str, precision: Precision, device: torch.device) -> Head:
+    """The head of a model folder, without reading the rest of its weights.
+
+    Raises:
+        ModelError: the folder's safetensors do not hold it under the network's own name for it.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config)
+    tied = config.get_text_config().tie_word_embeddings
+    output = network.get_output_embeddings()
+    weight = network.get_input_embeddings().weight if tied else output.weight
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+
+    def read(parameter: torch.Tensor) -> torch.Tensor:
+        return _read_tensor(Path(folder), names[id(parameter)]).to(device, TORCH_DTYPE[precision])
+
+    bias = getattr(output, "bias", None)
+    return Head(read(weight), None if bias is None else read(bias), *logit_transform(config))
+
+
+def _read_tensor(folder: Path, name: str) -> torch.Tensor:
+    file = folder / WEIGHTS_FILE
+    if (folder / WEIGHTS_INDEX).is_file():
+        file = folder / json.loads((folder / WEIGHTS_INDEX).read_text())["weight_map"].get(name, WEIGHTS_FILE)
+    if file.is_file():
+        with safe_open(file, framework="pt") as tensors:
+            if name in tensors.keys():  # noqa: SIM118 - no dictionary
+                return tensors.get_tensor(name)
+    raise ModelError(
+        f"{folder}: no safetensors file holds {name}, which the learner needs of a frozen teacher; save the model anew "
+        "with save_pretrained, or set teacher.payload=LOGITS."
     )
-    return output.logits[0]

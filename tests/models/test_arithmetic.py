@@ -1,0 +1,145 @@
+"""Parameters, operations and bytes, held against real networks of transformers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from sdft_ray.errors import ModelError
+from sdft_ray.models.arithmetic import (
+    activation_bytes,
+    forward_flops,
+    kv_cache_bytes_per_token,
+    read_shape,
+    sdpa_bytes,
+    shape_of,
+    training_flops,
+    weight_bytes,
+)
+from sdft_ray.models.attention import PACKED
+from tests.tiny import make_tiny_model
+
+SIZES = {
+    "vocab_size": 320,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+NETWORKS = [
+    ("llama", {}),
+    ("llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
+    ("mistral", {"head_dim": 16}),
+    ("phi3", {"pad_token_id": 0}),
+    ("granite", {"tie_word_embeddings": True}),
+    ("qwen2", {"tie_word_embeddings": False}),
+    ("qwen3", {"head_dim": 16}),
+    ("gemma2", {"head_dim": 16}),
+    ("gemma3_text", {"head_dim": 16}),
+]
+TWO_SEQUENCES = torch.tensor([[*range(160), *range(96)]])
+
+
+def make(model_type: str, attn_implementation: str = "sdpa", **settings: object) -> PreTrainedModel:
+    config = AutoConfig.for_model(model_type, **SIZES | settings)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attn_implementation)
+
+
+@pytest.mark.parametrize(("model_type", "settings"), NETWORKS, ids=lambda value: str(value))
+def test_parameters_are_those_of_the_network(model_type: str, settings: dict[str, object]) -> None:
+    network = make(model_type, **settings)
+    shape = shape_of(network.config)
+    assert shape.num_parameters == sum(param.numel() for param in network.parameters())
+    assert weight_bytes(shape, 2) == 2 * shape.num_parameters
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_folder_needs_no_more_than_its_config(tmp_path: Path, tied: bool) -> None:
+    folder = Path(make_tiny_model(tmp_path / "full", tied=tied, vocab=500))
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_text((folder / "config.json").read_text())
+    network = AutoModelForCausalLM.from_pretrained(folder)
+    assert read_shape(bare).num_parameters == sum(param.numel() for param in network.parameters())
+    assert read_shape(bare).tied_head is tied
+
+
+def test_a_network_of_unknown_parts_is_refused_by_name() -> None:
+    with pytest.raises(ModelError, match="model_type=mixtral.*take a model of type"):
+        shape_of(AutoConfig.for_model("mixtral"))
+
+
+def test_a_folder_without_a_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no config.json"):
+        read_shape(tmp_path)
+
+
+def test_operations_are_those_torch_counts() -> None:
+    network, num_tokens, head_rows = make("llama", attn_implementation="eager"), 64, 10
+    shape = shape_of(network.config)
+    ids = torch.zeros(1, num_tokens, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        logits = network(input_ids=ids, logits_to_keep=head_rows, use_cache=False).logits
+    # The eager kernel also computes what causality hides.
+    expected = forward_flops(shape, num_tokens, context=num_tokens, head_rows=head_rows)
+    assert counter.get_total_flops() == expected
+    with FlopCounterMode(display=False) as backward_counter:
+        logits.sum().backward()
+    forward_and_backward = training_flops(shape, num_tokens, context=num_tokens, head_rows=head_rows)
+    assert counter.get_total_flops() + backward_counter.get_total_flops() == forward_and_backward
+
+
+def test_checkpointing_runs_the_layers_forward_once_more() -> None:
+    shape = shape_of(make("llama").config)
+    sizes = {"context": 32.5, "head_rows": 16}
+    again = training_flops(shape, 64, **sizes, checkpointing=True) - training_flops(shape, 64, **sizes)
+    assert again == forward_flops(shape, 64, context=32.5, head_rows=0)
+
+
+def test_the_cache_is_as_large_as_transformers_own() -> None:
+    network = make("llama")
+    cache = network(input_ids=torch.zeros(1, 24, dtype=torch.long), use_cache=True).past_key_values
+    num_bytes = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert num_bytes == 24 * kv_cache_bytes_per_token(shape_of(network.config), 4)
+
+
+def kept_for_backward(network: PreTrainedModel) -> int:
+    """Bytes autograd keeps of a packed forward pass besides the parameters."""
+    weights = {param.untyped_storage().data_ptr() for param in network.parameters()}
+    kept: dict[int, int] = {}
+    alive = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+            alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        ids = torch.zeros_like(TWO_SEQUENCES)
+        network.model(input_ids=ids, position_ids=TWO_SEQUENCES, use_cache=False)
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("attention", [PACKED, "sdpa"])
+def test_activations_are_what_autograd_keeps(model_type: str, dtype: torch.dtype, attention: str) -> None:
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 6}
+    network = make(model_type, attn_implementation=attention, **sizes).to(dtype)
+    shape, of_pass = shape_of(network.config), (TWO_SEQUENCES.numel(), dtype.itemsize)
+    predicted = activation_bytes(shape, *of_pass) + (sdpa_bytes(shape, *of_pass) if attention == "sdpa" else 0)
+    assert predicted == pytest.approx(kept_for_backward(network), rel=0.03)
+
+
+def test_checkpointed_activations_are_the_layers_inputs_and_one_layer() -> None:
+    shape = shape_of(make("llama").config)
+    one_layer = activation_bytes(shape, 64, 2) - activation_bytes(shape, 64, 2, checkpointing=True)
+    inputs = shape.num_layers * 64 * 2 * shape.hidden_size
+    final_norm = 64 * 8 * shape.hidden_size
+    full = activation_bytes(shape, 64, 2) - final_norm
+    assert one_layer == full - full // shape.num_layers - inputs
