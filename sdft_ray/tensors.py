@@ -5,11 +5,28 @@ bfloat16, which NumPy lacks, travels as its bit pattern in uint16.
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Runs the block's operations on CPU tensors on one thread.
+
+    For what does little more than move memory, tensor after tensor: one thread does that at the memory's speed, while
+    several wait for each other at the end of every tensor, and wait long where other processes use the same cores.
+    """
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

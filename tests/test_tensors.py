@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdft_ray.tensors import DTYPES, dtype_name, to_array, to_tensor
+from sdft_ray.tensors import DTYPES, dtype_name, one_thread, to_array, to_tensor
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
@@ -25,3 +25,15 @@ def test_shared_memory_that_must_not_be_written_is_taken_as_it_is() -> None:
 
 def test_a_dtype_travels_under_its_own_name() -> None:
     assert [dtype_name(dtype) for dtype in DTYPES.values()] == list(DTYPES)
+
+
+def test_one_thread_holds_for_its_block_only_also_when_that_fails() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(ValueError, match="in the block"), one_thread():
+            assert torch.get_num_threads() == 1
+            raise ValueError("in the block")
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -3,8 +3,16 @@
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from sdft_ray.config.checks import at_least, require, share
+from sdft_ray.config.checks import at_least, positive, require, share
+from sdft_ray.config.cluster import ClusterConfig
 from sdft_ray.config.learner import Precision
+
+
+class TeacherBackend(Enum):
+    """What computes the teacher's hidden states."""
+
+    TRANSFORMERS = auto()  # on one GPU or the CPU; every payload
+    VLLM = auto()  # one engine on one or several GPUs, long sequences read in pieces; HIDDEN payloads only
 
 
 class TeacherWeights(Enum):
@@ -24,17 +32,38 @@ class TeacherContext(Enum):
     NONE = auto()  # the plain prompt: no context at all
 
 
+class Payload(Enum):
+    """What a teacher worker sends to the learner for every completion token."""
+
+    HIDDEN = auto()  # the last hidden state; with the teacher's head the learner has the exact distribution
+    LOGITS = auto()  # the full-vocabulary logits: exact as well, at a hundred times the bytes
+    TOPK = auto()  # the teacher's most likely tokens: an approximation
+
+
+class Tail(Enum):
+    """What becomes of the tokens that a TOPK payload leaves out."""
+
+    BUCKET = auto()  # they are one more outcome, on both sides
+    RENORMALIZE = auto()  # they are left out, on both sides
+
+
 @dataclass(kw_only=True)
 class TeacherConfig:
     """Who the teacher is and how it scores."""
 
+    backend: TeacherBackend = TeacherBackend.TRANSFORMERS
     weights: TeacherWeights = TeacherWeights.EMA
     path: str = ""  # a FROZEN teacher may be another model with the same tokenizer: hub id or folder; "" is model.path
     ema_decay: float = 0.99  # the share of the OLD teacher kept at each step (the paper's alpha is 1 - ema_decay)
     context: TeacherContext = TeacherContext.DEMONSTRATION
     template: str = "single_turn"  # a built-in teacher prompt (data/prompts.py) or the path of a Jinja file
-    payload_precision: Precision = Precision.FLOAT32  # of the logits that travel to the learner
+    payload: Payload = Payload.HIDDEN
+    payload_precision: Precision = Precision.FLOAT32  # of the hidden states or logits that travel to the learner
+    top_k: int = 100  # tokens of a TOPK payload
+    tail: Tail = Tail.BUCKET  # of a TOPK payload
     max_tokens_per_forward: int = 8192  # requests waiting together are scored in one forward up to this many tokens
+    gpu_memory_share: float = 0.9  # backend=VLLM: of the worker's part of its GPUs, for weights and KV cache
+    kv_cache_gib: float = 1.0  # backend=VLLM: KV cache on a CPU, or on a GPU that is shared with other workers
 
     def __post_init__(self) -> None:
         share("teacher.ema_decay", self.ema_decay)
@@ -52,4 +81,24 @@ class TeacherConfig:
             f"names a model of its own, but teacher.weights={self.weights.name} follows the student",
             "set teacher.weights=FROZEN, or leave teacher.path empty",
         )
+        require(
+            self.payload is Payload.HIDDEN or self.backend is TeacherBackend.TRANSFORMERS,
+            "teacher.payload",
+            self.payload.name,
+            "takes the teacher's output head, which teacher.backend=VLLM does not load",
+            "set teacher.payload=HIDDEN, or teacher.backend=TRANSFORMERS",
+        )
+        at_least(1, "teacher.top_k", self.top_k)
         at_least(1, "teacher.max_tokens_per_forward", self.max_tokens_per_forward)
+        positive("teacher.gpu_memory_share", self.gpu_memory_share)
+        positive("teacher.kv_cache_gib", self.kv_cache_gib)
+
+    def check_fit(self, cluster: ClusterConfig) -> None:
+        """Refuses a placement of the teacher workers that their backend cannot use."""
+        require(
+            cluster.teacher.gpus_per_worker <= 1 or self.backend is TeacherBackend.VLLM,
+            "cluster.teacher.gpus_per_worker",
+            cluster.teacher.gpus_per_worker,
+            "a teacher worker in transformers computes on one GPU",
+            "set teacher.backend=VLLM, which spreads a teacher over its GPUs, or cluster.teacher.gpus_per_worker=1",
+        )

@@ -1,12 +1,13 @@
 """The teacher's weights: a moving average of the student's, in fp32, each rank its own fragments."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 
 from sdft_ray.distill.ema import blend
 from sdft_ray.errors import CheckpointError
 from sdft_ray.learner.fragments import Fragment
+from sdft_ray.tensors import one_thread
 
 
 class TeacherAverage:
@@ -20,8 +21,13 @@ class TeacherAverage:
 
     def update(self, student: Iterable[Fragment]) -> None:
         """One step of the average; `student` yields the same fragments in the same order every time."""
-        for own, new in zip(self._fragments, student, strict=True):
-            blend(own.values, new.values, self._ema_decay)
+        with one_thread():
+            for own, new in zip(self._fragments, student, strict=True):
+                blend(own.values, new.values, self._ema_decay)
+
+    def move(self, house: Callable[[list[Fragment]], list[Fragment]]) -> None:
+        """Keeps the average from now on where `house` copies it to."""
+        self._fragments = house(self._fragments)
 
     def fragments(self) -> Iterator[Fragment]:
         """The averaged weights of this rank."""

@@ -1,50 +1,182 @@
-"""Weights out of the learner: packed into buckets for the workers, or into a folder for everybody else."""
+"""Weights out of the learner: published for the workers, or into a folder for everybody else.
 
+Publishers are the learner's end of the weight channel, one for each thing that may carry weights. Publishing is a
+collective: every rank has to call it, for the same kinds in the same order, and the publication is complete when all
+ranks have returned.
+"""
+
+import sys
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import numpy as np
 import ray
 import torch
 import torch.distributed as dist
 
-from sdft_ray.learner.fragments import Fragment, assemble, parameter_shapes
+from sdft_ray.config import Channel
+from sdft_ray.learner.fragments import Fragment, assemble, parameter_shapes, place
 from sdft_ray.records import Bucket, ParameterEntry, Publication
-from sdft_ray.tensors import dtype_name, to_array
-from sdft_ray.weights.buckets import plan_buckets, unpack
+from sdft_ray.tensors import dtype_name, to_array, to_tensor
+from sdft_ray.weights.buckets import bucket_elements, plan_buckets, unpack, views
+from sdft_ray.weights.channel import Meeting, WeightKind
+from sdft_ray.weights.memory_file import FILE_DTYPE, MemoryFile, MemoryHandle, map_memory
+
+Fragments = Callable[[], Iterator[Fragment]]
 
 
-class Publisher:
-    """Packs a set of weights, bucket by bucket; all ranks work, rank 0 holds the result."""
+class Publisher(Protocol):
+    """Makes a set of weights available to the workers."""
+
+    def publish(self, kind: WeightKind, version: int, fragments: Fragments) -> Publication | None:
+        """Handles of the weights on rank 0, None elsewhere."""
+        ...
+
+    def house(self, average: list[Fragment]) -> list[Fragment]:
+        """The same values where publishing them costs least; where they are already, if no place is better."""
+        ...
+
+
+def make_publisher(channel: Channel, module: torch.nn.Module, dtype: torch.dtype, device: torch.device) -> Publisher:
+    """The publisher of a channel; `dtype` is that of the workers' weights, `device` where ranks exchange theirs."""
+    if channel is Channel.SHARED_MEMORY:
+        return SharedMemoryPublisher(module, dtype, device)
+    return ObjectStorePublisher(module, dtype, device)
+
+
+class ObjectStorePublisher:
+    """Puts one bucket after the other into Ray's object store; any hardware, any number of nodes."""
 
     def __init__(self, module: torch.nn.Module, dtype: torch.dtype, device: torch.device):
-        """`dtype` is that of the workers' weights."""
-        self._plan = plan_buckets(parameter_shapes(module))
+        self._module = module
         self._dtype = dtype
         self._device = device
 
-    def publish(self, version: int, fragments: Callable[[], Iterator[Fragment]]) -> Publication | None:
-        """Puts the weights into the object store; every rank has to call it.
-
-        Returns:
-            Handles on rank 0, None elsewhere. The buckets live until the last handle is dropped.
-        """
+    def publish(self, kind: WeightKind, version: int, fragments: Fragments) -> Publication | None:
+        """See `Publisher`. The buckets live until the last handle is dropped."""
         buckets = [
             Bucket(dtype=dtype_name(self._dtype), entries=entries, array=ray.put(array))
-            for entries, array in self._arrays(fragments, self._dtype)
+            for entries, array in assembled(self._module, fragments, self._dtype, self._device)
         ]
         return Publication(version=version, buckets=tuple(buckets)) if buckets else None
 
-    def state_dict(self, fragments: Callable[[], Iterator[Fragment]], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-        """All parameters in host memory on rank 0, empty elsewhere; every rank has to call it."""
-        state: dict[str, torch.Tensor] = {}
-        for entries, array in self._arrays(fragments, dtype):
-            state |= dict(unpack(Bucket(dtype=dtype_name(dtype), entries=entries, array=None), array))
-        return state
+    def house(self, average: list[Fragment]) -> list[Fragment]:
+        """See `Publisher`: the object store never holds what still changes."""
+        return average
 
-    def _arrays(
-        self, fragments: Callable[[], Iterator[Fragment]], dtype: torch.dtype
-    ) -> Iterator[tuple[tuple[ParameterEntry, ...], np.ndarray]]:
+
+class SharedMemoryPublisher:
+    """Writes into memory that the workers of this node map: one bucket, as large as the model, for each kind.
+
+    Every rank writes the fragments it owns straight to their places, so ranks exchange no weights. The memory is
+    written anew for every version; `WeightChannel` sees to it that nobody is still reading. An fp32 average lives
+    there, so that publishing it moves nothing at all: the learner takes no step while weights are being loaded.
+    """
+
+    def __init__(self, module: torch.nn.Module, dtype: torch.dtype, device: torch.device):
+        (self._entries,) = plan_buckets(parameter_shapes(module), max_elements=sys.maxsize)
+        self._dtype = dtype_name(dtype)
+        self._device = device
+        self._memory: dict[WeightKind, tuple[MemoryHandle, torch.Tensor]] = {}
+        self._houses_average = False
+
+    def publish(self, kind: WeightKind, version: int, fragments: Fragments) -> Publication | None:
+        """See `Publisher`. The buckets hold this version until the next one of `kind` is published."""
+        handle, flat = self._memory_of(kind)
+        if not (kind is WeightKind.EMA and self._houses_average):
+            place(self._entries, fragments(), flat)
+        if dist.get_rank() != 0:
+            return None
+        return Publication(version=version, buckets=(Bucket(dtype=self._dtype, entries=self._entries, array=handle),))
+
+    def house(self, average: list[Fragment]) -> list[Fragment]:
+        """See `Publisher`. An average on a GPU, or for workers in bf16, stays where it is."""
+        if self._dtype != "float32" or self._device.type != "cpu":
+            return average
+        _, flat = self._memory_of(WeightKind.EMA)
+        place(self._entries, average, flat)
+        self._houses_average = True
+        begins = {entry.name: entry.offset for entry in self._entries}
+        # Through NumPy, since a checkpoint of a tensor's view would hold all of the memory, in every rank's file.
+        return [
+            Fragment(name, start, to_tensor(flat[begins[name] + start :][: values.numel()].numpy()))
+            for name, start, values in average
+        ]
+
+    def _memory_of(self, kind: WeightKind) -> tuple[MemoryHandle, torch.Tensor]:
+        """Memory of rank 0, mapped by every rank."""
+        if kind in self._memory:
+            return self._memory[kind]
+        handles = [MemoryHandle("", "")]
+        if dist.get_rank() == 0:
+            num_bytes = bucket_elements(self._entries) * FILE_DTYPE[self._dtype].itemsize
+            handles = [MemoryFile(num_bytes).handle]  # open as long as this process lives
+        dist.broadcast_object_list(handles, src=0)
+        self._memory[kind] = handles[0], to_tensor(map_memory(handles[0], self._dtype, writable=True))
+        return self._memory[kind]
+
+
+class DirectPublisher:
+    """Sends the student's weights to the rollout engines, GPU to GPU; other weights are published as by `others`."""
+
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        dtype: torch.dtype,
+        device: torch.device,
+        student: Fragments,
+        meeting: Meeting,
+        others: Publisher,
+    ):
+        """Returns when the engines have come to the meeting."""
+        from sdft_ray.weights.nccl import LearnerEnd  # imports vLLM, which no other learner needs
+
+        self._plan = plan_buckets(parameter_shapes(module))
+        self._dtype = dtype
+        self._device = device
+        self._student = student
+        self._others = others
+        entries = [entry for plan in self._plan for entry in plan]
+        self._end = LearnerEnd(dist.get_rank(), meeting, entries, dtype, self._parameters)
+
+    def announcement(self, version: int) -> Publication:
+        """What is sent, without its values."""
+        name = dtype_name(self._dtype)
+        return Publication(
+            version=version, buckets=tuple(Bucket(dtype=name, entries=plan, array=None) for plan in self._plan)
+        )
+
+    def publish(self, kind: WeightKind, version: int, fragments: Fragments) -> Publication | None:
+        """See `Publisher`."""
+        if kind is not WeightKind.STUDENT:
+            return self._others.publish(kind, version, fragments)
+        self._end.send()
+        return self.announcement(version) if dist.get_rank() == 0 else None
+
+    def house(self, average: list[Fragment]) -> list[Fragment]:
+        """See `Publisher`."""
+        return self._others.house(average)
+
+    def _parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
         for entries in self._plan:
-            flat = assemble(entries, fragments, self._device)
-            if dist.get_rank() == 0:
-                yield entries, to_array(flat.to(dtype))
+            yield from views(entries, assemble(entries, self._student, self._device).to(self._dtype))
+
+
+def assembled(
+    module: torch.nn.Module, fragments: Fragments, dtype: torch.dtype, device: torch.device
+) -> Iterator[tuple[tuple[ParameterEntry, ...], np.ndarray]]:
+    """All weights bucket by bucket, with their values, on rank 0; every rank has to go through it."""
+    for entries in plan_buckets(parameter_shapes(module)):
+        flat = assemble(entries, fragments, device)
+        if dist.get_rank() == 0:
+            yield entries, to_array(flat.to(dtype))
+
+
+def full_state(
+    module: torch.nn.Module, fragments: Fragments, dtype: torch.dtype, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """All parameters in host memory on rank 0, empty elsewhere; every rank has to call it."""
+    state: dict[str, torch.Tensor] = {}
+    for entries, array in assembled(module, fragments, dtype, device):
+        state |= dict(unpack(Bucket(dtype=dtype_name(dtype), entries=entries, array=None), array))
+    return state

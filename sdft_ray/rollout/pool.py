@@ -36,12 +36,15 @@ class RolloutPool:
         """Returns when every worker samples with the student's weights of `version`; at once if all do.
 
         Raises:
-            WeightVersionError: a worker holds another version afterwards.
+            WeightVersionError: a worker did not load them in time, or holds another version afterwards.
         """
         async with self._loading:
             if version == self._weight_version:
                 return
-            async with self._channel.publication(WeightKind.STUDENT, version) as publication:
-                held = await self._group.on_all(lambda actor: actor.load_weights.remote(publication))
-            self._group.confirm_version(held, version)
+            await self._channel.deliver(
+                WeightKind.STUDENT,
+                version,
+                self._group,
+                lambda actor, publication: actor.load_weights.remote(publication),
+            )
             self._weight_version = version

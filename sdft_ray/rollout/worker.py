@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
-from sdft_ray.config import ModelConfig, RolloutConfig
+from sdft_ray.config import Channel, ModelConfig, RolloutConfig
 from sdft_ray.records import Publication, Rollout, TokenizedExample
-from sdft_ray.rollout.memory_file import MemoryFile
+from sdft_ray.weights.channel import Meeting
 from sdft_ray.workers import Worker
 
 
@@ -28,6 +27,7 @@ class RolloutWorker(Worker):
         max_model_len: int,
         tensor_parallel_size: int,
         shares_device: bool,
+        channel: Channel,
         seed: int,
     ):
         """Starts the engine; returns when it is up.
@@ -43,17 +43,19 @@ class RolloutWorker(Worker):
             max_model_len: tokens of the longest prompt and completion together, and one more for `logprobs`.
             tensor_parallel_size: GPUs of the engine; 1 on a CPU.
             shares_device: whether other workers use the same memory, so that the engine must not take what is free.
+            channel: that brings new weights.
             seed: of the engine; completions have their own.
         """
         super().__init__(rank, log_dir)
         # Imported here because the driver imports this module to make the actor and has no use for vLLM.
-        from sdft_ray.rollout.engine import Engine
+        from sdft_ray.rollout.engine import SamplingEngine
 
         self._rollout = rollout
+        self._channel = channel
         self._num_tokens = num_tokens
         self._eos_token_ids = frozenset(eos_token_ids)
         self._loading = asyncio.Lock()
-        self._engine = Engine(
+        self._engine = SamplingEngine(
             model_path=model_path,
             model=model,
             rollout=rollout,
@@ -61,6 +63,7 @@ class RolloutWorker(Worker):
             max_model_len=max_model_len,
             tensor_parallel_size=tensor_parallel_size,
             shares_device=shares_device,
+            channel=channel,
             seed=seed,
         )
 
@@ -113,18 +116,19 @@ class RolloutWorker(Worker):
         A failure in between leaves the engine paused with half of its weights: the error ends the run.
         """
         async with self._loading:
-            await self._engine.begin_weights()
-            for bucket in publication.buckets:
-                array: Any = await bucket.array
-                file = await asyncio.to_thread(MemoryFile, array)
-                try:
-                    await self._engine.load_bucket(bucket, file.path)
-                finally:
-                    file.close()
+            await self._engine.pause()
+            if self._channel is Channel.NCCL:
+                await self._engine.receive_weights(publication)
+            else:
+                await self._engine.load_weights(publication)
             # Before generation goes on: the first token after it already counts as the new version's.
             self.weight_version = publication.version
-            await self._engine.finish_weights()
+            await self._engine.resume()
         return self.weight_version
+
+    async def meet_learner(self, meeting: Meeting, first_rank: int) -> None:
+        """Joins the learner, which sends weights directly from now on, with this engine's ranks from `first_rank`."""
+        await self._engine.meet_learner(meeting, first_rank)
 
     def close(self) -> None:
         """Ends the engine's processes."""

@@ -2,22 +2,23 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
-from sdft_ray.config import TeacherWeights
-from sdft_ray.records import Rollout, TeacherScores, TokenizedExample
+from sdft_ray.config import TeacherEma, TeacherWeights
+from sdft_ray.records import Publication, Rollout, TeacherScores, TokenizedExample
 from sdft_ray.weights.channel import WeightChannel, WeightKind
 from sdft_ray.workers import WorkerGroup
-
-KIND_OF_WEIGHTS = {TeacherWeights.EMA: WeightKind.EMA, TeacherWeights.LIVE: WeightKind.STUDENT}
 
 
 class TeacherPool:
     """Implements roles.Teacher on the least busy worker each time."""
 
-    def __init__(self, group: WorkerGroup, channel: WeightChannel, weights: TeacherWeights):
+    def __init__(self, group: WorkerGroup, channel: WeightChannel, weights: TeacherWeights, ema: TeacherEma):
+        """`ema` says who averages the weights of an EMA teacher."""
         self._group = group
         self._channel = channel
         self._weights = weights
+        self._ema = ema
         self._weight_version = 0  # workers start with the model folder's weights
         self._loading = asyncio.Lock()
 
@@ -35,14 +36,26 @@ class TeacherPool:
         A frozen teacher keeps the weights the run began with, version 0, and loads nothing.
 
         Raises:
-            WeightVersionError: a worker holds another version afterwards.
+            WeightVersionError: a worker did not load them in time, or holds another version afterwards.
         """
         if self._weights is TeacherWeights.FROZEN:
             return
         async with self._loading:
             if version == self._weight_version:
                 return
-            async with self._channel.publication(KIND_OF_WEIGHTS[self._weights], version) as publication:
-                held = await self._group.on_all(lambda actor: actor.load_weights.remote(publication))
-            self._group.confirm_version(held, version)
+            if self._weights is TeacherWeights.LIVE:
+                kind, load = WeightKind.STUDENT, _replace
+            elif self._ema is TeacherEma.RECEIVER and version == self._weight_version + 1:
+                kind, load = WeightKind.STUDENT, _average
+            else:  # also for workers that cannot average on, since they lack versions: a resumed run's
+                kind, load = WeightKind.EMA, _replace
+            await self._channel.deliver(kind, version, self._group, load)
             self._weight_version = version
+
+
+def _replace(actor: Any, publication: Publication) -> Any:
+    return actor.load_weights.remote(publication)
+
+
+def _average(actor: Any, publication: Publication) -> Any:
+    return actor.average_weights.remote(publication)

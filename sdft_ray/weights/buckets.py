@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
-from sdft_ray.records import Bucket, ParameterEntry
-from sdft_ray.tensors import to_tensor
+from sdft_ray.records import Bucket, ParameterEntry, Publication
+from sdft_ray.tensors import DTYPES, to_tensor
 
 BUCKET_ELEMENTS = 64 * 2**20  # 256 MiB in fp32: large enough to run at memory speed, small enough to hold two of
 
@@ -38,8 +38,17 @@ def bucket_elements(entries: tuple[ParameterEntry, ...]) -> int:
     return entries[-1].offset + math.prod(entries[-1].shape)
 
 
+def published_bytes(publication: Publication) -> int:
+    """Size of a publication's arrays, each counted once however many workers read it."""
+    return sum(bucket_elements(bucket.entries) * DTYPES[bucket.dtype].itemsize for bucket in publication.buckets)
+
+
 def unpack(bucket: Bucket, array: np.ndarray) -> Iterator[tuple[str, torch.Tensor]]:
     """The parameters of an opened bucket, as views of `array`."""
-    flat = to_tensor(array)
-    for entry in bucket.entries:
+    return views(bucket.entries, to_tensor(array))
+
+
+def views(entries: tuple[ParameterEntry, ...], flat: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """The parameters that lie in `flat`."""
+    for entry in entries:
         yield entry.name, flat[entry.offset : entry.offset + math.prod(entry.shape)].view(entry.shape)

@@ -1,21 +1,26 @@
-"""The channel through Ray's object store: one put a bucket, shared memory on a node, any hardware.
+"""The driver's end of the weight channel: who needs which weights, and when everybody has them.
 
-Weights are pulled: a worker pool that needs version N asks the channel for it, the learner packs that kind of weights
-once, and everybody who asks gets the same handles. What nobody asks for never travels: supervised fine-tuning
+Weights are pulled: a worker pool that needs version N asks the channel for it, the learner publishes that kind of
+weights once, and everybody who asks gets the same handles. What nobody asks for never travels: supervised fine-tuning
 publishes only before an evaluation, a frozen teacher gets nothing, a live one reads the student's own buckets.
+What a handle stands for is settled by the learner's publisher (object store or shared memory) and by
+`weights.opening`, which the workers open it with; the driver sees handles only.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import operator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Any, NamedTuple, Protocol, TypeVar
 
-import ray
-import torch
-
+from sdft_ray.errors import WeightVersionError
 from sdft_ray.records import Publication
-from sdft_ray.weights.buckets import unpack
+from sdft_ray.weights.buckets import published_bytes
+
+T = TypeVar("T")
 
 
 class WeightKind(Enum):
@@ -25,19 +30,79 @@ class WeightKind(Enum):
     EMA = "ema"
 
 
-class WeightChannel:
-    """The driver's end: one publication per kind and version for all who need it at that time."""
+class Receivers(Protocol):
+    """The workers of one role, as the channel has to know them."""
 
-    def __init__(self, publish: Callable[[WeightKind, int], Awaitable[Publication]]):
+    role: str
+    actors: Any
+
+    async def on_each(self, call: Callable[[Any, Any], Any], items: Sequence[Any]) -> list[Any]:
+        """Makes `call(actor, item)` on every actor with its own item."""
+        ...
+
+    def confirm_version(self, acknowledged: Sequence[int], version: int) -> None:
+        """Checks what every worker answered."""
+        ...
+
+
+class WeightChannel:
+    """One publication per kind and version for all who need it at that time."""
+
+    def __init__(self, publish: Callable[[WeightKind, int], Awaitable[Publication]], timeout_s: float):
+        """`timeout_s` holds for the learner to publish a version and for each worker to take it over."""
         self._publish = publish
+        self._timeout_s = timeout_s
         self._open: dict[tuple[WeightKind, int], _Shared] = {}
+        self._metrics: dict[str, float] = {}
+
+    async def deliver(
+        self,
+        kind: WeightKind,
+        version: int,
+        receivers: Receivers,
+        load: Callable[[Any, Publication], Awaitable[int]],
+    ) -> None:
+        """Returns when every one of `receivers` holds these weights: one call of `load` each.
+
+        Raises:
+            WeightVersionError: a worker did not answer in time, or holds another version afterwards.
+        """
+        async with self._publication(kind, version) as publication:
+            await self._load(publication, receivers, load)
+
+    def take_metrics(self) -> dict[str, float]:
+        """Time and bytes since the last call by metric key; empty where nothing was published."""
+        taken, self._metrics = self._metrics, {}
+        return taken
+
+    async def _load(
+        self, publication: Publication, receivers: Receivers, load: Callable[[Any, Publication], Awaitable[int]]
+    ) -> None:
+        start = time.perf_counter()
+        version = publication.version
+        held = await receivers.on_each(
+            lambda actor, rank: self._in_time(
+                load(actor, publication), f"{receivers.role} worker {rank} did not take over weights {version}"
+            ),
+            range(len(receivers.actors)),
+        )
+        self._record("weights/load_s", time.perf_counter() - start, max)
+        receivers.confirm_version(held, version)
 
     @asynccontextmanager
-    async def publication(self, kind: WeightKind, version: int) -> AsyncIterator[Publication]:
-        """The handles of that publication, inside the block; with its last user the buckets' memory is freed."""
+    async def _publication(self, kind: WeightKind, version: int) -> AsyncIterator[Publication]:
+        """The handles of that publication, inside the block; with its last user the buckets' memory may be used again.
+
+        Raises:
+            WeightVersionError: another version of these weights is still being loaded, from memory that this one
+                would overwrite.
+        """
+        held = [older for held_kind, older in self._open if held_kind is kind and older != version]
+        if held:
+            raise WeightVersionError(f"{kind.value} weights {version} were asked for while {held[0]} are being loaded")
         key = (kind, version)
         if key not in self._open:
-            self._open[key] = _Shared(asyncio.ensure_future(self._publish(kind, version)))
+            self._open[key] = _Shared(asyncio.ensure_future(self._published(kind, version)))
         shared = self._open[key]
         shared.num_users += 1
         try:
@@ -47,6 +112,65 @@ class WeightChannel:
             if shared.num_users == 0:
                 del self._open[key]
 
+    async def _published(self, kind: WeightKind, version: int) -> Publication:
+        start = time.perf_counter()
+        publication = await self._in_time(
+            self._publish(kind, version), f"the learner did not publish {kind.value} weights {version}"
+        )
+        self._record("weights/publish_s", time.perf_counter() - start, max)
+        self._record("weights/published_bytes", float(published_bytes(publication)), operator.add)
+        return publication
+
+    def _record(self, key: str, value: float, merge: Callable[[float, float], float]) -> None:
+        """Times of what goes on together are not added up: a step waits for the slowest."""
+        self._metrics[key] = merge(self._metrics.get(key, 0.0), value)
+
+    async def _in_time(self, answer: Awaitable[T], what: str) -> T:
+        try:
+            async with asyncio.timeout(self._timeout_s) as limit:
+                return await answer
+        except TimeoutError:
+            if not limit.expired():  # the answer itself
+                raise
+            raise WeightVersionError(
+                f"{what} within weights.timeout_s={self._timeout_s:g}; its log says what it was doing. "
+                "Raise weights.timeout_s if it was only slow."
+            ) from None
+
+
+class Meeting(NamedTuple):
+    """Where the learner's rank 0 and all ranks of all engines meet to send and receive, and how many they are."""
+
+    address: str
+    port: int
+    num_ranks: int
+
+
+class DirectChannel(WeightChannel):
+    """The student's weights go straight to the engines, sent and received at the same time (`weights.nccl`).
+
+    Only the student's, and only to all rollout workers: other weights take the way of a `WeightChannel`.
+    """
+
+    def __init__(self, publish: Callable[[WeightKind, int], Awaitable[Publication]], timeout_s: float):
+        super().__init__(publish, timeout_s)
+        self.announcement: Publication | None = None  # what is sent, without values; set when both ends have met
+
+    async def deliver(
+        self,
+        kind: WeightKind,
+        version: int,
+        receivers: Receivers,
+        load: Callable[[Any, Publication], Awaitable[int]],
+    ) -> None:
+        """See `WeightChannel.deliver`."""
+        if kind is not WeightKind.STUDENT:
+            await super().deliver(kind, version, receivers, load)
+            return
+        assert self.announcement is not None
+        announced = replace(self.announcement, version=version)
+        await asyncio.gather(self._published(kind, version), self._load(announced, receivers, load))
+
 
 @dataclass(slots=True)
 class _Shared:
@@ -54,12 +178,3 @@ class _Shared:
 
     publication: asyncio.Future[Publication]
     num_users: int = 0
-
-
-def open_publication(publication: Publication) -> Iterator[tuple[str, torch.Tensor]]:
-    """The parameters of a publication, one bucket after the other, as read-only views of shared memory.
-
-    Called where the weights are needed, never in the driver.
-    """
-    for bucket in publication.buckets:
-        yield from unpack(bucket, ray.get(bucket.array))

@@ -51,7 +51,7 @@ def make_pool(*actors):
         fetched.append((kind, version))
         return Publication(version=version, buckets=())
 
-    return RolloutPool(WorkerGroup("rollout", actors, "logs"), WeightChannel(publish)), fetched
+    return RolloutPool(WorkerGroup("rollout", actors, "logs"), WeightChannel(publish, 10.0)), fetched
 
 
 def test_completions_go_to_the_least_busy_worker():

@@ -1,6 +1,6 @@
 import asyncio
 
-from sdft_ray.config import TeacherWeights
+from sdft_ray.config import TeacherEma, TeacherWeights
 from sdft_ray.records import Publication, Rollout, TeacherScores
 from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.teacher.token_target import TokenTarget
@@ -36,7 +36,9 @@ class FakeActor:
         self.scored = []
         self.payload = Unopened()
         self.score = Method(self._score)
+        self.loaded = []
         self.load_weights = Method(self._load_weights)
+        self.average_weights = Method(self._average_weights)
 
     def _score(self, prompt_tokens, completion_tokens):
         self.scored.append((prompt_tokens, completion_tokens))
@@ -47,18 +49,24 @@ class FakeActor:
         return scores(), self.payload
 
     async def _load_weights(self, publication):
+        self.loaded.append(("load", publication.version))
+        self.version = publication.version
+        return self.version
+
+    async def _average_weights(self, publication):
+        self.loaded.append(("average", publication.version))
         self.version = publication.version
         return self.version
 
 
-def make_pool(weights, *actors):
+def make_pool(weights, *actors, ema=TeacherEma.LEARNER):
     fetched = []
 
     async def publish(kind, version):
         fetched.append((kind, version))
         return Publication(version=version, buckets=())
 
-    return TeacherPool(WorkerGroup("teacher", actors, "logs"), WeightChannel(publish), weights), fetched
+    return TeacherPool(WorkerGroup("teacher", actors, "logs"), WeightChannel(publish, 10.0), weights, ema), fetched
 
 
 def test_the_completion_is_scored_under_the_teacher_prompt_and_its_payload_is_passed_on_unopened():
@@ -83,6 +91,25 @@ def test_each_kind_of_teacher_fetches_its_own_weights_once():
     assert asyncio.run(load(TeacherWeights.EMA)) == ([(WeightKind.EMA, 2)], [2, 2])
     assert asyncio.run(load(TeacherWeights.LIVE)) == ([(WeightKind.STUDENT, 2)], [2, 2])
     assert asyncio.run(load(TeacherWeights.FROZEN)) == ([], [0, 0])
+
+
+def test_teachers_that_average_themselves_get_the_student_step_by_step():
+    async def load(*versions):
+        actors = [FakeActor(), FakeActor()]
+        pool, fetched = make_pool(TeacherWeights.EMA, *actors, ema=TeacherEma.RECEIVER)
+        for version in versions:
+            await pool.load_weights(version)
+        return fetched, [actor.loaded for actor in actors]
+
+    fetched, loaded = asyncio.run(load(1, 2, 2))
+    assert fetched == [(WeightKind.STUDENT, 1), (WeightKind.STUDENT, 2)]
+    assert loaded == [[("average", 1), ("average", 2)]] * 2
+
+    fetched, loaded = asyncio.run(load(20, 21))
+    assert fetched == [(WeightKind.EMA, 20), (WeightKind.STUDENT, 21)], (
+        "a resumed run begins with the learner's average"
+    )
+    assert loaded == [[("load", 20), ("average", 21)]] * 2
 
 
 def test_a_token_target_has_no_payload_and_is_never_stale():

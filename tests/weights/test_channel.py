@@ -1,94 +1,154 @@
-"""The driver's end of the weight channel, with a learner in memory."""
+"""The driver's end of the weight channel, with a learner and workers in memory."""
 
 import asyncio
 import gc
 import weakref
+from collections.abc import Awaitable
+from typing import Any
 
-from sdft_ray.records import Publication
+import pytest
+
+from sdft_ray.errors import WeightVersionError
+from sdft_ray.records import Bucket, ParameterEntry, Publication
 from sdft_ray.weights.channel import WeightChannel, WeightKind
+
+ENTRIES = (ParameterEntry(name="a", shape=(3, 4), offset=0),)
 
 
 class Buffer:
-    """Stands for a bucket; can be referred to weakly."""
+    """Stands for a bucket's array; can be referred to weakly."""
 
 
 class Learner:
     """Remembers what it was asked to publish."""
 
-    def __init__(self) -> None:
+    def __init__(self, pause_s: float = 0.001) -> None:
         self.asked: list[tuple[WeightKind, int]] = []
+        self.pause_s = pause_s
 
     async def publish(self, kind: WeightKind, version: int) -> Publication:
         self.asked.append((kind, version))
-        await asyncio.sleep(0.001)
-        return Publication(version=version, buckets=(Buffer(),))  # type: ignore[arg-type]
+        await asyncio.sleep(self.pause_s)
+        return Publication(version=version, buckets=(Bucket(dtype="bfloat16", entries=ENTRIES, array=Buffer()),))
 
 
-async def fetch(channel: WeightChannel, kind: WeightKind, version: int, hold_s: float = 0.0) -> Publication:
-    async with channel.publication(kind, version) as publication:
-        await asyncio.sleep(hold_s)
-        return publication
+class Workers:
+    """Receivers whose loads take the times they are made with."""
+
+    role = "teacher"
+
+    def __init__(self, *pauses_s: float):
+        self.actors = pauses_s
+        self.loaded: list[Publication] = []
+
+    async def on_each(self, call: Any, items: Any) -> list[int]:
+        return list(await asyncio.gather(*map(call, self.actors, items)))
+
+    def confirm_version(self, acknowledged: Any, version: int) -> None:
+        assert list(acknowledged) == [version] * len(self.actors)
+
+    async def load(self, pause_s: float, publication: Publication) -> int:
+        await asyncio.sleep(pause_s)
+        self.loaded.append(publication)
+        return publication.version
 
 
-def test_everybody_who_needs_a_version_at_the_same_time_gets_the_same_publication() -> None:
-    async def ask() -> tuple[Learner, list[Publication]]:
-        learner = Learner()
-        channel = WeightChannel(learner.publish)
-        waits = (0.0, 0.002, 0.004)
-        return learner, list(await asyncio.gather(*(fetch(channel, WeightKind.STUDENT, 1, wait) for wait in waits)))
+def deliver(channel: WeightChannel, kind: WeightKind, version: int, workers: Workers) -> Awaitable[None]:
+    return channel.deliver(kind, version, workers, workers.load)
 
-    learner, publications = asyncio.run(ask())
+
+async def test_everybody_who_needs_a_version_at_the_same_time_gets_the_same_publication() -> None:
+    learner, pools = Learner(), [Workers(0.0, 0.001), Workers(0.002), Workers(0.004)]
+    channel = WeightChannel(learner.publish, 10.0)
+    await asyncio.gather(*(deliver(channel, WeightKind.STUDENT, 1, pool) for pool in pools))
     assert learner.asked == [(WeightKind.STUDENT, 1)]
+    publications = [publication for pool in pools for publication in pool.loaded]
+    assert len(publications) == 4
     assert all(publication is publications[0] for publication in publications)
 
 
-def test_only_what_is_asked_for_is_published() -> None:
-    async def ask() -> list[tuple[WeightKind, int]]:
-        learner = Learner()
-        channel = WeightChannel(learner.publish)
-        for version in (1, 2):
-            await fetch(channel, WeightKind.EMA, version)
-        await fetch(channel, WeightKind.STUDENT, 2)
-        return learner.asked
-
-    assert asyncio.run(ask()) == [(WeightKind.EMA, 1), (WeightKind.EMA, 2), (WeightKind.STUDENT, 2)]
+async def test_only_what_is_asked_for_is_published() -> None:
+    learner = Learner()
+    channel = WeightChannel(learner.publish, 10.0)
+    for version in (1, 2):
+        await deliver(channel, WeightKind.EMA, version, Workers(0.0))
+    await deliver(channel, WeightKind.STUDENT, 2, Workers(0.0))
+    assert learner.asked == [(WeightKind.EMA, 1), (WeightKind.EMA, 2), (WeightKind.STUDENT, 2)]
 
 
-def test_a_publication_is_freed_with_its_last_user() -> None:
-    async def use() -> weakref.ref[Buffer]:
-        channel = WeightChannel(Learner().publish)
-        async with channel.publication(WeightKind.STUDENT, 1) as publication:
-            held = weakref.ref(publication.buckets[0])
-            del publication
-            await asyncio.sleep(0)
-            assert held() is not None
-        gc.collect()
-        return held
-
-    assert asyncio.run(use())() is None
+async def test_a_publication_is_freed_with_its_last_user() -> None:
+    channel, workers = WeightChannel(Learner().publish, 10.0), Workers(0.0)
+    await deliver(channel, WeightKind.STUDENT, 1, workers)
+    held = weakref.ref(workers.loaded[0].buckets[0].array)
+    assert held() is not None
+    workers.loaded.clear()
+    gc.collect()
+    assert held() is None
 
 
-def test_an_error_of_the_learner_reaches_everybody_who_asked() -> None:
+async def test_an_error_of_the_learner_reaches_everybody_who_asked() -> None:
     async def fail(kind: WeightKind, version: int) -> Publication:
         raise ValueError("no weights")
 
-    async def ask() -> list[object]:
-        channel = WeightChannel(fail)
-        return list(
-            await asyncio.gather(*(fetch(channel, WeightKind.EMA, 1) for _ in range(2)), return_exceptions=True)
-        )
-
-    assert [str(error) for error in asyncio.run(ask())] == ["no weights"] * 2
+    channel = WeightChannel(fail, 10.0)
+    both = (deliver(channel, WeightKind.EMA, 1, Workers(0.0)) for _ in range(2))
+    assert [str(error) for error in await asyncio.gather(*both, return_exceptions=True)] == ["no weights"] * 2
 
 
-def test_a_receiver_that_gives_up_does_not_take_the_publication_from_the_others() -> None:
-    async def ask() -> list[object]:
-        channel = WeightChannel(Learner().publish)
-        both = [asyncio.ensure_future(fetch(channel, WeightKind.STUDENT, 4)) for _ in range(2)]
-        await asyncio.sleep(0)
-        both[0].cancel()
-        return list(await asyncio.gather(*both, return_exceptions=True))
-
-    gone, publication = asyncio.run(ask())
+async def test_a_receiver_that_gives_up_does_not_take_the_publication_from_the_others() -> None:
+    channel, pools = WeightChannel(Learner().publish, 10.0), [Workers(0.0), Workers(0.0)]
+    both = [asyncio.ensure_future(deliver(channel, WeightKind.STUDENT, 4, pool)) for pool in pools]
+    await asyncio.sleep(0)
+    both[0].cancel()
+    gone, _ = await asyncio.gather(*both, return_exceptions=True)
     assert isinstance(gone, asyncio.CancelledError)
-    assert isinstance(publication, Publication) and publication.version == 4
+    assert [publication.version for publication in pools[1].loaded] == [4]
+
+
+async def test_a_worker_that_does_not_take_the_weights_over_in_time_is_named() -> None:
+    channel, workers = WeightChannel(Learner().publish, 0.05), Workers(0.0, 60.0)
+    with pytest.raises(WeightVersionError, match="teacher worker 1 did not take over weights 3 .*timeout_s=0.05"):
+        await deliver(channel, WeightKind.EMA, 3, workers)
+    assert len(workers.loaded) == 1
+
+
+async def test_a_learner_that_does_not_publish_in_time_is_named() -> None:
+    channel = WeightChannel(Learner(pause_s=60.0).publish, 0.05)
+    with pytest.raises(WeightVersionError, match="the learner did not publish ema weights 3 within"):
+        await deliver(channel, WeightKind.EMA, 3, Workers(0.0))
+
+
+async def test_a_timeout_of_a_worker_s_own_is_not_taken_for_the_channel_s() -> None:
+    async def fail(pause_s: float, publication: Publication) -> int:
+        raise TimeoutError("its own")
+
+    with pytest.raises(TimeoutError, match="its own"):
+        await WeightChannel(Learner().publish, 10.0).deliver(WeightKind.EMA, 1, Workers(0.0), fail)
+
+
+async def test_memory_is_not_published_anew_while_somebody_reads_the_version_before() -> None:
+    learner = Learner()
+    channel = WeightChannel(learner.publish, 10.0)
+    slow = asyncio.ensure_future(deliver(channel, WeightKind.STUDENT, 1, Workers(0.05)))
+    await asyncio.sleep(0.01)
+    with pytest.raises(WeightVersionError, match="student weights 2 were asked for while 1 are being loaded"):
+        await deliver(channel, WeightKind.STUDENT, 2, Workers(0.0))
+    await deliver(channel, WeightKind.EMA, 2, Workers(0.0))
+    await slow
+    await deliver(channel, WeightKind.STUDENT, 2, Workers(0.0))
+    assert learner.asked == [(WeightKind.STUDENT, 1), (WeightKind.EMA, 2), (WeightKind.STUDENT, 2)]
+
+
+async def test_metrics_count_each_publication_once_and_the_slowest_pool() -> None:
+    channel = WeightChannel(Learner(pause_s=0.1).publish, 10.0)
+    assert channel.take_metrics() == {}
+    await asyncio.gather(
+        deliver(channel, WeightKind.STUDENT, 1, Workers(0.0, 0.0)),
+        deliver(channel, WeightKind.STUDENT, 1, Workers(0.1)),
+        deliver(channel, WeightKind.EMA, 1, Workers(0.0)),
+    )
+    metrics = channel.take_metrics()
+    assert metrics["weights/published_bytes"] == 2 * 12 * 2
+    assert 0.1 <= metrics["weights/publish_s"] < 0.2, "both kinds are published at the same time"
+    assert 0.1 <= metrics["weights/load_s"] < 0.2
+    assert channel.take_metrics() == {}

@@ -1,25 +1,23 @@
 """What the engine's own processes do with new weights: a class that vLLM adds to its worker.
 
-The engine is a child process of the rollout actor and knows no Ray, so the actor hands it one bucket at a
-time as an anonymous file in memory. The three steps are those of vLLM's own weight transfer engines (`start`,
-`update`, `finish`) around its layer-wise reload; a plain `model.load_weights` fails on a CPU, where weights
-are repacked after loading.
+The engine is a child process of an actor and knows no Ray, so it is handed buckets as anonymous files in
+memory: the learner's own, or copies that the actor made from the object store, one at a time. The three steps are
+those of vLLM's own weight transfer engines (`start`, `update`, `finish`) around its layer-wise reload; a plain
+`model.load_weights` fails on a CPU, where weights are repacked after loading.
 """
 
 from typing import Any
 
-import numpy as np
 import torch
 from vllm.config import set_current_vllm_config
-from vllm.model_executor.layers.logits_processor import LogitsProcessor
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from sdft_ray.errors import ModelError
 from sdft_ray.records import Bucket, ParameterEntry
+from sdft_ray.tensors import one_thread
 from sdft_ray.weights.buckets import unpack
-
-FILE_DTYPE = {"float32": np.float32, "bfloat16": np.uint16}
+from sdft_ray.weights.memory_file import MemoryHandle, map_memory
 
 
 class WeightLoading:
@@ -31,26 +29,14 @@ class WeightLoading:
     model_runner: Any
     vllm_config: Any
 
-    def drop_padded_rows(self, num_tokens: int) -> None:
-        """Takes the head's rows from `num_tokens` on out of every distribution: they stand for no token.
-
-        Sampled logprobs are then those of the learner, which leaves the same rows out of its softmax, and no
-        completion can contain an id that the tokenizer lacks.
-        """
-        heads = [module for module in self._model().modules() if isinstance(module, LogitsProcessor)]
-        if not heads:
-            raise ModelError(f"{type(self._model()).__name__} has no LogitsProcessor to cut to {num_tokens} tokens")
-        for head in heads:
-            head.org_vocab_size = min(head.org_vocab_size, num_tokens)
-
     def begin_weights(self) -> None:
         """Opens the model for new weights; nothing may be computed until `finish_weights`."""
         self._loaded: set[str] = set()
         with set_current_vllm_config(self.vllm_config):
             initialize_layerwise_reload(self._model())
 
-    def load_bucket(self, path: str, dtype: str, entries: list[tuple[str, list[int], int]]) -> None:
-        """Loads the parameters of one bucket, (name, shape, offset in elements), from the file at `path`.
+    def load_bucket(self, handle: tuple[str, str], dtype: str, entries: list[tuple[str, list[int], int]]) -> None:
+        """Loads the parameters of one bucket, (name, shape, offset in elements), from the memory behind `handle`.
 
         Views of the file may be held back until their layer is complete. They keep the mapping alive, so the
         file may go as soon as this returns.
@@ -58,10 +44,10 @@ class WeightLoading:
         bucket = Bucket(
             dtype=dtype,
             entries=tuple(ParameterEntry(name=name, shape=tuple(shape), offset=at) for name, shape, at in entries),
-            array=path,
+            array=None,
         )
-        array = np.memmap(path, dtype=FILE_DTYPE[dtype], mode="r")
-        with set_current_vllm_config(self.vllm_config), torch.no_grad():
+        array = map_memory(MemoryHandle(*handle), dtype)
+        with set_current_vllm_config(self.vllm_config), torch.no_grad(), one_thread():
             self._loaded |= self._model().load_weights(unpack(bucket, array))
 
     def finish_weights(self) -> None:
@@ -71,7 +57,7 @@ class WeightLoading:
             ModelError: a parameter got no new weights.
         """
         model = self._model()
-        with set_current_vllm_config(self.vllm_config), torch.no_grad():
+        with set_current_vllm_config(self.vllm_config), torch.no_grad(), one_thread():
             finalize_layerwise_reload(model, self.vllm_config.model_config)
             for name, head in model.named_modules():
                 if isinstance(head, ParallelLMHead) and f"{name}.weight" not in self._loaded:

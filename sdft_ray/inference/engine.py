@@ -1,0 +1,117 @@
+"""An asynchronous vLLM engine whose weights can be replaced in place; what it computes is its role's business.
+
+Imported by a worker when it starts, never by the driver: vLLM takes seconds to import. Tensor parallelism, an engine
+on several GPUs, was never run on a GPU so far.
+"""
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.platforms import current_platform
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from sdft_ray.config import ModelConfig
+from sdft_ray.inference.weight_loading import WeightLoading
+from sdft_ray.records import Bucket, Publication
+from sdft_ray.weights.opening import mappable
+
+# vLLM 0.32's CPU worker was never seen to end by itself, however long one waited: it is killed after this.
+SHUTDOWN_GRACE_S = 1.0
+
+DEATH_CHECK_S = 1.0
+
+
+class InferenceEngine:
+    """Base of the engines: how one is started, given new weights and ended."""
+
+    def __init__(
+        self,
+        *,
+        extension: type[WeightLoading],
+        model_path: str,
+        model: ModelConfig,
+        max_model_len: int,
+        tensor_parallel_size: int,
+        shares_device: bool,
+        gpu_memory_share: float,
+        kv_cache_gib: float,
+        **arguments: Any,
+    ):
+        """Starts the engine's processes; returns when they are up.
+
+        Args:
+            extension: methods that the engine's processes gain.
+            model_path: local model folder.
+            model: dtype of the weights.
+            max_model_len: tokens of the longest sequence.
+            tensor_parallel_size: GPUs of the engine; 1 on a CPU.
+            shares_device: whether other workers use the same memory, so that the engine must not take what is free.
+            gpu_memory_share: of each of its GPUs, what the engine may fill.
+            kv_cache_gib: of an engine that shares its device.
+            arguments: of vLLM, by the names of `AsyncEngineArgs`: what the role alone needs.
+        """
+        self._request_ids = itertools.count()
+        self._llm = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(
+                model=model_path,
+                dtype=model.dtype.name.lower(),
+                max_model_len=max_model_len,
+                tensor_parallel_size=tensor_parallel_size,
+                # Named because vLLM would start Ray actors of its own inside our placement group.
+                distributed_executor_backend="mp" if tensor_parallel_size > 1 else "uni",
+                gpu_memory_utilization=gpu_memory_share,
+                # Where memory is shared, measuring what is free would measure the neighbours. (The environment variable
+                # VLLM_CPU_KVCACHE_SPACE takes whole GiB only.)
+                kv_cache_memory_bytes=int(kv_cache_gib * 2**30) if shares_device else None,
+                enforce_eager=current_platform.is_cpu(),
+                skip_tokenizer_init=True,
+                disable_log_stats=True,
+                worker_extension_cls=f"{extension.__module__}.{extension.__qualname__}",
+                **arguments,
+            )
+        )
+
+    async def load_weights(self, publication: Publication) -> None:
+        """Replaces all weights; nothing may be computed meanwhile.
+
+        Raises:
+            ModelError: the model has a parameter that the publication lacks.
+        """
+        await self._on_ranks(WeightLoading.begin_weights)
+        for bucket in publication.buckets:
+            async with mappable(bucket) as in_memory:
+                await self._load_bucket(in_memory)
+        await self._on_ranks(WeightLoading.finish_weights)
+
+    async def _load_bucket(self, bucket: Bucket) -> None:
+        """`bucket.array` is the handle of a `MemoryFile`."""
+        entries = [(entry.name, entry.shape, entry.offset) for entry in bucket.entries]
+        await self._on_ranks(WeightLoading.load_bucket, tuple(bucket.array), bucket.dtype, entries)
+
+    def _next_request_id(self) -> str:
+        return str(next(self._request_ids))
+
+    async def _on_ranks(self, method: Callable[..., None], *args: Any) -> None:
+        """Calls a method of the extension in every tensor parallel rank."""
+        await self._answered(self._llm.collective_rpc(method.__name__, args=args))
+
+    async def _answered(self, call: Awaitable[Any]) -> None:
+        """Waits for a call to the engine's process; vLLM fails open requests when that dies, but not open calls.
+
+        Raises:
+            EngineDeadError: the process died.
+        """
+        answer = asyncio.ensure_future(call)
+        while not answer.done():
+            await asyncio.wait([answer], timeout=DEATH_CHECK_S)
+            if self._llm.errored and not answer.done():
+                answer.cancel()
+                raise self._llm.dead_error
+        answer.result()
+
+    def close(self) -> None:
+        """Ends the engine's processes."""
+        self._llm.shutdown(timeout=SHUTDOWN_GRACE_S)

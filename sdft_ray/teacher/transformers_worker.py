@@ -1,0 +1,103 @@
+"""The teacher actor with the network in plain transformers, on one GPU or the CPU.
+
+Legend: V vocabulary entries that count.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+import torch
+
+from sdft_ray.config import ModelConfig, TeacherConfig
+from sdft_ray.data.packing import pack_sequences
+from sdft_ray.models.network import check_head, completion_hidden, load_network, output_head
+from sdft_ray.records import Publication, TeacherPayload
+from sdft_ray.teacher.payload import PayloadPacker
+from sdft_ray.teacher.weights import average_weights, copy_weights
+from sdft_ray.teacher.worker import ScoreRequest, TeacherWorker
+
+T = TypeVar("T")
+
+
+class TransformersTeacher(TeacherWorker):
+    """Scores a batch in one forward pass of packed sequences."""
+
+    def __init__(
+        self,
+        *,
+        rank: int,
+        log_dir: str,
+        model_path: str,
+        model: ModelConfig,
+        teacher: TeacherConfig,
+        num_tokens: int,
+        temperature: float,
+        device: str,
+    ):
+        """Loads the network.
+
+        Args:
+            rank: of this worker in its group.
+            log_dir: where its log file lies.
+            model_path: local model folder; its weights are version 0.
+            model: dtype and attention of the network.
+            teacher: tokens of one forward pass, kind and precision of the payload.
+            num_tokens: V; rows of the head from there on are padding and leave no trace in a payload.
+            temperature: of the sampler; a TOPK payload holds probabilities at this temperature.
+            device: "cpu", or "cuda" where the actor was given a GPU.
+
+        Raises:
+            ModelError: the network's head is of an unknown kind.
+        """
+        super().__init__(
+            rank=rank, log_dir=log_dir, device=device, max_tokens_per_forward=teacher.max_tokens_per_forward
+        )
+        self._device = torch.device(device)
+        self._network = load_network(model_path, model.dtype, model).to(self._device).eval().requires_grad_(False)
+        check_head(self._network)
+        self._packer = PayloadPacker(teacher, output_head(self._network), num_tokens, temperature)
+        self._parameters = dict(self._network.named_parameters())
+        self._ema_decay = teacher.ema_decay
+        self._shares_prefix = model.shares_prefix
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forward")
+
+    async def average_weights(self, publication: Publication) -> int:
+        """Averages the published student into the weights, between two batches; raises as `average_weights`."""
+        return await self._change_weights(publication, self._average_weights)
+
+    def close(self) -> None:
+        """Ends the thread of the forward passes after the one that runs."""
+        self._thread.shutdown(cancel_futures=True)
+
+    async def _payloads(self, requests: list[ScoreRequest]) -> list[TeacherPayload]:
+        return await self._in_thread(partial(self._forward, requests))
+
+    async def _replace_weights(self, publication: Publication) -> None:
+        await self._in_thread(partial(copy_weights, self._parameters, publication))
+
+    async def _average_weights(self, publication: Publication) -> None:
+        await self._in_thread(
+            partial(average_weights, self._parameters, self.weight_version, publication, self._ema_decay)
+        )
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    @torch.inference_mode()
+    def _forward(self, requests: Sequence[ScoreRequest]) -> list[TeacherPayload]:
+        packed = pack_sequences(requests, share_prefix=self._shares_prefix)
+        hidden = completion_hidden(
+            self._network,
+            *(
+                torch.from_numpy(array).to(self._device)
+                for array in (packed.input_ids, packed.position_ids, packed.predictor_index)
+            ),
+        )
+        lengths = [len(request.completion_tokens) for request in requests]
+        return [
+            self._packer.pack(rows, request.completion_tokens)
+            for rows, request in zip(hidden.split(lengths), requests, strict=True)
+        ]

@@ -1,0 +1,71 @@
+"""The teacher actor on vLLM: one engine that may be spread over several GPUs, where it was never run so far."""
+
+import asyncio
+
+from sdft_ray.config import ModelConfig, TeacherConfig
+from sdft_ray.models.network import TORCH_DTYPE
+from sdft_ray.records import HiddenPayload, Publication, TeacherPayload
+from sdft_ray.teacher.worker import ScoreRequest, TeacherWorker
+from sdft_ray.tensors import to_array
+
+
+class VllmTeacher(TeacherWorker):
+    """Hands a batch to the engine, which reads it in one forward pass; a longer sequence alone, in several."""
+
+    def __init__(
+        self,
+        *,
+        rank: int,
+        log_dir: str,
+        model_path: str,
+        model: ModelConfig,
+        teacher: TeacherConfig,
+        max_model_len: int,
+        tensor_parallel_size: int,
+        shares_device: bool,
+        device: str,
+    ):
+        """Starts the engine; returns when it is up.
+
+        Args:
+            rank: of this worker in its group.
+            log_dir: where its log file lies.
+            model_path: local model folder; its weights are version 0.
+            model: dtype of the weights.
+            teacher: engine settings and precision of the payload.
+            max_model_len: tokens of the longest teacher prompt and completion together.
+            tensor_parallel_size: GPUs of the engine; 1 on a CPU.
+            shares_device: whether other workers use the same memory, so that the engine must not take what is free.
+            device: "cpu", or "cuda" where the actor was given a GPU.
+        """
+        super().__init__(
+            rank=rank, log_dir=log_dir, device=device, max_tokens_per_forward=teacher.max_tokens_per_forward
+        )
+        # Imported here because the driver imports this module to make the actor and has no use for vLLM.
+        from sdft_ray.teacher.vllm_engine import ReadingEngine
+
+        self._payload_dtype = TORCH_DTYPE[teacher.payload_precision]
+        self._engine = ReadingEngine(
+            model_path=model_path,
+            model=model,
+            teacher=teacher,
+            max_model_len=max_model_len,
+            tensor_parallel_size=tensor_parallel_size,
+            shares_device=shares_device,
+        )
+
+    async def ready(self) -> int:
+        """See `TeacherWorker.ready`."""
+        await self._engine.keep_completion_rows()
+        return await super().ready()
+
+    def close(self) -> None:
+        """Ends the engine's processes."""
+        self._engine.close()
+
+    async def _payloads(self, requests: list[ScoreRequest]) -> list[TeacherPayload]:
+        hidden = await asyncio.gather(*(self._engine.hidden_states(*request) for request in requests))
+        return [HiddenPayload(hidden=to_array(states.to(self._payload_dtype))) for states in hidden]
+
+    async def _replace_weights(self, publication: Publication) -> None:
+        await self._engine.load_weights(publication)

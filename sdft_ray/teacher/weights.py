@@ -1,0 +1,58 @@
+"""New weights for a teacher's network, in place: copied as they were published, or averaged where they are used."""
+
+from collections.abc import Mapping
+
+import torch
+
+from sdft_ray.distill.ema import blend
+from sdft_ray.errors import ModelError, WeightVersionError
+from sdft_ray.records import Publication
+from sdft_ray.tensors import one_thread
+from sdft_ray.weights.opening import open_publication
+
+Parameters = Mapping[str, torch.Tensor]  # of the network by name, tied ones once under their first name
+
+
+@torch.no_grad()
+def copy_weights(parameters: Parameters, publication: Publication) -> None:
+    """Makes `parameters` those of the publication, in their own dtype.
+
+    Raises:
+        ModelError: the publication and the network do not hold the same parameters.
+    """
+    _check_same(parameters, publication)
+    with one_thread():
+        for name, tensor in open_publication(publication):
+            parameters[name].copy_(tensor)
+
+
+def average_weights(parameters: Parameters, version: int, publication: Publication, ema_decay: float) -> None:
+    """Moves `parameters`, an average of version `version`, one step towards the published student.
+
+    They have to be in fp32, and so has the publication: then they are the average itself, bit for bit the learner's,
+    and nothing else has to be kept (the settings refuse anything else).
+
+    Raises:
+        WeightVersionError: the publication is not the next version; each has to be averaged exactly once.
+        ModelError: the publication and the network do not hold the same parameters.
+    """
+    if publication.version != version + 1:
+        raise WeightVersionError(
+            f"a teacher that averages the student's weights itself holds version {version} and was given "
+            f"{publication.version}: it has to see every version once. Set weights.teacher_ema=LEARNER."
+        )
+    _check_same(parameters, publication)
+    with one_thread():
+        for name, tensor in open_publication(publication):
+            blend(parameters[name], tensor.to(parameters[name].device), ema_decay)
+
+
+def _check_same(parameters: Parameters, publication: Publication) -> None:
+    shapes = {entry.name: entry.shape for bucket in publication.buckets for entry in bucket.entries}
+    for name in [*parameters, *shapes]:
+        held = tuple(parameters[name].shape) if name in parameters else None
+        if held != shapes.get(name):
+            raise ModelError(
+                f"parameter {name}: the teacher's shape is {held}, that of the publication "
+                f"{publication.version} is {shapes.get(name)} (None: it has no such parameter)"
+            )

@@ -1,0 +1,115 @@
+"""Publishing on one rank; tests/cluster/test_learner.py has real ranks and every ZeRO stage."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from sdft_ray.config import Channel
+from sdft_ray.learner.average import TeacherAverage
+from sdft_ray.learner.fragments import Fragment, master_fragments
+from sdft_ray.learner.publisher import full_state, make_publisher
+from sdft_ray.weights.channel import WeightKind
+from sdft_ray.weights.opening import open_publication
+
+
+class Tied(torch.nn.Module):
+    """Two names for one parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(11, 4)
+        self.norm = torch.nn.LayerNorm(4)
+        self.head = torch.nn.Linear(4, 11, bias=False)
+        self.head.weight = self.embedding.weight
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_rank() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_shared_memory_holds_every_parameter_once_in_one_bucket_in_the_workers_dtype(dtype: torch.dtype) -> None:
+    module = Tied()
+    publisher = make_publisher(Channel.SHARED_MEMORY, module, dtype, torch.device("cpu"))
+    publication = publisher.publish(WeightKind.STUDENT, 3, lambda: master_fragments(module, 0, 1))
+    assert publication is not None and publication.version == 3
+    assert [entry.name for bucket in publication.buckets for entry in bucket.entries] == [
+        "embedding.weight",
+        "norm.weight",
+        "norm.bias",
+    ]
+    assert len(publication.buckets) == 1
+    for name, tensor in open_publication(publication):
+        assert torch.equal(tensor, module.get_parameter(name).to(dtype))
+
+
+def test_the_same_memory_carries_every_version_and_each_kind_has_its_own() -> None:
+    module = Tied()
+    average = [Fragment(name, 0, torch.zeros(value.numel())) for name, value in module.named_parameters()]
+    publisher = make_publisher(Channel.SHARED_MEMORY, module, torch.float32, torch.device("cpu"))
+
+    def publish(kind: WeightKind, version: int) -> dict[str, torch.Tensor]:
+        fragments = {WeightKind.STUDENT: lambda: master_fragments(module, 0, 1), WeightKind.EMA: lambda: iter(average)}
+        publication = publisher.publish(kind, version, fragments[kind])
+        assert publication is not None
+        return dict(open_publication(publication))
+
+    first = publish(WeightKind.STUDENT, 1)
+    assert not publish(WeightKind.EMA, 1)["embedding.weight"].any()
+    assert torch.equal(first["embedding.weight"], module.embedding.weight)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with torch.no_grad():
+        module.embedding.weight.add_(1.0)
+    second = publish(WeightKind.STUDENT, 2)
+    assert torch.equal(second["embedding.weight"], module.embedding.weight)
+    assert torch.equal(first["embedding.weight"], module.embedding.weight), "the memory is written anew"
+    del first, second
+    assert len(os.listdir("/proc/self/fd")) == descriptors - 1
+
+
+@pytest.mark.parametrize("channel", [Channel.SHARED_MEMORY, Channel.OBJECT_STORE])
+def test_an_average_goes_on_where_its_publisher_houses_it(channel: Channel) -> None:
+    module = Tied()
+    average = TeacherAverage(master_fragments(module, 0, 1), ema_decay=0.9)
+    alone = TeacherAverage(master_fragments(module, 0, 1), ema_decay=0.9)
+    publisher = make_publisher(channel, module, torch.float32, torch.device("cpu"))
+    average.move(publisher.house)
+    for _ in range(3):
+        with torch.no_grad():
+            for value in module.parameters():
+                value.mul_(1.1)
+        average.update(master_fragments(module, 0, 1))
+        alone.update(master_fragments(module, 0, 1))
+    reference = {fragment.name: fragment.values for fragment in alone.fragments()}
+    assert all(torch.equal(values, reference[name]) for name, _, values in average.fragments())
+    assert all(values.untyped_storage().nbytes() == values.nbytes for _, _, values in average.fragments())
+    if channel is Channel.SHARED_MEMORY:
+        publication = publisher.publish(WeightKind.EMA, 3, average.fragments)
+        assert publication is not None
+        for name, tensor in open_publication(publication):
+            assert torch.equal(tensor.view(-1), reference[name])
+
+
+def test_an_average_for_workers_in_bf16_stays_in_fp32_and_is_rounded_when_published() -> None:
+    module = Tied()
+    average = TeacherAverage(master_fragments(module, 0, 1), ema_decay=0.9)
+    publisher = make_publisher(Channel.SHARED_MEMORY, module, torch.bfloat16, torch.device("cpu"))
+    average.move(publisher.house)
+    assert {fragment.values.dtype for fragment in average.fragments()} == {torch.float32}
+    publication = publisher.publish(WeightKind.EMA, 1, average.fragments)
+    assert publication is not None
+    for name, tensor in open_publication(publication):
+        assert torch.equal(tensor, module.get_parameter(name).bfloat16())
+
+
+def test_the_full_state_is_that_of_the_fragments() -> None:
+    module = Tied()
+    state = full_state(module, lambda: master_fragments(module, 0, 1), torch.float32, torch.device("cpu"))
+    assert state.keys() == dict(module.named_parameters()).keys()
+    assert all(torch.equal(state[name], value) for name, value in module.named_parameters())

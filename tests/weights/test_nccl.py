@@ -1,0 +1,136 @@
+"""Direct transfer with a fake in NCCL's place; every request is read by vLLM's own classes. Nothing here sees a GPU."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from vllm.distributed.weight_transfer.base import VLLMWeightSyncClient, WeightSource
+from vllm.distributed.weight_transfer.nccl_common import NCCLWeightTransferInitInfo
+from vllm.distributed.weight_transfer.nccl_engine import (
+    NCCLTrainerInitInfo,
+    NCCLTrainerWeightTransferEngine,
+    NCCLWeightTransferEngine,
+    NCCLWeightTransferUpdateInfo,
+)
+
+from sdft_ray.records import Bucket, Publication
+from sdft_ray.weights.buckets import plan_buckets
+from sdft_ray.weights.channel import DirectChannel, Meeting, WeightKind
+from sdft_ray.weights.nccl import LearnerEnd, join_request, transfer_config, update_request
+
+MEETING = Meeting("10.0.0.1", 4321, num_ranks=5)
+SHAPES = [("embedding", (7, 3)), ("norm", (5,)), ("scale", ())]
+PLAN = plan_buckets(SHAPES, max_elements=21)
+ANNOUNCED = Publication(
+    version=0, buckets=tuple(Bucket(dtype="bfloat16", entries=entries, array=None) for entries in PLAN)
+)
+
+
+class FakeTransfer:
+    """A trainer's side whose broadcast is a list; checks the source as vLLM does."""
+
+    def __init__(self, info: NCCLTrainerInitInfo, client: VLLMWeightSyncClient, source: WeightSource):
+        self.info, self.client, self.source = info, client, source
+        self.sent: list[tuple[str, torch.Tensor]] = []
+
+    @classmethod
+    def trainer_init(cls, info: Any, *, client: Any, source: Any) -> "FakeTransfer":
+        assert isinstance(client, VLLMWeightSyncClient)
+        assert isinstance(source, WeightSource)
+        client.init_weight_transfer_engine({})
+        return cls(info, client, source)
+
+    def send_weights(self) -> None:
+        self.client.start_weight_update()
+        self.client.update_weights({})
+        pairs = NCCLTrainerWeightTransferEngine._checked_iter(self.source, self.source.metadata())
+        self.sent += [(name, tensor.clone()) for name, tensor in pairs]
+        self.client.finish_weight_update()
+
+
+def make_end(values: dict[str, torch.Tensor], rank: int = 0) -> LearnerEnd:
+    entries = [entry for plan in PLAN for entry in plan]
+
+    def parameters() -> Iterator[tuple[str, torch.Tensor]]:
+        return iter(values.items())
+
+    return LearnerEnd(rank, MEETING, entries, torch.bfloat16, parameters, transfer=FakeTransfer)
+
+
+def test_every_engine_is_brought_to_ranks_of_its_own_in_one_meeting_with_the_learner() -> None:
+    learner = make_end({})._transfer.info
+    for first_rank in (1, 3):
+        info = NCCLWeightTransferInitInfo(**join_request(MEETING, first_rank).init_info)
+        assert info.rank_offset == first_rank
+        assert (info.master_address, info.master_port, info.world_size) == tuple(MEETING)
+        assert (learner.master_address, learner.master_port, learner.world_size) == tuple(MEETING)
+        assert (info.packed, info.packed_buffer_size_bytes, info.packed_num_buffers) == (
+            learner.packed,
+            learner.packed_buffer_size_bytes,
+            learner.packed_num_buffers,
+        )
+    assert [make_end({}, rank)._transfer.info.is_sender for rank in range(3)] == [True, False, False]
+
+
+def test_an_engine_expects_in_one_call_exactly_what_is_sent() -> None:
+    values = {name: torch.randn(shape).bfloat16() for name, shape in SHAPES}
+    end = make_end(values)
+    end.send()
+    info = NCCLWeightTransferUpdateInfo(**update_request(ANNOUNCED).update_info)
+    sent = end._transfer.sent
+    assert info.names == [name for name, _ in sent]
+    assert [getattr(torch, name) for name in info.dtype_names] == [tensor.dtype for _, tensor in sent]
+    assert info.shapes == [list(tensor.shape) for _, tensor in sent]
+    assert all(torch.equal(tensor, values[name]) for name, tensor in sent)
+    values["scale"].add_(1.0)
+    end.send()
+    assert torch.equal(end._transfer.sent[-1][1], values["scale"])
+
+
+def test_the_engine_is_started_with_the_transfer_that_reads_these_requests() -> None:
+    assert transfer_config().backend == "nccl"
+    assert NCCLWeightTransferEngine.init_info_cls is NCCLWeightTransferInitInfo
+    assert NCCLWeightTransferEngine.update_info_cls is NCCLWeightTransferUpdateInfo
+
+
+class Engines:
+    """Rollout workers that receive only while the learner sends."""
+
+    role = "rollout"
+    actors = (0, 1)
+
+    def __init__(self) -> None:
+        self.everybody_there = asyncio.Barrier(3)
+        self.received: list[Publication] = []
+
+    async def on_each(self, call: Callable[[Any, Any], Any], items: Any) -> list[int]:
+        return list(await asyncio.gather(*map(call, self.actors, items)))
+
+    def confirm_version(self, acknowledged: Any, version: int) -> None:
+        assert list(acknowledged) == [version, version]
+
+    async def load(self, actor: int, publication: Publication) -> int:
+        self.received.append(publication)
+        if publication.buckets[0].array is None:
+            await self.everybody_there.wait()
+        return publication.version
+
+
+async def test_the_student_is_sent_while_all_engines_receive_and_other_weights_take_the_usual_way() -> None:
+    engines = Engines()
+    stored = Publication(version=4, buckets=(Bucket(dtype="bfloat16", entries=PLAN[0], array="handle"),))
+
+    async def publish(kind: WeightKind, version: int) -> Publication:
+        if kind is WeightKind.EMA:
+            return stored
+        await engines.everybody_there.wait()
+        return ANNOUNCED
+
+    channel = DirectChannel(publish, 5.0)
+    channel.announcement = ANNOUNCED
+    await channel.deliver(WeightKind.STUDENT, 4, engines, engines.load)
+    assert [(received.version, received.buckets) for received in engines.received] == [(4, ANNOUNCED.buckets)] * 2
+    assert channel.take_metrics()["weights/published_bytes"] == 2 * (21 + 5 + 1)
+    await channel.deliver(WeightKind.EMA, 4, engines, engines.load)
+    assert engines.received[2:] == [stored, stored]
