@@ -1,8 +1,9 @@
 """The algorithm: sample, score, learn, blend, publish (arXiv 2601.19897).
 
 Two coroutines share a buffer. Producers turn examples into scored samples; the learner turns batches of them into
-new weights. `max_staleness=0` makes them take turns, which is the paper's exactly on-policy algorithm; a larger bound
-lets producers run ahead by that many steps. Nothing here knows what a process, a tensor or a vendor is.
+new weights, and begins with the first samples of a batch while the last are still being made. With `max_staleness=0`
+every sample is made by the newest weights, which is the paper's exactly on-policy algorithm; a larger bound lets
+producers run ahead by that many steps. Nothing here knows what a process, a tensor or a vendor is.
 """
 
 import asyncio
@@ -45,31 +46,30 @@ async def train(
         max_staleness=cfg.max_staleness,
         num_batches=cfg.num_steps - learner.weight_version,
     )
+    timer = PhaseTimer()
 
     async def produce_samples() -> None:
         async for ticket in buffer.tickets():  # waits while max_staleness versions ahead of the learner
             example = next(examples)
-            rollout = await completions.complete(example)  # 1. y ~ student(. | x)
-            scores = await teacher.score(example, rollout)  # 2. teacher(. | x, demonstration, y_<t) at every t
+            with timer.phase("loop/rollout_s"):
+                rollout = await completions.complete(example)  # 1. y ~ student(. | x)
+            with timer.phase("loop/score_s"):
+                scores = await teacher.score(example, rollout)  # 2. teacher(. | x, demonstration, y_<t) at every t
             await buffer.put(
                 ticket, Sample(example_id=example.example_id, epoch=example.epoch, rollout=rollout, scores=scores)
             )
-            del scores  # as below
+            del scores  # the last handle of a payload is the learner's: its memory is free once it has been trained on
 
     async def learn() -> None:
-        timer = PhaseTimer()
         while learner.weight_version < cfg.num_steps:
-            with timer.phase("step"):
-                with timer.phase("wait"):
-                    batch = await buffer.take_batch()
-                staleness = learner.weight_version - min(sample.rollout.weight_version for sample in batch)
-                report = await learner.step(batch)  # 3. per-token divergence; 4. ema_decay * old + (1 - ...) * student
-                del batch  # the last handles of its payloads: their memory is free for the next step's
+            with timer.phase("loop/step_s"):
+                # 3. per-token divergence, sample by sample; 4. ema_decay * old + (1 - ema_decay) * student
+                report = await learner.step(buffer.batch())
                 version = learner.weight_version
-                with timer.phase("load_weights"):  # 5. both pull what they need of the new version from the learner
+                with timer.phase("loop/load_weights_s"):  # 5. both pull what they need of it from the learner
                     await asyncio.gather(completions.load_weights(version), teacher.load_weights(version))
                 await buffer.close_batch()  # only now may the next samples start: they see the new weights
-            tracker.log_step(version, report.metrics | timer.take() | {"loop/staleness_max": staleness}, report)
+            tracker.log_step(version, report.metrics | buffer.take_counts() | timer.take(), report)
             if cfg.evaluate_every and version % cfg.evaluate_every == 0 and version < cfg.num_steps:
                 tracker.log_evaluation(version, await evaluator.evaluate(version))
             if cfg.checkpoint_every and version % cfg.checkpoint_every == 0:

@@ -65,6 +65,26 @@ class LogitsPayload:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HiddenPayload:
+    """The teacher's hidden state after the final norm at every completion position: the logits without the head."""
+
+    hidden: np.ndarray  # [T, H] float32, or bfloat16 bit patterns as uint16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TopKPayload:
+    """The teacher's K most likely tokens at every completion position, at the sampling temperature."""
+
+    ids: np.ndarray  # [T, K] int32
+    logprobs: np.ndarray  # [T, K] float32
+    tail_logprobs: np.ndarray  # [T] float32: all other tokens together
+    token_logprobs: np.ndarray  # [T] float32: the token that was written
+
+
+TeacherPayload = LogitsPayload | HiddenPayload | TopKPayload
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherScores:
     """What the teacher says about one completion, without its bulk.
 
@@ -103,19 +123,22 @@ class Microbatch:
 
     example_ids: tuple[str, ...]  # [S]
     input_ids: np.ndarray  # [N] int64
-    position_ids: np.ndarray  # [N] int64, from 0 in every sequence: where attention has to start anew
+    position_ids: np.ndarray  # [N] int64: a sequence starts where they do not go on by one, see models/attention.py
     predictor_index: np.ndarray  # [T] int64: the position in input_ids whose logits predict completion token t
     completion_ids: np.ndarray  # [T] int64
     sequence_ids: np.ndarray  # [T] int64, 0..S-1, ascending
     token_weights: np.ndarray  # [T] float32: mask and normalisation over the global batch
     sampler_logprobs: np.ndarray  # [T] float32
     payloads: tuple[Any, ...]  # [S] handles, see TeacherScores
+    teacher_versions: tuple[int, ...]  # [S] the weight version that each payload was made with
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RankReport:
     """What one learner rank saw in one step: sums over its counted tokens, so that ranks can be added up."""
 
+    input_tokens: int  # read by the network
+    sequence_tokens: int  # of all sequences, each counted for itself; fillers included
     counted_tokens: int
     loss: float  # this rank's part of the sum that is the loss
     divergence: float  # nats
@@ -124,13 +147,13 @@ class RankReport:
     correction: float
     mismatch_max: float  # largest |trainer logprob - sampler logprob| [nats]
     grad_norm: float  # global, before clipping
+    bound_s: float  # what the matrix products of its weights take at the rate of a plain matrix product
     durations_s: dict[str, float]  # by metric key
-    token_divergence: tuple[np.ndarray, ...]  # [T] float32 of each sample, in the order of the microbatches
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SampleReport:
-    """One trained sample as a person may want to see it; a few of them a step."""
+    """One trained sample as a person may want to see it."""
 
     example_id: str
     epoch: int
@@ -146,7 +169,7 @@ class StepReport:
     """What one optimizer step has to tell."""
 
     metrics: dict[str, float]  # keys as declared in tracking/metrics.py
-    samples: tuple[SampleReport, ...]
+    samples: tuple[SampleReport, ...]  # a few of the batch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

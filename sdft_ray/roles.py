@@ -3,7 +3,7 @@
 Implementations live one vendor to a folder (rollout/, teacher/, learner/); tests/fakes.py has all of them in memory.
 """
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
 from sdft_ray.records import Rollout, Sample, StepReport, TeacherScores, TokenizedExample
@@ -53,8 +53,15 @@ class Learner(Protocol):
         """Number of optimizer steps taken: the version of the weights it now holds."""
         ...
 
-    async def step(self, batch: tuple[Sample, ...]) -> StepReport:
-        """One optimizer step on `batch`, then one EMA step; raises `NonFiniteError` before bad weights spread."""
+    async def step(self, samples: AsyncIterator[Sample]) -> StepReport:
+        """One optimizer step on the samples of one batch, then one EMA step.
+
+        It may train on the first samples while it waits for the last; the result is that of the whole batch at once.
+        Keeps no sample's payload longer than it needs.
+
+        Raises:
+            NonFiniteError: before bad weights spread, and at once, also while samples are still to come.
+        """
         ...
 
     async def save_checkpoint(self, data_state: Mapping[str, Any]) -> None:

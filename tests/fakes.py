@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from sdft_ray.records import Rollout, Sample, StepReport, TeacherScores, TokenizedExample
@@ -52,7 +52,7 @@ class FakeCompletions:
         return Rollout(
             prompt_tokens=example.prompt_tokens,
             completion_tokens=(example.seed, version),
-            logprobs=(0.0, 0.0),
+            logprobs=(-1.0, -1.0),
             weight_version=version,
             truncated=False,
         )
@@ -86,12 +86,15 @@ class FakeLearner:
         self.staleness: list[int] = []
         self.checkpoints: list[tuple[int, dict[str, Any]]] = []
 
-    async def step(self, batch: tuple[Sample, ...]) -> StepReport:
+    async def step(self, samples: AsyncIterator[Sample]) -> StepReport:
+        batch = [sample async for sample in samples]
         self.batches.append(tuple(sample.example_id for sample in batch))
-        self.staleness += [self.weight_version - sample.rollout.weight_version for sample in batch]
+        staleness = [self.weight_version - sample.rollout.weight_version for sample in batch]
+        self.staleness += staleness
         await asyncio.sleep(0.001)
         self.weight_version += 1
-        return StepReport(metrics={"learner/loss": 1.0 / self.weight_version}, samples=())
+        metrics = {"learner/loss": 1.0 / self.weight_version, "loop/staleness_max": float(max(staleness))}
+        return StepReport(metrics=metrics, samples=())
 
     async def save_checkpoint(self, data_state: Mapping[str, Any]) -> None:
         self.checkpoints.append((self.weight_version, dict(data_state)))

@@ -1,12 +1,17 @@
 """The whole algorithm on in-memory roles."""
 
 import asyncio
+import time
+import weakref
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sdft_ray.errors import NonFiniteError, WorkerError
 from sdft_ray.loop import LoopConfig, train
+from sdft_ray.records import StepReport, TeacherScores
+from sdft_ray.rollout.demonstrations import DemonstrationCompletions
 from tests.fakes import FakeCompletions, FakeEvaluator, FakeExamples, FakeLearner, FakeTeacher, FakeTracker
 
 
@@ -54,7 +59,8 @@ def test_both_workers_hold_every_version_and_the_run_ends_at_num_steps() -> None
     assert roles["completions"].loaded == [1, 2, 3]
     assert roles["teacher"].version == 3
     assert [step for step, _ in roles["tracker"].steps] == [1, 2, 3]
-    assert {"loop/step_s", "loop/wait_s", "loop/load_weights_s"} <= roles["tracker"].steps[0][1].keys()
+    phases = {"loop/step_s", "loop/rollout_s", "loop/score_s", "loop/load_weights_s"}
+    assert phases <= roles["tracker"].steps[0][1].keys()
 
 
 def test_evaluations_and_checkpoints_come_at_their_steps_with_the_position_of_trained_examples() -> None:
@@ -93,10 +99,10 @@ class DyingCompletions(FakeCompletions):
 class DivergingLearner(FakeLearner):
     """A learner whose second step is not finite."""
 
-    async def step(self, batch: Any) -> Any:
+    async def step(self, samples: Any) -> Any:
         if self.weight_version == 1:
-            raise NonFiniteError("loss", 2, [sample.example_id for sample in batch])
-        return await super().step(batch)
+            raise NonFiniteError("loss", 2, [sample.example_id async for sample in samples])
+        return await super().step(samples)
 
 
 def test_a_dead_engine_ends_the_run_as_its_first_error() -> None:
@@ -109,3 +115,108 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_samples() -> None:
     with pytest.raises(ExceptionGroup) as caught:
         run_loop(LoopConfig(num_steps=9, batch_size=2, max_staleness=1), learner=DivergingLearner())
     assert "example-2, example-3" in str(caught.value.exceptions[0])
+
+
+class WaitingCompletions(FakeCompletions):
+    """Finishes the last completion of a batch of four only when the learner has two of its samples."""
+
+    def __init__(self, learner: "EagerLearner"):
+        super().__init__()
+        self._learner = learner
+
+    async def complete(self, example: Any) -> Any:
+        if example.seed % 4 == 3:
+            await asyncio.wait_for(self._learner.has_two.wait(), timeout=5)
+            self._learner.has_two.clear()
+        return await super().complete(example)
+
+
+class EagerLearner(FakeLearner):
+    """Tells when it has two samples of a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_two = asyncio.Event()
+
+    async def step(self, samples: Any) -> Any:
+        return await super().step(self._telling(samples))
+
+    async def _telling(self, samples: Any) -> Any:
+        num_seen = 0
+        async for sample in samples:
+            num_seen += 1
+            if num_seen == 2:
+                self.has_two.set()
+            yield sample
+
+
+@pytest.mark.parametrize("bound", [0, 1])
+def test_the_learner_has_the_first_samples_of_a_batch_while_its_last_are_still_made(bound: int) -> None:
+    learner = EagerLearner()
+    run_loop(
+        LoopConfig(num_steps=3, batch_size=4, max_staleness=bound),
+        learner=learner,
+        completions=WaitingCompletions(learner),
+    )
+    assert [len(batch) for batch in learner.batches] == [4, 4, 4]
+
+
+class PayloadTeacher(FakeTeacher):
+    """Makes payloads and remembers them without keeping them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.payloads: list[weakref.ref[Payload]] = []
+
+    async def score(self, example: Any, rollout: Any) -> TeacherScores:
+        payload = Payload()
+        self.payloads.append(weakref.ref(payload))
+        return replace(await super().score(example, rollout), payload=payload)
+
+
+class Payload:
+    """Megabytes, in a real run."""
+
+
+class ForgetfulLearner(FakeLearner):
+    """Keeps no sample, and notes how many payloads are alive when it has seen the whole batch."""
+
+    def __init__(self, teacher: PayloadTeacher):
+        super().__init__()
+        self._teacher = teacher
+        self.alive: list[int] = []
+
+    async def step(self, samples: Any) -> Any:
+        async for sample in samples:
+            del sample
+        await asyncio.sleep(0.02)  # until every producer waits for its next ticket
+        self.alive.append(sum(payload() is not None for payload in self._teacher.payloads))
+        self.weight_version += 1
+        return StepReport(metrics={}, samples=())
+
+
+def test_nothing_but_the_learner_keeps_a_payload_whose_sample_it_has() -> None:
+    teacher = PayloadTeacher()
+    learner = ForgetfulLearner(teacher)
+    run_loop(LoopConfig(num_steps=3, batch_size=4), teacher=teacher, learner=learner)
+    assert len(teacher.payloads) == 12
+    assert learner.alive == [0, 0, 0]
+
+
+@pytest.mark.parametrize("bound", [0, 2])
+def test_every_token_and_no_second_is_counted_twice_when_batches_overlap(bound: int) -> None:
+    tracker = FakeTracker()
+    started = time.perf_counter()
+    run_loop(LoopConfig(num_steps=6, batch_size=4, max_staleness=bound), teacher=PayloadTeacher(), tracker=tracker)
+    elapsed_s = time.perf_counter() - started
+    for key in ("rollout/tokens", "teacher/tokens"):
+        assert sum(metrics[key] for _, metrics in tracker.steps) == 6 * 4 * 2
+    for key in ("loop/rollout_s", "loop/score_s", "loop/step_s"):
+        assert 0 < sum(metrics[key] for _, metrics in tracker.steps) <= elapsed_s
+
+
+def test_demonstrations_and_token_targets_count_as_nothing_sampled_and_nothing_scored() -> None:
+    tracker = FakeTracker()
+    run_loop(LoopConfig(num_steps=2, batch_size=2), completions=DemonstrationCompletions(), tracker=tracker)
+    for _, metrics in tracker.steps:
+        assert metrics["rollout/tokens"] == metrics["teacher/tokens"] == 0

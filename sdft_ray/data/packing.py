@@ -1,7 +1,7 @@
-"""Sequences packed end to end for one forward pass, and the samples of a step laid out over ranks and microbatches."""
+"""Sequences packed end to end for one forward pass, and a batch cut into rounds of one microbatch on every rank."""
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,92 +10,133 @@ from sdft_ray.records import Microbatch, Sample
 
 
 class PackedSequences(NamedTuple):
-    """Prompts with their completions, end to end. N tokens in all, T of them completion tokens."""
+    """Prompts with their completions, end to end. N tokens in all, T completion tokens."""
 
     input_ids: np.ndarray  # [N] int64
-    position_ids: np.ndarray  # [N] int64
+    position_ids: np.ndarray  # [N] int64: a sequence starts where they do not go on by one
     predictor_index: np.ndarray  # [T] int64: where completion token t is predicted, one before it
     completion_ids: np.ndarray  # [T] int64
     sequence_ids: np.ndarray  # [T] int64
 
 
-def pack_sequences(sequences: Sequence[tuple[Sequence[int], Sequence[int]]]) -> PackedSequences:
+def pack_sequences(
+    sequences: Sequence[tuple[Sequence[int], Sequence[int]]], *, share_prefix: bool = False
+) -> PackedSequences:
     """Packs (prompt, completion) pairs; both must hold at least one token.
 
-    The last completion token predicts nothing that is scored, so it is not fed to the network.
+    The last completion token predicts nothing that is scored, so it is not fed to the network. With `share_prefix`
+    what all prompts begin with stands once, at the start of the pack, and every other sequence starts at the position
+    behind it (models/attention.py computes that).
     """
     inputs: list[int] = []
     positions: list[int] = []
     predictors: list[int] = []
     completions: list[int] = []
     owners: list[int] = []
-    start = 0
+    shared = _common_prefix([prompt for prompt, _ in sequences]) if share_prefix else 0
     for owner, (prompt, completion) in enumerate(sequences):
         if not prompt or not completion:
             raise ValueError(f"sequence {owner}: prompt of {len(prompt)} tokens, completion of {len(completion)}")
         length = len(prompt) + len(completion) - 1
-        inputs.extend((*prompt, *completion[:-1]))
-        positions.extend(range(length))
-        predictors.extend(range(start + len(prompt) - 1, start + length))
+        begin = shared if owner else 0
+        inputs.extend((*prompt, *completion[:-1])[begin:])
+        positions.extend(range(begin, length))
+        predictors.extend(range(len(inputs) - len(completion), len(inputs)))
         completions.extend(completion)
         owners.extend([owner] * len(completion))
-        start += length
     return PackedSequences(
         *(np.asarray(values, dtype=np.int64) for values in (inputs, positions, predictors, completions, owners))
     )
 
 
-def pack_microbatch(samples: Sequence[Sample], token_weights: Sequence[Sequence[float]]) -> Microbatch:
+def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Tokens all prompts begin with; the last one of a prompt, which predicts, is never among them."""
+    length = 0
+    for tokens in zip(*(prompt[:-1] for prompt in prompts), strict=False):
+        if len(set(tokens)) > 1:
+            break
+        length += 1
+    return length
+
+
+def pack_microbatch(
+    samples: Sequence[Sample], token_weights: Sequence[Sequence[float]], *, share_prefix: bool = False
+) -> Microbatch:
     """The microbatch of `samples`; `token_weights` holds one weight a completion token of each."""
     rollouts = [sample.rollout for sample in samples]
-    packed = pack_sequences([(rollout.prompt_tokens, rollout.completion_tokens) for rollout in rollouts])
+    pairs = [(rollout.prompt_tokens, rollout.completion_tokens) for rollout in rollouts]
+    packed = pack_sequences(pairs, share_prefix=share_prefix)
     return Microbatch(
         example_ids=tuple(sample.example_id for sample in samples),
         **packed._asdict(),
         token_weights=np.asarray([weight for weights in token_weights for weight in weights], dtype=np.float32),
         sampler_logprobs=np.asarray([lp for rollout in rollouts for lp in rollout.logprobs], dtype=np.float32),
         payloads=tuple(sample.scores.payload for sample in samples),
+        teacher_versions=tuple(sample.scores.teacher_version for sample in samples),
     )
 
 
-def plan_microbatches(lengths: Sequence[int], num_ranks: int, max_tokens: int) -> list[list[list[int]]]:
-    """Lays samples out over ranks and microbatches, balanced by tokens.
+class WeightedSample(NamedTuple):
+    """A sample and what each of its completion tokens weighs in the loss."""
 
-    Every rank gets the same number of microbatches, since the collectives of a sharded learner have to match; a rank
-    with fewer samples than that gets empty ones at its end. A sample longer than `max_tokens` stands alone.
+    sample: Sample
+    token_weights: list[float]  # [T]
 
-    Args:
-        lengths: tokens (prompt and completion) of each sample.
-        num_ranks: learner ranks; at most as many as samples.
-        max_tokens: of one microbatch.
 
-    Returns:
-        plan[rank][microbatch] = ascending sample indices.
+class Round(NamedTuple):
+    """Consecutive samples of a batch, laid out for one forward pass on every rank."""
+
+    samples: list[WeightedSample]
+    ranks: list[list[int]]  # what each rank trains on, as ascending indices into `samples`; [] for a rank left over
+    is_last: bool  # of its batch
+
+    def microbatches(self, *, share_prefix: bool) -> list[Microbatch]:
+        """One a rank. A rank left over repeats a sample at weight 0, since the collectives of all ranks must match."""
+        first = self.samples[0]
+        filler = WeightedSample(first.sample, [0.0] * len(first.token_weights))
+        shards = [[self.samples[index] for index in rank] or [filler] for rank in self.ranks]
+        return [
+            pack_microbatch(
+                [part.sample for part in shard], [part.token_weights for part in shard], share_prefix=share_prefix
+            )
+            for shard in shards
+        ]
+
+
+async def cut_rounds(samples: AsyncIterator[WeightedSample], num_ranks: int, max_tokens: int) -> AsyncIterator[Round]:
+    """Cuts a batch into rounds and yields each once the sample after it has come, the last one at the batch's end.
+
+    A round takes samples in their order as long as no rank has to read more than `max_tokens` tokens (prompt and
+    completion) at once; a sample longer than that stands alone. So the cut depends on lengths and order and never on
+    when a sample comes, and only the last round of a batch can hold fewer samples than there are ranks.
     """
-    if len(lengths) < num_ranks:
-        raise ValueError(f"{len(lengths)} samples for {num_ranks} ranks")
-    ranks = _balance(range(len(lengths)), lengths, num_ranks)
-    layouts = [_fewest_groups(rank, lengths, max_tokens) for rank in ranks]
-    num_microbatches = max(len(layout) for layout in layouts)
-    plan = [_balance(rank, lengths, min(num_microbatches, len(rank))) for rank in ranks]
-    return [groups + [[]] * (num_microbatches - len(groups)) for groups in plan]
+    taken: list[WeightedSample] = []
+    async for sample in samples:
+        if not _fit([*taken, sample], num_ranks, max_tokens):
+            yield Round(taken, _balance(_lengths(taken), num_ranks), is_last=False)
+            taken = []
+        taken.append(sample)
+    if taken:
+        yield Round(taken, _balance(_lengths(taken), num_ranks), is_last=True)
 
 
-def _fewest_groups(indices: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """The fewest balanced groups of which none with more than one sample exceeds `max_tokens`."""
-    for num_groups in range(1, len(indices)):
-        groups = _balance(indices, lengths, num_groups)
-        if all(len(group) == 1 or sum(lengths[index] for index in group) <= max_tokens for group in groups):
-            return groups
-    return [[index] for index in indices]
+def _lengths(samples: Sequence[WeightedSample]) -> list[int]:
+    rollouts = [weighted.sample.rollout for weighted in samples]
+    return [len(rollout.prompt_tokens) + len(rollout.completion_tokens) for rollout in rollouts]
 
 
-def _balance(indices: Sequence[int], lengths: Sequence[int], num_groups: int) -> list[list[int]]:
-    """Greedy, longest first: each index joins the group with the fewest tokens; no group stays empty."""
-    groups: list[list[int]] = [[] for _ in range(num_groups)]
-    heap = [(0, group) for group in range(num_groups)]
-    for index in sorted(indices, key=lambda index: -lengths[index]):
-        num_tokens, group = heapq.heappop(heap)
-        groups[group].append(index)
-        heapq.heappush(heap, (num_tokens + lengths[index], group))
-    return [sorted(group) for group in groups]
+def _fit(samples: Sequence[WeightedSample], num_ranks: int, max_tokens: int) -> bool:
+    lengths = _lengths(samples)
+    ranks = _balance(lengths, num_ranks)
+    return all(len(rank) <= 1 or sum(lengths[index] for index in rank) <= max_tokens for rank in ranks)
+
+
+def _balance(lengths: Sequence[int], num_ranks: int) -> list[list[int]]:
+    """Greedy, longest first: each sample joins the rank with the fewest tokens."""
+    ranks: list[list[int]] = [[] for _ in range(num_ranks)]
+    heap = [(0, rank) for rank in range(num_ranks)]
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        num_tokens, rank = heapq.heappop(heap)
+        ranks[rank].append(index)
+        heapq.heappush(heap, (num_tokens + lengths[index], rank))
+    return [sorted(rank) for rank in ranks]

@@ -8,7 +8,8 @@ from transformers.integrations import HfDeepSpeedConfig
 
 from sdft_ray.config import LearnerConfig, ModelConfig
 from sdft_ray.learner.optimizer import deepspeed_settings, make_optimizer
-from sdft_ray.models.network import load_network
+from sdft_ray.learner.student import Student
+from sdft_ray.models.network import check_head, load_network
 
 
 def build_engine(model_path: str, model: ModelConfig, cfg: LearnerConfig, device: str) -> Any:
@@ -22,11 +23,14 @@ def build_engine(model_path: str, model: ModelConfig, cfg: LearnerConfig, device
     partitioned_loading = HfDeepSpeedConfig(settings) if cfg.zero_stage == 3 else None
     network = load_network(model_path, cfg.precision, model)
     del partitioned_loading
+    if cfg.zero_stage < 3:  # a partitioned network cannot run outside its engine
+        check_head(network)
     if cfg.gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
+    student = Student(network)
     engine, _, _, _ = deepspeed.initialize(
-        model=network,
-        optimizer=make_optimizer(network.parameters(), cfg),
+        model=student,
+        optimizer=make_optimizer(student.parameters(), cfg),
         config=settings,
     )
     engine.train()

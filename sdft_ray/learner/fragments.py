@@ -6,13 +6,14 @@ the same fragments, and publishing assembles either set bucket by bucket: each r
 and one sum makes the whole. Nothing ever gathers more than one bucket.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
 from sdft_ray.records import ParameterEntry
+from sdft_ray.tensors import one_thread
 from sdft_ray.weights.buckets import bucket_elements
 
 
@@ -66,19 +67,33 @@ def _replicated_fragment(name: str, param: torch.nn.Parameter, rank: int, num_ra
 
 
 def assemble(
-    entries: tuple[ParameterEntry, ...], fragments: Callable[[], Iterator[Fragment]], device: torch.device
+    entries: tuple[ParameterEntry, ...],
+    fragments: Callable[[], Iterator[Fragment]],
+    device: torch.device,
+    *,
+    on_all_ranks: bool = False,
 ) -> torch.Tensor:
-    """The full fp32 values of one bucket, on rank 0; every rank has to call it for the same bucket.
+    """The full fp32 values of one bucket; every rank has to call it for the same bucket.
 
     Returns:
-        [elements] on rank 0; what the other ranks get is not defined.
+        [elements] on rank 0; what the other ranks get is not defined, unless `on_all_ranks` gives it to them, too.
     """
-    offsets = {entry.name: entry.offset for entry in entries}
     flat = torch.zeros(bucket_elements(entries), dtype=torch.float32, device=device)
-    for fragment in fragments():
-        if fragment.name in offsets:
-            begin = offsets[fragment.name] + fragment.start
-            flat[begin : begin + fragment.values.numel()] = fragment.values
+    place(entries, fragments(), flat)
     if dist.get_world_size() > 1:
-        dist.reduce(flat, dst=0)  # fragments are disjoint, so the sum only puts them side by side, exactly
+        # Fragments are disjoint, so the sum only puts them side by side, exactly.
+        if on_all_ranks:
+            dist.all_reduce(flat)
+        else:
+            dist.reduce(flat, dst=0)
     return flat
+
+
+def place(entries: tuple[ParameterEntry, ...], fragments: Iterable[Fragment], flat: torch.Tensor) -> None:
+    """Writes those of the fragments that belong to `entries` to their places in `flat`, in its dtype."""
+    offsets = {entry.name: entry.offset for entry in entries}
+    with one_thread():
+        for fragment in fragments:
+            if fragment.name in offsets:
+                begin = offsets[fragment.name] + fragment.start
+                flat[begin : begin + fragment.values.numel()] = fragment.values

@@ -1,17 +1,20 @@
 """The learner group as the loop sees it: one student, however many ranks hold it."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdft_ray.config import LearnerConfig, LossConfig
-from sdft_ray.data.packing import pack_microbatch, plan_microbatches
+from sdft_ray.config import LearnerConfig, LossConfig, Normalization
+from sdft_ray.data.packing import Round, WeightedSample, cut_rounds
 from sdft_ray.distill.normalization import token_weights
 from sdft_ray.errors import CheckpointError
 from sdft_ray.learner import checkpoint
 from sdft_ray.learner.metrics import step_metrics
 from sdft_ray.learner.optimizer import learning_rate
-from sdft_ray.records import Microbatch, Publication, Sample, SampleReport, StepReport
+from sdft_ray.records import Publication, Sample, SampleReport, StepReport
+from sdft_ray.tracking.phases import PhaseTimer
 from sdft_ray.weights.channel import WeightKind
 from sdft_ray.workers import WorkerGroup
 
@@ -25,6 +28,8 @@ class LearnerGroup:
         *,
         learner: LearnerConfig,
         loss: LossConfig,
+        batch_size: int,
+        shares_prefix: bool,
         sampled: bool,
         num_steps: int,
         num_report_samples: int,
@@ -35,6 +40,8 @@ class LearnerGroup:
         self.weight_version = 0
         self._learner = learner
         self._loss = loss
+        self._batch_size = batch_size
+        self._shares_prefix = shares_prefix
         self._sampled = sampled
         self._num_steps = num_steps
         self._num_report_samples = num_report_samples
@@ -46,27 +53,82 @@ class LearnerGroup:
         address, port = await self.workers.actors[0].rendezvous.remote()
         await self.workers.on_all(lambda actor: actor.start.remote(address, port))
 
-    async def step(self, batch: tuple[Sample, ...]) -> StepReport:
-        """See `roles.Learner.step`."""
-        weights = self._weights_by_token(batch)
-        lengths = [len(sample.rollout.prompt_tokens) + len(sample.rollout.completion_tokens) for sample in batch]
-        plan = plan_microbatches(lengths, len(self.workers.actors), self._learner.max_tokens_per_microbatch)
-        shards = [self._shard(groups, batch, weights) for groups in plan]
-        rate = learning_rate(self._learner, self.weight_version, self._num_steps)
-        reports = await self.workers.on_each(lambda actor, shard: actor.step.remote(shard), shards)
-        self.weight_version += 1
-        divergence = {
-            index: values
-            for groups, report in zip(plan, reports, strict=True)
-            for index, values in zip(_trained(groups), report.token_divergence, strict=False)
+    async def step(self, samples: AsyncIterator[Sample]) -> StepReport:
+        """See `roles.Learner.step`.
+
+        The ranks get the samples in rounds, each as soon as it is complete. With Normalization.TOKEN_MEAN the first
+        round waits for the last sample, since no token's weight is known before.
+        """
+        trained, wait_s = await self._accumulate(samples)
+        reports = await self.workers.on_all(lambda actor: actor.apply.remote())
+        counted = [self._num_counted(sample.completion_tokens, sample.truncated) for sample in trained]
+        metrics = step_metrics(trained, reports, weight_version=self.weight_version, sampled=self._sampled) | {
+            "learner/uncounted_samples": float(counted.count(0)),
+            "learner/learning_rate": learning_rate(self._learner, self.weight_version, self._num_steps),
+            "loop/wait_s": wait_s,
         }
-        return StepReport(
-            metrics=step_metrics(batch, reports, weights, sampled=self._sampled) | {"learner/learning_rate": rate},
-            samples=tuple(
-                _sample_report(batch[index], divergence[index])
-                for index in range(min(self._num_report_samples, len(batch)))
-            ),
-        )
+        self.weight_version += 1
+        return StepReport(metrics=metrics, samples=tuple(trained[: self._num_report_samples]))
+
+    async def _accumulate(self, samples: AsyncIterator[Sample]) -> tuple[list[SampleReport], float]:
+        """Has the ranks accumulate the gradient of a batch; returns when all have, so that `apply` finds it whole.
+
+        Returns:
+            The samples in ticket order, and the seconds in which the ranks had nothing to do for want of samples.
+        """
+        started, timer = time.perf_counter(), PhaseTimer()
+        max_tokens = self._learner.max_tokens_per_microbatch
+        rounds = cut_rounds(self._weighted(samples), len(self.workers.actors), max_tokens)
+        training = []
+        try:
+            async with asyncio.TaskGroup() as tasks:  # a round that fails ends the wait for samples, too
+                async for samples_of_round in rounds:
+                    # Tasks begin in the order in which they are made, and actors keep the order of the driver's calls.
+                    training.append(tasks.create_task(self._train(samples_of_round, timer)))
+                    del samples_of_round  # handles of payloads, which would live until the next round is complete
+        except ExceptionGroup as failures:
+            first = failures.exceptions[0]  # the others fell with it
+            raise first from first.__cause__
+        wait_s = time.perf_counter() - started - timer.take()["round"]
+        return [report for task in training for report in task.result()], wait_s
+
+    async def _train(self, samples: Round, timer: PhaseTimer) -> list[SampleReport]:
+        with timer.phase("round"):
+            divergences = await self.workers.on_each(
+                lambda actor, microbatch: actor.accumulate.remote(microbatch, samples.is_last),
+                samples.microbatches(share_prefix=self._shares_prefix),
+            )
+        by_index = {
+            index: values
+            for rank, answer in zip(samples.ranks, divergences, strict=True)
+            for index, values in zip(rank, answer, strict=False)  # what a rank left over answers is nobody's
+        }
+        return [_sample_report(part.sample, by_index[index]) for index, part in enumerate(samples.samples)]
+
+    async def _weighted(self, samples: AsyncIterator[Sample]) -> AsyncIterator[WeightedSample]:
+        """Each sample with its token weights, as soon as these are known."""
+        if self._loss.normalization is Normalization.TOKEN_MEAN:
+            for part in self._weigh([sample async for sample in samples]):
+                yield part
+        else:
+            async for sample in samples:
+                yield self._weigh([sample])[0]
+
+    def _weigh(self, samples: Sequence[Sample]) -> list[WeightedSample]:
+        rollouts = [sample.rollout for sample in samples]
+        counts = [self._num_counted(rollout.completion_tokens, rollout.truncated) for rollout in rollouts]
+        mode = self._loss.normalization.name.lower()
+        weights = token_weights(counts, mode, self._batch_size)  # type: ignore[arg-type]
+        return [
+            WeightedSample(sample, [0.0] * (sample.scores.num_tokens - count) + [weight] * count)
+            for sample, count, weight in zip(samples, counts, weights, strict=True)
+        ]
+
+    def _num_counted(self, completion_tokens: Sequence[int], truncated: bool) -> int:
+        """How many tokens, at the completion's end, carry loss."""
+        if self._loss.drop_truncated and truncated:
+            return 0
+        return max(0, len(completion_tokens) - self._loss.skip_first_tokens)
 
     async def publish(self, kind: WeightKind, version: int) -> Publication:
         """Packs the weights of `kind`; the channel calls it once per kind and version."""
@@ -117,37 +179,6 @@ class LearnerGroup:
             "zero_stage": self._learner.zero_stage,
             "precision": self._learner.precision.name,
         }
-
-    def _weights_by_token(self, batch: Sequence[Sample]) -> list[list[float]]:
-        """Mask and normalisation over the global batch: one weight a completion token of each sample."""
-        skip = self._loss.skip_first_tokens
-        counts = [
-            0 if self._loss.drop_truncated and rollout.truncated else max(0, len(rollout.completion_tokens) - skip)
-            for rollout in (sample.rollout for sample in batch)
-        ]
-        weights = token_weights(counts, self._loss.normalization.name.lower())  # type: ignore[arg-type]
-        return [
-            [0.0] * (len(sample.rollout.completion_tokens) - count) + [weight] * count
-            for sample, count, weight in zip(batch, counts, weights, strict=True)
-        ]
-
-    @staticmethod
-    def _shard(
-        groups: list[list[int]], batch: Sequence[Sample], weights: Sequence[Sequence[float]]
-    ) -> list[Microbatch]:
-        """The microbatches of one rank; an empty one repeats a sample at weight 0, so that collectives match."""
-        filler = groups[0][0]
-        return [
-            pack_microbatch([batch[index] for index in group], [weights[index] for index in group])
-            if group
-            else pack_microbatch([batch[filler]], [[0.0] * len(weights[filler])])
-            for group in groups
-        ]
-
-
-def _trained(groups: list[list[int]]) -> list[int]:
-    """Sample indices in the order in which a rank reports them, fillers (which come last) left out."""
-    return [index for group in groups for index in group]
 
 
 def _sample_report(sample: Sample, divergence: Any) -> SampleReport:

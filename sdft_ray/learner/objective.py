@@ -3,15 +3,17 @@
 from dataclasses import dataclass
 from typing import Any
 
-import ray
 import torch
 
-from sdft_ray.config import LossConfig, Target
-from sdft_ray.distill.loss import teacher_loss, token_loss
+from sdft_ray.config import LossConfig, Tail, Target
+from sdft_ray.distill.fused import fused_teacher_loss, fused_token_loss
+from sdft_ray.distill.head import Head
 from sdft_ray.distill.reduction import LossOutput
 from sdft_ray.distill.settings import LossSettings
-from sdft_ray.models.network import completion_logits
-from sdft_ray.records import LogitsPayload, Microbatch
+from sdft_ray.learner.opening import open_payloads
+from sdft_ray.learner.student import run_student
+from sdft_ray.learner.teacher_heads import TeacherHeads
+from sdft_ray.records import Microbatch
 from sdft_ray.tensors import to_tensor
 
 TOKEN_TARGETS = {Target.TOKEN: "nll", Target.TOKEN_DFT: "dft"}
@@ -33,11 +35,23 @@ class TokenSums:
 class Objective:
     """What the student minimises, for every method: a divergence to the teacher, or the likelihood of tokens."""
 
-    def __init__(self, target: Target, loss: LossConfig, temperature: float, num_tokens: int, device: torch.device):
+    def __init__(
+        self,
+        *,
+        target: Target,
+        loss: LossConfig,
+        tail: Tail,
+        temperature: float,
+        num_tokens: int,
+        heads: TeacherHeads,
+        device: torch.device,
+    ):
         """`num_tokens` vocabulary rows count on both sides; rows beyond them are padding."""
         self._target = target
+        self._tail = tail
         self._temperature = temperature
         self._num_tokens = num_tokens
+        self._heads = heads
         self._device = device
         self._settings = LossSettings(
             divergence=loss.divergence.name.lower(),  # type: ignore[arg-type]
@@ -48,40 +62,36 @@ class Objective:
             mismatch_clip=loss.mismatch_clip,
         )
 
-    def __call__(self, network: Any, microbatch: Microbatch) -> LossOutput:
+    def __call__(self, engine: Any, microbatch: Microbatch) -> LossOutput:
         """Runs the student on `microbatch`; the loss is connected to its graph."""
-        student_logits = completion_logits(
-            network,
-            self._tensor(microbatch.input_ids),
-            self._tensor(microbatch.position_ids),
-            self._tensor(microbatch.predictor_index),
-        )
-        token_ids = self._tensor(microbatch.completion_ids)
-        token_weights = self._tensor(microbatch.token_weights)
+        given = {
+            "token_ids": self._tensor(microbatch.completion_ids),
+            "token_weights": self._tensor(microbatch.token_weights),
+            "num_vocab": self._num_tokens,
+        }
         if self._target in TOKEN_TARGETS:
-            return token_loss(
-                student_logits=student_logits,
-                token_ids=token_ids,
-                token_weights=token_weights,
-                target=TOKEN_TARGETS[self._target],  # type: ignore[arg-type]
-                temperature=self._temperature,
-                num_vocab=self._num_tokens,
-            )
-        return teacher_loss(
-            student_logits=student_logits,
-            teacher_logits=self._teacher_logits(microbatch),
-            token_ids=token_ids,
-            token_weights=token_weights,
-            sequence_ids=self._tensor(microbatch.sequence_ids),
-            sampler_logprobs=self._tensor(microbatch.sampler_logprobs),
-            settings=self._settings,
-            num_vocab=self._num_tokens,
-        )
+            given |= {"target": TOKEN_TARGETS[self._target], "temperature": self._temperature}
 
-    def _teacher_logits(self, microbatch: Microbatch) -> torch.Tensor:
-        """[T, V]; the only place where a payload is opened."""
-        payloads: list[LogitsPayload] = ray.get(list(microbatch.payloads))
-        return torch.cat([to_tensor(payload.logits) for payload in payloads]).to(self._device)
+            def loss_of(hidden: torch.Tensor, head: Head) -> LossOutput:
+                return fused_token_loss(student_hidden=hidden, student_head=head, **given)  # type: ignore[arg-type]
+        else:
+            given |= {
+                "teacher": open_payloads(microbatch, self._heads, self._tail.name.lower(), self._device),  # type: ignore[arg-type]
+                "sequence_ids": self._tensor(microbatch.sequence_ids),
+                "sampler_logprobs": self._tensor(microbatch.sampler_logprobs),
+                "settings": self._settings,
+            }
+
+            def loss_of(hidden: torch.Tensor, head: Head) -> LossOutput:
+                return fused_teacher_loss(student_hidden=hidden, student_head=head, **given)  # type: ignore[arg-type]
+
+        return run_student(
+            engine,
+            loss_of,
+            input_ids=self._tensor(microbatch.input_ids),
+            position_ids=self._tensor(microbatch.position_ids),
+            predictor_index=self._tensor(microbatch.predictor_index),
+        )
 
     def _tensor(self, array: Any) -> torch.Tensor:
         return to_tensor(array).to(self._device)

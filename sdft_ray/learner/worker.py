@@ -4,16 +4,28 @@ import math
 import os
 import socket
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from sdft_ray.config import LearnerConfig, LossConfig, ModelConfig, Target, TeacherWeights
+from sdft_ray.config import (
+    Channel,
+    LearnerConfig,
+    LossConfig,
+    ModelConfig,
+    Payload,
+    Target,
+    TeacherConfig,
+    TeacherWeights,
+)
 from sdft_ray.errors import NonFiniteError
+from sdft_ray.learner.metrics import OpenStep
 from sdft_ray.records import Microbatch, Publication, RankReport
-from sdft_ray.weights.channel import WeightKind
+from sdft_ray.weights.channel import Meeting, WeightKind
 from sdft_ray.workers import Worker
 
 
@@ -26,11 +38,13 @@ class LearnerSettings:
     learner: LearnerConfig
     loss: LossConfig
     target: Target
-    teacher_weights: TeacherWeights
-    ema_decay: float
+    teacher: TeacherConfig
+    teacher_path: str  # where a frozen teacher's weights lie
+    max_staleness: int
     temperature: float
     num_tokens: int  # vocabulary rows that count; the rest is padding
     num_steps: int
+    channel: Channel  # that publishes weights; AUTO is settled by then
     seed: int
     device: str  # "cpu" or "cuda"
 
@@ -66,68 +80,99 @@ class LearnerWorker(Worker):
             "MASTER_ADDR": address,
             "MASTER_PORT": str(port),
         }
+        from sdft_ray.learner.bound import MatmulBound
         from sdft_ray.learner.engine import build_engine
         from sdft_ray.learner.objective import Objective
-        from sdft_ray.learner.publisher import Publisher
-        from sdft_ray.models.network import TORCH_DTYPE
+        from sdft_ray.learner.publisher import Publisher, make_publisher
+        from sdft_ray.learner.teacher_heads import TeacherHeads
+        from sdft_ray.models.network import TORCH_DTYPE, output_head
 
         settings = self._settings
         torch.manual_seed(settings.seed)
         self._device = torch.device(settings.device)
         self._engine = build_engine(settings.model_path, settings.model, settings.learner, settings.device)
+        self._network = self._engine.module.network
+        self._heads = TeacherHeads(settings.max_staleness + 1)
         self._objective = Objective(
-            settings.target, settings.loss, settings.temperature, settings.num_tokens, self._device
+            target=settings.target,
+            loss=settings.loss,
+            tail=settings.teacher.tail,
+            temperature=settings.temperature,
+            num_tokens=settings.num_tokens,
+            heads=self._heads,
+            device=self._device,
         )
-        self._publisher = Publisher(self._engine.module, TORCH_DTYPE[settings.model.dtype], self._device)
+        dtype = TORCH_DTYPE[settings.model.dtype]
+        self._publisher: Publisher = make_publisher(settings.channel, self._network, dtype, self._device)
         self._average = self._make_average()
+        parameters = dict(self._network.named_parameters())
+        self._bound = MatmulBound(parameters, output_head(self._network).weight, self._device)
         self.weight_version = 0
+        self._step = OpenStep()
+        self._make_teacher_head = self._head_maker()
+        self._make_teacher_head()
         return self.weight_version
 
-    def step(self, microbatches: list[Microbatch]) -> RankReport:
-        """One optimizer step over this rank's microbatches, then one step of the moving average.
+    def accumulate(self, microbatch: Microbatch, is_last: bool) -> list[np.ndarray]:
+        """Adds this rank's part of one round to the gradient.
+
+        Args:
+            microbatch: its samples.
+            is_last: whether this is the last round of the step.
+
+        Returns:
+            The divergence [T] float32 of each sample.
 
         Raises:
-            NonFiniteError: the loss of a microbatch (before it touches a gradient) or the gradient norm is not finite.
+            NonFiniteError: the loss is not finite; it has not touched the gradient.
         """
         from sdft_ray.learner.objective import divergence_by_sample, token_sums
 
         started = time.perf_counter()
-        sums, divergences = [], []
-        for index, microbatch in enumerate(microbatches):
-            self._engine.set_gradient_accumulation_boundary(index == len(microbatches) - 1)
-            output = self._objective(self._engine, microbatch)
-            by_sample = divergence_by_sample(output, microbatch)
-            self._check_loss(output.loss, by_sample, microbatch)
-            # DeepSpeed averages gradients over ranks; the loss is already a share of the global batch's.
-            self._engine.backward(output.loss * self._num_ranks)
-            sums.append(token_sums(output, microbatch))
-            divergences += [values.numpy() for values in by_sample]
-        backward_done = time.perf_counter()
-        grad_norm = self._apply_gradients(microbatches)
+        self._engine.set_gradient_accumulation_boundary(is_last)
+        output = self._objective(self._engine, microbatch)
+        by_sample = divergence_by_sample(output, microbatch)
+        self._check_loss(output.loss, by_sample, microbatch)
+        # DeepSpeed averages gradients over ranks; the loss is already a share of the global batch's.
+        self._engine.backward(output.loss * self._num_ranks)
+        self._step.add(microbatch, token_sums(output, microbatch), time.perf_counter() - started)
+        return [values.numpy() for values in by_sample]
+
+    def apply(self) -> RankReport:
+        """One optimizer step with the accumulated gradient, then one step of the moving average.
+
+        Raises:
+            NonFiniteError: the gradient norm is not finite.
+        """
+        step, self._step = self._step, OpenStep()
+        started = time.perf_counter()
+        grad_norm = self._apply_gradients(step.example_ids)
         optimizer_done = time.perf_counter()
         if self._average is not None:
             self._average.update(self._student())
         self.weight_version += 1
-        return RankReport(
-            counted_tokens=sum(part.counted_tokens for part in sums),
-            loss=math.fsum(part.loss for part in sums),
-            divergence=math.fsum(part.divergence for part in sums),
-            student_entropy=math.fsum(part.student_entropy for part in sums),
-            teacher_entropy=math.fsum(part.teacher_entropy for part in sums),
-            correction=math.fsum(part.correction for part in sums),
-            mismatch_max=max(part.mismatch_max for part in sums),
-            grad_norm=grad_norm,
-            durations_s={
-                "learner/forward_backward_s": backward_done - started,
-                "learner/optimizer_s": optimizer_done - backward_done,
-                "learner/ema_s": time.perf_counter() - optimizer_done,
-            },
-            token_divergence=tuple(divergences),
+        self._make_teacher_head()
+        return step.report(
+            grad_norm,
+            bound_s=self._bound.seconds(step.input_tokens, step.head_rows),
+            optimizer_s=optimizer_done - started,
+            ema_s=time.perf_counter() - optimizer_done,
         )
 
     def publish(self, kind: WeightKind) -> Publication | None:
-        """Puts the current weights of `kind` into the object store; handles on rank 0, None elsewhere."""
-        return self._publisher.publish(self.weight_version, self._fragments_of(kind))
+        """Makes the current weights of `kind` available to the workers; handles on rank 0, None elsewhere."""
+        return self._publisher.publish(kind, self.weight_version, self._fragments_of(kind))
+
+    def meet_engines(self, meeting: Meeting) -> Publication:
+        """Joins the rollout engines, to which the student's weights go directly from now on; tells what will go."""
+        from sdft_ray.learner.publisher import DirectPublisher
+        from sdft_ray.models.network import TORCH_DTYPE
+
+        dtype = TORCH_DTYPE[self._settings.model.dtype]
+        self._publisher = DirectPublisher(
+            self._network, dtype, self._device, self._student, meeting, others=self._publisher
+        )
+        return self._publisher.announcement(self.weight_version)
 
     def save(self, folder: str) -> None:
         """Writes this rank's part of a checkpoint."""
@@ -141,6 +186,7 @@ class LearnerWorker(Worker):
 
         load_rank(Path(folder), self._engine, self._average, self.rank)
         self.weight_version = version
+        self._make_teacher_head()
         return version
 
     def export(self, folder: str) -> None:
@@ -148,17 +194,20 @@ class LearnerWorker(Worker):
 
         In the precision it was trained in, whatever the workers hold.
         """
+        from sdft_ray.learner.publisher import full_state
         from sdft_ray.models.network import TORCH_DTYPE
 
         dtype = TORCH_DTYPE[self._settings.learner.precision]
-        state = self._publisher.state_dict(self._student, dtype)
+        state = full_state(self._network, self._student, dtype, self._device)
         if self.rank == 0:
-            self._engine.module.config.dtype = dtype
-            self._engine.module.save_pretrained(folder, state_dict=state)
+            self._network.config.dtype = dtype
+            self._network.save_pretrained(folder, state_dict=state)
 
     def weights(self, kind: WeightKind) -> dict[str, torch.Tensor]:
         """The fp32 masters of `kind` on rank 0, empty elsewhere: for comparing, not for transport."""
-        return self._publisher.state_dict(self._fragments_of(kind), torch.float32)
+        from sdft_ray.learner.publisher import full_state
+
+        return full_state(self._network, self._fragments_of(kind), torch.float32, self._device)
 
     def close(self) -> None:
         """Leaves the group of ranks."""
@@ -171,15 +220,37 @@ class LearnerWorker(Worker):
     def _student(self) -> Any:
         from sdft_ray.learner.fragments import master_fragments
 
-        return master_fragments(self._engine.module, self.rank, self._num_ranks)
+        return master_fragments(self._network, self.rank, self._num_ranks)
 
     def _make_average(self) -> Any:
         from sdft_ray.learner.average import TeacherAverage
 
         settings = self._settings
-        if settings.target is not Target.TEACHER or settings.teacher_weights is not TeacherWeights.EMA:
+        if settings.target is not Target.TEACHER or settings.teacher.weights is not TeacherWeights.EMA:
             return None
-        return TeacherAverage(self._student(), settings.ema_decay)
+        average = TeacherAverage(self._student(), settings.teacher.ema_decay)
+        average.move(self._publisher.house)
+        return average
+
+    def _head_maker(self) -> Callable[[], None]:
+        """What has to be called with every new weight version so that hidden states of the teacher can be used."""
+        from sdft_ray.learner.teacher_heads import HeadMaker
+        from sdft_ray.models.network import TORCH_DTYPE, load_head, output_head
+
+        settings = self._settings
+        if settings.target is not Target.TEACHER or settings.teacher.payload is not Payload.HIDDEN:
+            return lambda: None
+        if settings.teacher.weights is TeacherWeights.FROZEN:
+            self._heads.hold(0, load_head(settings.teacher_path, settings.model.dtype, self._device))
+            return lambda: None
+        maker = HeadMaker(
+            output_head(self._network),
+            dict(self._network.named_parameters()),
+            TORCH_DTYPE[settings.model.dtype],
+            self._device,
+        )
+        fragments = self._fragments_of(WeightKind.EMA)  # the student's where there is no average: a live teacher
+        return lambda: self._heads.hold(self.weight_version, maker.make(fragments))
 
     def _check_loss(self, loss: torch.Tensor, by_sample: list[torch.Tensor], microbatch: Microbatch) -> None:
         if torch.isfinite(loss):
@@ -191,7 +262,7 @@ class LearnerWorker(Worker):
         ]
         raise NonFiniteError("loss", self.weight_version + 1, guilty or microbatch.example_ids)
 
-    def _apply_gradients(self, microbatches: list[Microbatch]) -> float:
+    def _apply_gradients(self, example_ids: Sequence[str]) -> float:
         from sdft_ray.learner.engine import gradient_norm
         from sdft_ray.learner.optimizer import learning_rate
 
@@ -202,6 +273,5 @@ class LearnerWorker(Worker):
         self._engine.step()
         norm = norm_before_step if norm_before_step is not None else self._engine.get_global_grad_norm()
         if not math.isfinite(norm):
-            ids = [example_id for microbatch in microbatches for example_id in microbatch.example_ids]
-            raise NonFiniteError("gradient", self.weight_version + 1, ids)
+            raise NonFiniteError("gradient", self.weight_version + 1, example_ids)
         return float(norm)

@@ -103,7 +103,7 @@ class ConsoleSink:
         self._progress.stop()
 
     def show_summary(self, summary: Mapping[str, Any], run_dir: str) -> None:
-        """Prints what was reached: a table of the evaluations, and where the run lies.
+        """Prints what was reached: a table of the evaluations, where the run lies, and what held it up.
 
         Args:
             summary: as `summary.build_summary` makes it.
@@ -118,6 +118,8 @@ class ConsoleSink:
             self._console.print(table)
         self.say(f"run folder  {run_dir}")
         self.say(f"wall time   {_duration(summary['wall_s'])}, {_duration(summary['setup_s'])} of it set-up")
+        if summary["verdict"] is not None:
+            self.say(f"verdict     {summary['verdict']}")
 
     def _time_left(self, step: int) -> list[str]:
         if not self._step_times_s:

@@ -1,10 +1,14 @@
 """Every metric, declared once: its key, its unit, its meaning.
 
 A key is `role/quantity_unit`; counts have no unit. `{set}` in a key stands for the name of an evaluation set.
+
+What belongs to a batch (losses, lengths, the learner's times) is that of the step's batch. What goes on while batches
+overlap (the times and tokens of rollouts and scoring) is what was spent since the last step was recorded, whatever
+batch it was spent on.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 SET = "{set}"
@@ -33,12 +37,20 @@ def _metric(key: str, unit: str, meaning: str) -> Metric:
 
 METRICS: tuple[Metric, ...] = (
     _metric("loop/step_s", "s", "wall time, from the wait for a batch to everybody's new weights"),
-    _metric("loop/wait_s", "s", "time the learner waited for a full batch of scored samples"),
+    _metric("loop/rollout_s", "s", "time in which at least one completion was being made"),
+    _metric("loop/score_s", "s", "time in which at least one completion was being scored"),
+    _metric("loop/wait_s", "s", "time in which the learner had nothing to do because samples were missing"),
     _metric("loop/load_weights_s", "s", "time until every rollout and teacher worker held the new weights"),
+    _metric("weights/publish_s", "s", "time until the learner had made the new weights available"),
+    _metric("weights/load_s", "s", "time from there until the workers of the slowest role had taken them over"),
+    _metric("weights/published_bytes", "bytes", "size of the published weights, counted once for all who read them"),
     _metric("loop/staleness_max", "steps", "versions the oldest completion was behind the learner"),
-    _metric("rollout/tokens", "tokens", "completion tokens of the batch"),
+    _metric("rollout/tokens", "tokens", "completion tokens that were sampled"),
+    _metric("rollout/tokens_per_s", "tokens/s", "rollout/tokens over loop/rollout_s"),
     _metric("rollout/completion_tokens_mean", "tokens", "mean length of a completion"),
     _metric("rollout/truncated_share", "share", "completions cut at the length limit"),
+    _metric("teacher/tokens", "tokens", "completion tokens that were scored"),
+    _metric("teacher/tokens_per_s", "tokens/s", "teacher/tokens over loop/score_s"),
     _metric("learner/loss", "nats", "what is minimised: masked, normalised, corrected"),
     _metric("learner/divergence_nats", "nats", "divergence from the teacher, mean over counted tokens"),
     _metric("learner/student_entropy_nats", "nats", "entropy of the student, mean over counted tokens"),
@@ -50,12 +62,34 @@ METRICS: tuple[Metric, ...] = (
     _metric("learner/counted_tokens", "tokens", "completion tokens that carry loss"),
     _metric("learner/uncounted_samples", "samples", "samples without a counted token: exactly no loss"),
     _metric("learner/train_tokens", "tokens", "prompt and completion tokens the learner read"),
-    _metric("learner/forward_backward_s", "s", "forward and backward passes"),
+    _metric("learner/tokens_per_s", "tokens/s", "learner/train_tokens over learner/forward_backward_s"),
+    _metric(
+        "learner/padded_share", "share", "tokens the learner's network read in vain: padding, and repeated samples"
+    ),
+    _metric("learner/shared_share", "share", "tokens of common prefixes that were read once for all their samples"),
+    _metric("learner/matmul_share", "share", "least time of forward and backward, at a plain matrix product's rate"),
+    _metric("learner/forward_backward_s", "s", "forward and backward passes, in the slowest rank"),
     _metric("learner/optimizer_s", "s", "gradient exchange, clipping and AdamW"),
     _metric("learner/ema_s", "s", "blending the student into the teacher"),
     _metric("evaluation/{set}_accuracy", "share", "greedy answers of the set that match"),
     _metric("evaluation/prior_logprob_nats", "nats", "logprob per token of answers that were never taught"),
 )
+
+
+RATES = (
+    ("rollout/tokens_per_s", "rollout/tokens", "loop/rollout_s"),
+    ("teacher/tokens_per_s", "teacher/tokens", "loop/score_s"),
+    ("learner/tokens_per_s", "learner/train_tokens", "learner/forward_backward_s"),
+)
+
+
+def rates(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Tokens per second of every role that had something to do, over the time of its own phase."""
+    return {
+        key: metrics[tokens] / metrics[seconds]
+        for key, tokens, seconds in RATES
+        if metrics.get(tokens) and metrics.get(seconds)
+    }
 
 
 def find_metric(key: str) -> tuple[Metric, str]:

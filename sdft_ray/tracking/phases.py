@@ -1,28 +1,46 @@
 """How long the parts of a step take."""
 
 import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class PhaseTimer:
-    """Adds up the wall time of named phases until somebody takes it. Phases may be nested."""
+    """Adds up the wall time of phases until somebody takes it. A phase is called what its metric is called.
+
+    Phases may be nested, and one phase may be open several times at once, as with concurrent producers: what counts is
+    the time during which it is open at least once.
+    """
 
     def __init__(self) -> None:
-        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._seconds: dict[str, float] = {}
+        self._open: Counter[str] = Counter()
+        self._since: dict[str, float] = {}  # of an open phase: when it was opened or last taken
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Times the block; a phase entered again adds to its time."""
-        start = time.perf_counter()
+        if not self._open[name]:
+            self._since[name] = time.perf_counter()
+        self._open[name] += 1
         try:
             yield
         finally:
-            self._seconds[name] += time.perf_counter() - start
+            self._open[name] -= 1
+            if not self._open[name]:
+                self._add(name)
 
     def take(self) -> dict[str, float]:
-        """The times since the last call by metric key (`loop/wait_s` for the phase "wait"); starts anew."""
-        taken = {f"loop/{name}_s": seconds for name, seconds in self._seconds.items()}
+        """The seconds of every phase since the last call, open ones up to now; 0.0 for one that has not been open."""
+        for name in self._open:
+            if self._open[name]:
+                self._add(name)
+        taken = {name: self._seconds.get(name, 0.0) for name in self._open}
         self._seconds.clear()
         return taken
+
+    def _add(self, name: str) -> None:
+        now = time.perf_counter()
+        self._seconds[name] = self._seconds.get(name, 0.0) + now - self._since[name]
+        self._since[name] = now

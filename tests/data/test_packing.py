@@ -1,13 +1,15 @@
-"""Packing and planning against their definitions, by brute force."""
+"""Packing and the cut into rounds against their definitions, by brute force."""
 
+import asyncio
 import random
-from collections.abc import Sequence
-from itertools import chain, product
+from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
 
-from sdft_ray.data.packing import pack_microbatch, pack_sequences, plan_microbatches
+from sdft_ray.data.packing import Round, WeightedSample, cut_rounds, pack_microbatch, pack_sequences
 from sdft_ray.records import Rollout, Sample, TeacherScores
 
 
@@ -75,63 +77,115 @@ def test_a_microbatch_keeps_ids_weights_logprobs_and_payloads_beside_their_token
     assert batch.token_weights.dtype == batch.sampler_logprobs.dtype == np.float32
 
 
+def in_rounds(lengths: Sequence[int], num_ranks: int, max_tokens: int, pauses: Iterator[float] | None = None) -> Any:
+    """The rounds of a batch whose samples hold a prompt token and the rest as completion."""
+
+    async def samples() -> AsyncIterator[WeightedSample]:
+        for index, length in enumerate(lengths):
+            if pauses is not None:
+                await asyncio.sleep(next(pauses))
+            yield WeightedSample(sample(str(index), [1], [2] * (length - 1)), [0.5] * (length - 1))
+
+    async def cut() -> list[Round]:
+        return [part async for part in cut_rounds(samples(), num_ranks, max_tokens)]
+
+    return asyncio.run(cut())
+
+
+def layout(rounds: Sequence[Round]) -> list[list[list[str]]]:
+    """Example ids by round and rank."""
+    return [[[part.samples[index].sample.example_id for index in rank] for rank in part.ranks] for part in rounds]
+
+
+def tokens(rank: Sequence[str], lengths: Sequence[int]) -> int:
+    return sum(lengths[int(example_id)] for example_id in rank)
+
+
 def random_lengths(seed: int) -> tuple[list[int], int, int]:
     source = random.Random(seed)
     num_ranks = source.randint(1, 4)
-    lengths = [source.randint(1, 100) for _ in range(source.randint(num_ranks, 24))]
+    lengths = [source.randint(2, 100) for _ in range(source.randint(num_ranks, 24))]
     return lengths, num_ranks, source.choice([60, 120, 400])
 
 
-def tokens(group: Sequence[int], lengths: Sequence[int]) -> int:
-    return sum(lengths[index] for index in group)
+@pytest.mark.parametrize("seed", range(60))
+def test_rounds_hold_every_sample_once_in_order_within_the_limit_of_every_rank(seed: int) -> None:
+    lengths, num_ranks, max_tokens = random_lengths(seed)
+    rounds = in_rounds(lengths, num_ranks, max_tokens)
+    assert [int(part.sample.example_id) for whole in rounds for part in whole.samples] == list(range(len(lengths)))
+    assert [whole.is_last for whole in rounds] == [False] * (len(rounds) - 1) + [True]
+    for whole, ranks in zip(rounds, layout(rounds), strict=True):
+        assert len(ranks) == num_ranks
+        assert sorted(index for rank in whole.ranks for index in rank) == list(range(len(whole.samples)))
+        assert all(rank == sorted(rank) for rank in whole.ranks)
+        assert all(len(rank) <= 1 or tokens(rank, lengths) <= max_tokens for rank in ranks)
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_a_plan_holds_every_sample_once_within_the_limit_and_as_many_microbatches_on_every_rank(
-    seed: int,
-) -> None:
-    lengths, num_ranks, max_tokens = random_lengths(seed)
-    plan = plan_microbatches(lengths, num_ranks, max_tokens)
-    assert len(plan) == num_ranks
-    assert len({len(rank) for rank in plan}) == 1
-    groups = list(chain.from_iterable(plan))
-    assert sorted(chain.from_iterable(groups)) == list(range(len(lengths)))
-    assert all(group == sorted(group) for group in groups)
-    assert all(len(group) <= 1 or tokens(group, lengths) <= max_tokens for group in groups)
-    assert all(rank[0] for rank in plan)
+def test_only_the_last_round_can_leave_a_rank_without_a_sample(seed: int) -> None:
+    for whole in in_rounds(*random_lengths(seed))[:-1]:
+        assert all(whole.ranks)
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_no_rank_has_more_than_its_share_by_over_the_longest_sample(seed: int) -> None:
+def test_no_rank_of_a_round_has_more_than_another_by_over_the_longest_sample(seed: int) -> None:
     lengths, num_ranks, max_tokens = random_lengths(seed)
-    loads = [
-        tokens(list(chain.from_iterable(rank)), lengths) for rank in plan_microbatches(lengths, num_ranks, max_tokens)
-    ]
-    assert max(loads) - min(loads) <= max(lengths)
+    for ranks in layout(in_rounds(lengths, num_ranks, max_tokens)):
+        loads = [tokens(rank, lengths) for rank in ranks]
+        assert max(loads) - min(loads) <= max(lengths)
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_ranks_are_balanced_within_four_thirds_of_the_best_layout_there_is(seed: int) -> None:
     source = random.Random(seed)
-    lengths = [source.randint(1, 50) for _ in range(7)]
-    [loads] = [[tokens(rank[0], lengths) for rank in plan_microbatches(lengths, 2, 10_000)]]
+    lengths = [source.randint(2, 50) for _ in range(7)]
+    [ranks] = layout(in_rounds(lengths, 2, 10_000))
     best = min(
-        max(sum(lengths[i] for i, rank in enumerate(layout) if rank == side) for side in (0, 1))
-        for layout in product((0, 1), repeat=7)
+        max(sum(lengths[i] for i, rank in enumerate(sides) if rank == side) for side in (0, 1))
+        for sides in product((0, 1), repeat=7)
     )
-    assert max(loads) <= 4 / 3 * best
+    assert max(tokens(rank, lengths) for rank in ranks) <= 4 / 3 * best
 
 
-def test_a_sample_over_the_limit_stands_alone() -> None:
-    [rank] = plan_microbatches([500, 10, 10], num_ranks=1, max_tokens=100)
-    assert sorted(rank) == [[0], [1, 2]]
+@pytest.mark.parametrize("seed", range(5))
+def test_the_cut_does_not_depend_on_when_samples_come(seed: int) -> None:
+    source = random.Random(seed)
+    pauses = (source.choice([0, 0.001, 0.003]) for _ in iter(int, 1))
+    assert layout(in_rounds(*random_lengths(seed), pauses)) == layout(in_rounds(*random_lengths(seed)))
 
 
-def test_a_rank_with_fewer_samples_than_microbatches_gets_empty_ones_at_its_end() -> None:
-    plan = plan_microbatches([90, 30, 30, 30], num_ranks=2, max_tokens=50)
-    assert sorted(plan, key=len) == [[[0], [], []], [[1], [2], [3]]]
+def test_a_round_is_closed_by_the_first_sample_that_fits_no_more() -> None:
+    assert layout(in_rounds([40, 60, 2, 50, 49], num_ranks=1, max_tokens=100)) == [[["0", "1"]], [["2", "3"]], [["4"]]]
+    assert layout(in_rounds([40, 60, 60, 40, 2], num_ranks=2, max_tokens=100)) == [
+        [["0", "1"], ["2", "3"]],
+        [["4"], []],
+    ]
 
 
-def test_fewer_samples_than_ranks_are_refused() -> None:
-    with pytest.raises(ValueError, match="1 samples for 2 ranks"):
-        plan_microbatches([5], num_ranks=2, max_tokens=10)
+def test_a_sample_over_the_limit_stands_alone_and_the_other_ranks_of_its_round_are_filled() -> None:
+    assert layout(in_rounds([500, 10, 10], num_ranks=1, max_tokens=100)) == [[["0"]], [["1", "2"]]]
+    assert layout(in_rounds([500, 10, 10], num_ranks=2, max_tokens=100)) == [[["0"], ["1", "2"]]]
+    assert layout(in_rounds([500, 600, 10], num_ranks=2, max_tokens=100)) == [[["1"], ["0"]], [["2"], []]]
+
+
+def test_a_rank_left_over_reads_a_sample_that_weighs_nothing() -> None:
+    [whole] = in_rounds([5], num_ranks=2, max_tokens=100)
+    trained, filler = whole.microbatches(share_prefix=False)
+    assert trained.example_ids == filler.example_ids == ("0",)
+    assert trained.token_weights.tolist() == [0.5] * 4
+    assert filler.token_weights.tolist() == [0.0] * 4
+
+
+def test_a_common_prefix_stands_once_and_a_prompt_keeps_its_last_token() -> None:
+    packed = pack_sequences([([7, 8, 1], [2]), ([7, 8], [3, 4]), ([7, 8, 9, 1], [5])], share_prefix=True)
+    assert packed.input_ids.tolist() == [7, 8, 1, 8, 3, 8, 9, 1], "the second prompt ends where the others go on"
+    assert packed.position_ids.tolist() == [0, 1, 2, 1, 2, 1, 2, 3]
+    assert packed.predictor_index.tolist() == [2, 3, 4, 7]
+    assert packed.completion_ids.tolist() == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("prompts", [[[1, 2, 3]], [[1, 2], [3, 2]], [[1], [1]]])
+def test_without_a_common_prefix_nothing_changes(prompts: list[list[int]]) -> None:
+    pairs = [(prompt, [4, 5]) for prompt in prompts]
+    alone, shared = (pack_sequences(pairs, share_prefix=share) for share in (False, True))
+    assert all((one == other).all() for one, other in zip(alone, shared, strict=True))

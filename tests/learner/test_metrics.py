@@ -3,25 +3,29 @@
 import numpy as np
 import pytest
 
-from sdft_ray.learner.metrics import step_metrics
-from sdft_ray.records import RankReport, Rollout, Sample, TeacherScores
+from sdft_ray.learner.metrics import num_sequence_tokens, step_metrics
+from sdft_ray.records import RankReport, SampleReport
 from sdft_ray.tracking.metrics import check_declared
 
 
-def sample(num_tokens: int, truncated: bool) -> Sample:
-    rollout = Rollout(
+def sample(num_tokens: int, truncated: bool, weight_version: int = 0) -> SampleReport:
+    return SampleReport(
+        example_id="a",
+        epoch=0,
+        weight_version=weight_version,
         prompt_tokens=(1, 2),
         completion_tokens=(3,) * num_tokens,
-        logprobs=(-1.0,) * num_tokens,
-        weight_version=0,
+        divergence=(0.0,) * num_tokens,
         truncated=truncated,
     )
-    scores = TeacherScores(payload=None, num_tokens=num_tokens, teacher_version=0)
-    return Sample(example_id="a", epoch=0, rollout=rollout, scores=scores)
 
 
-def report(counted_tokens: int, divergence: float, duration_s: float) -> RankReport:
+def report(
+    counted_tokens: int, divergence: float, duration_s: float, sequence_tokens: int = 4, input_tokens: int = 4
+) -> RankReport:
     return RankReport(
+        input_tokens=input_tokens,
+        sequence_tokens=sequence_tokens,
         counted_tokens=counted_tokens,
         loss=0.25,
         divergence=divergence,
@@ -30,28 +34,53 @@ def report(counted_tokens: int, divergence: float, duration_s: float) -> RankRep
         correction=1.0 * counted_tokens,
         mismatch_max=duration_s / 100,
         grad_norm=3.0,
-        durations_s={"learner/ema_s": duration_s},
-        token_divergence=(np.zeros(1),),
+        bound_s=1.0,
+        durations_s={"learner/ema_s": duration_s, "learner/forward_backward_s": 4.0},
     )
 
 
 def test_sums_of_ranks_become_means_over_counted_tokens() -> None:
     batch = [sample(4, True), sample(2, False)]
-    weights = [[0.0, 0.25, 0.25, 0.25], [0.0, 0.0]]
-    metrics = step_metrics(batch, [report(2, 1.0, 5.0), report(1, 2.0, 7.0)], weights, sampled=True)
+    metrics = step_metrics(batch, [report(2, 1.0, 5.0), report(1, 2.0, 7.0)], weight_version=0, sampled=True)
     check_declared(metrics)
     assert metrics["learner/loss"] == 0.5
     assert metrics["learner/divergence_nats"] == pytest.approx(1.0)
     assert metrics["learner/student_entropy_nats"] == pytest.approx(2.0)
     assert metrics["rollout/truncated_share"] == 0.5
-    assert metrics["learner/uncounted_samples"] == 1
     assert metrics["learner/train_tokens"] == 10
     assert metrics["learner/mismatch_max_nats"] == pytest.approx(0.07)
     assert metrics["learner/ema_s"] == 7.0
+    assert metrics["learner/matmul_share"] == 0.25
 
 
 def test_a_batch_without_a_counted_token_has_zeros_and_no_nan() -> None:
-    metrics = step_metrics([sample(1, False)], [report(0, 0.0, 1.0)], [[0.0]], sampled=False)
+    metrics = step_metrics([sample(1, False)], [report(0, 0.0, 1.0)], weight_version=0, sampled=False)
     assert metrics["learner/divergence_nats"] == 0
     assert "learner/mismatch_max_nats" not in metrics
-    assert metrics["rollout/tokens"] == 0
+
+
+@pytest.mark.parametrize(("sequence_tokens", "share"), [((5, 3), 0.0), ((5, 5), 0.2)])
+def test_padding_is_what_was_read_beyond_prompts_and_all_but_the_last_completion_token(
+    sequence_tokens: tuple[int, int], share: float
+) -> None:
+    batch = [sample(4, False), sample(2, False)]  # 5 and 3 tokens to read
+    reports = [report(1, 0.0, 0.0, num_tokens) for num_tokens in sequence_tokens]
+    metrics = step_metrics(batch, reports, weight_version=0, sampled=True)
+    assert metrics["learner/padded_share"] == pytest.approx(share)
+
+
+def test_staleness_is_that_of_the_oldest_completion() -> None:
+    batch = [sample(1, False, weight_version=7), sample(1, False, weight_version=5)]
+    assert step_metrics(batch, [report(1, 0.0, 0.0)], weight_version=7, sampled=True)["loop/staleness_max"] == 2
+
+
+def test_a_prefix_read_once_for_two_samples_is_shared_and_not_padded() -> None:
+    batch = [sample(4, False), sample(2, False)]
+    metrics = step_metrics(batch, [report(1, 0.0, 0.0, 8, 6)], weight_version=0, sampled=True)
+    assert metrics["learner/shared_share"] == 0.25
+    assert metrics["learner/padded_share"] == 0
+
+
+@pytest.mark.parametrize(("positions", "total"), [([0], 1), ([0, 1, 2, 0, 1], 5), ([0, 1, 2, 1, 2, 3, 1], 9)])
+def test_every_sequence_of_a_pack_is_counted_whole(positions: list[int], total: int) -> None:
+    assert num_sequence_tokens(np.array(positions)) == total

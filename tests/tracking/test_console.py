@@ -18,6 +18,7 @@ STEP = {
 SUMMARY: dict[str, Any] = {
     "wall_s": 3725.0,
     "setup_s": 61.0,
+    "verdict": "the bottleneck is rollout, 65% of a step",
     "evaluation": {
         "taught_accuracy": {"before": 0.0, "after": 0.875},
         "prior_logprob": {"before": -5.4, "after": -5.35},
@@ -90,6 +91,13 @@ def test_the_summary_shows_before_and_after_and_where_the_run_lies() -> None:
     assert prior.split() in rows
     assert f"run folder  {long_folder}\n" in output.getvalue()
     assert "wall time   1 h 2 min, 1 min 1 s of it set-up\n" in output.getvalue()
+    assert output.getvalue().endswith("verdict     the bottleneck is rollout, 65% of a step\n")
+
+
+def test_a_summary_without_a_step_has_no_verdict_to_show() -> None:
+    console, output = plain_console()
+    ConsoleSink(num_steps=1, console=console).show_summary(SUMMARY | {"verdict": None}, "runs/demo")
+    assert "verdict" not in output.getvalue()
 
 
 def test_an_evaluation_is_one_line() -> None:

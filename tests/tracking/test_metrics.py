@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sdft_ray.tracking.metrics import METRICS, check_declared, find_metric
+from sdft_ray.tracking.metrics import METRICS, RATES, check_declared, find_metric, rates
 
 PACKAGE = Path(__file__).parents[2] / "sdft_ray"
 EMITTED_KEY = re.compile(r"""["']((?:loop|rollout|learner|teacher|evaluation)/[a-z_{}.]+)["']""")
@@ -26,11 +26,25 @@ def test_keys_are_unique_and_say_role_and_quantity() -> None:
 
 def test_durations_end_in_s_and_nats_and_shares_say_so() -> None:
     for metric in METRICS:
-        assert (metric.unit == "s") == metric.key.endswith("_s"), metric.key
+        assert (metric.unit == "tokens/s") == metric.key.endswith("_per_s"), metric.key
+        assert (metric.unit in ("s", "tokens/s")) == metric.key.endswith("_s"), metric.key
         if metric.key.endswith("_nats"):
             assert metric.unit == "nats"
         if metric.key.endswith("_share"):
             assert metric.unit == "share"
+
+
+def test_rates_are_made_of_declared_metrics_and_are_tokens_over_the_roles_own_seconds() -> None:
+    check_declared(key for rate in RATES for key in rate)
+    assert rates({"rollout/tokens": 30.0, "loop/rollout_s": 1.5, "teacher/tokens": 30.0, "loop/score_s": 0.5}) == {
+        "rollout/tokens_per_s": 20.0,
+        "teacher/tokens_per_s": 60.0,
+    }
+
+
+def test_a_role_that_had_nothing_to_do_has_no_rate() -> None:
+    """Also where its phase has been open: a demonstration is no rollout. And the last step may see no time at all."""
+    assert rates({"rollout/tokens": 0.0, "loop/rollout_s": 1e-5, "teacher/tokens": 8.0, "loop/score_s": 0.0}) == {}
 
 
 def test_a_family_gives_the_name_of_its_set() -> None:

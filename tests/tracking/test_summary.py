@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from sdft_ray.records import WorkerStatus
-from sdft_ray.tracking.summary import Summary, git_commit, package_versions, write_summary
+from sdft_ray.tracking.summary import Summary, git_commit, package_versions, verdict, write_summary
 
 ISSUE_KEYS = {
     "num_steps",
@@ -15,6 +15,8 @@ ISSUE_KEYS = {
     "rollout_tokens",
     "train_tokens",
     "tokens_per_s",
+    "seconds",
+    "verdict",
     "divergence",
     "grad_norm",
     "max_staleness",
@@ -41,6 +43,9 @@ def status(role: str, rank: int, version: int, peak_memory_gib: float) -> Worker
 def step_metrics(divergence: float, grad_norm: float, staleness: float, mismatch: float) -> dict[str, float]:
     return {
         "loop/step_s": 2.0,
+        "loop/rollout_s": 2 * divergence,
+        "loop/wait_s": 1.9,
+        "learner/forward_backward_s": 1.25,
         "loop/staleness_max": staleness,
         "rollout/tokens": 30.0,
         "learner/train_tokens": 100.0,
@@ -75,6 +80,14 @@ def test_a_run_comes_down_to_the_numbers_of_its_steps(tmp_path: Path) -> None:
     assert read["num_steps"] == 2
     assert (read["wall_s"], read["setup_s"]) == (20.0, 12.0)
     assert (read["rollout_tokens"], read["train_tokens"], read["tokens_per_s"]) == (60, 200, 50.0)
+    assert {name: mean_s for name, mean_s in read["seconds"].items() if mean_s} == {
+        "step": 2.0,
+        "rollout": 1.3,
+        "wait": 1.9,
+        "forward_backward": 1.25,
+    }
+    assert read["seconds"]["load_weights"] == 0
+    assert read["verdict"] == "the bottleneck is rollout, 65% of a step"
     assert read["divergence"] == {"first": 0.9, "last": 0.4}
     assert read["grad_norm"] == {"last": 2.0, "max": 4.0}
     assert (read["max_staleness"], read["mismatch"]) == (1, 1e-6)
@@ -96,6 +109,7 @@ def test_a_resumed_run_sums_up_what_came_before_it_too() -> None:
     summary.log_evaluation(2, 3.0, {"evaluation/taught_accuracy": 1.0})
     built = summary.build(wall_s=1.0, setup_s=0.5, statuses=[])
     assert built["train_tokens"] == 200
+    assert built["seconds"]["rollout"] == 1.3
     assert built["divergence"] == {"first": 0.9, "last": 0.4}
     assert built["evaluation"] == {"taught_accuracy": {"before": 0.0, "after": 1.0}}
 
@@ -103,7 +117,14 @@ def test_a_resumed_run_sums_up_what_came_before_it_too() -> None:
 def test_a_quantity_the_run_did_not_measure_is_none() -> None:
     built = Summary().build(wall_s=1.0, setup_s=1.0, statuses=[])
     assert built["tokens_per_s"] is None
+    assert (built["seconds"], built["verdict"]) == ({}, None)
     assert built["divergence"] == {"first": None, "last": None}
+
+
+def test_the_bottleneck_is_the_phase_with_the_largest_share_whether_or_not_it_overlaps_others() -> None:
+    seconds = {"step": 10.0, "rollout": 7.0, "score": 4.0, "forward_backward": 8.0, "optimizer": 1.0, "wait": 9.0}
+    assert verdict(seconds) == "the bottleneck is forward_backward, 80% of a step"
+    assert verdict(seconds | {"score": 8.5}) == "the bottleneck is score, 85% of a step"
 
 
 def test_package_versions_are_those_that_are_imported() -> None:
@@ -124,7 +145,14 @@ def commit_of_copy(package: Path) -> str:
 def copy_package(root: Path) -> Path:
     """The package's files that `git_commit` needs, under another root."""
     source = Path(__file__).parents[2] / "sdft_ray"
-    for name in ("__init__.py", "records.py", "errors.py", "tracking/__init__.py", "tracking/summary.py"):
+    for name in (
+        "__init__.py",
+        "records.py",
+        "errors.py",
+        "tracking/__init__.py",
+        "tracking/metrics.py",
+        "tracking/summary.py",
+    ):
         target = root / "sdft_ray" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text((source / name).read_text())

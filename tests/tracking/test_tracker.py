@@ -38,6 +38,25 @@ def test_every_sink_gets_the_metrics_of_loop_and_learner_together() -> None:
         assert sink.closed
 
 
+def test_rates_are_added_from_the_metrics_of_loop_and_learner() -> None:
+    sink = ListSink()
+    with RunTracker([sink]) as tracker:
+        report = StepReport(metrics={"learner/train_tokens": 50.0, "learner/forward_backward_s": 2.0}, samples=())
+        tracker.log_step(1, {"rollout/tokens": 30.0, "loop/rollout_s": 3.0}, report)
+    metrics = sink.steps[0][2]
+    assert (metrics["learner/tokens_per_s"], metrics["rollout/tokens_per_s"]) == (25.0, 10.0)
+
+
+def test_a_source_is_asked_at_every_step_for_what_happened_since_the_one_before() -> None:
+    sink = ListSink()
+    published = iter([{"weights/publish_s": 0.5}, {}])
+    with RunTracker([sink]) as tracker:
+        tracker.add_source(lambda: next(published))
+        tracker.log_step(1, {}, StepReport(metrics={}, samples=()))
+        tracker.log_step(2, {}, StepReport(metrics={}, samples=()))
+    assert [metrics for _, _, metrics in sink.steps] == [{"weights/publish_s": 0.5}, {}]
+
+
 def test_an_undeclared_metric_reaches_no_sink() -> None:
     sink = ListSink()
     with pytest.raises(KeyError, match="learner/lose"), RunTracker([sink]) as tracker:

@@ -1,0 +1,59 @@
+"""How fast the learner could be: the matrix products of its weights at the rate of a plain matrix product.
+
+The rate is measured on the rank's own device, with its threads and its precision, when it is first asked for: after the
+first forward and backward pass, when a synchronous run's other roles are idle. While they start, it would come out low.
+"""
+
+import math
+import time
+
+import torch
+
+PRODUCT_SIZE = {"cpu": 1024, "cuda": 8192}  # a product of three square matrices of a thirtieth of a second or less
+NUM_PRODUCTS = 8  # of which the fastest counts
+FORWARD_AND_BACKWARD = 3  # a product forward, and backward one with the inputs and one with the weights
+
+
+class MatmulBound:
+    """The least time forward and backward can take; attention's own products are left out, so it is a little low."""
+
+    def __init__(self, parameters: dict[str, torch.Tensor], head: torch.Tensor, device: torch.device):
+        """Counts the elements.
+
+        Args:
+            parameters: all of the network by name, tied ones once.
+            head: the weight of the output head [R, H], one of them.
+            device: where the network runs.
+        """
+        matrices = [value for value in parameters.values() if value is not head and len(_shape(value)) == 2]
+        # What an embedding holds is looked up, not multiplied: only an untied one is among them, as large as the head.
+        self._elements = sum(math.prod(_shape(value)) for value in matrices if _shape(value) != _shape(head))
+        self._head_elements = math.prod(_shape(head))
+        self._device, self._dtype = device, head.dtype
+        self._flops_per_s = 0.0
+
+    def seconds(self, num_tokens: int, head_rows: int) -> float:
+        """Of forward and backward over N tokens, of which `head_rows` go through the head."""
+        if not self._flops_per_s:
+            self._flops_per_s = measure_matmul(self._device, self._dtype)
+        elements = num_tokens * self._elements + head_rows * self._head_elements
+        return 2 * FORWARD_AND_BACKWARD * elements / self._flops_per_s
+
+
+def measure_matmul(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations a second [FLOP/s] of a product of two large square matrices."""
+    size = PRODUCT_SIZE[device.type]
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    fastest = math.inf
+    for _ in range(NUM_PRODUCTS):
+        started = time.perf_counter()
+        left @ right
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        fastest = min(fastest, time.perf_counter() - started)
+    return 2 * size**3 / fastest
+
+
+def _shape(parameter: torch.Tensor) -> tuple[int, ...]:
+    """The full shape, also of a parameter that ZeRO 3 has cut up."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))

@@ -1,0 +1,60 @@
+"""The student as DeepSpeed wraps it: the network without its head, then the head together with the loss.
+
+The head is a module of its own that owns the head's parameters (the network's, not copies), so that whatever
+DeepSpeed does around a module's forward pass it does around exactly them: under ZeRO 3 the head is gathered while the
+loss is computed, and nothing else is.
+"""
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from sdft_ray.distill.head import Head
+from sdft_ray.distill.reduction import LossOutput
+from sdft_ray.models.network import completion_hidden, output_head
+
+LossOf = Callable[[torch.Tensor, Head], LossOutput]
+
+
+class Student(torch.nn.Module):
+    """A causal language model that ends in a loss instead of logits."""
+
+    def __init__(self, network: PreTrainedModel):
+        super().__init__()
+        self.network = network
+        self.head = StudentHead(output_head(network))
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        predictor_index: torch.Tensor,
+        loss_of: LossOf,
+    ) -> tuple[torch.Tensor, ...]:
+        """The fields of `loss_of`'s answer for the hidden states [T, H] of the completion positions and the head."""
+        hidden = completion_hidden(self.network, input_ids, position_ids, predictor_index)
+        result: tuple[torch.Tensor, ...] = self.head(hidden, loss_of)
+        return result
+
+
+class StudentHead(torch.nn.Module):
+    """Holds the parameters that the loss multiplies hidden states with."""
+
+    def __init__(self, head: Head):
+        super().__init__()
+        self.weight, self.bias = head.weight, head.bias
+        self._transform = head[2:]
+
+    def forward(self, hidden: torch.Tensor, loss_of: LossOf) -> tuple[torch.Tensor, ...]:
+        """A tuple, since DeepSpeed finds the tensors it has to watch in tuples but not in dataclasses."""
+        output = loss_of(hidden, Head(self.weight, self.bias, *self._transform))
+        return tuple(getattr(output, field.name) for field in fields(output))
+
+
+def run_student(engine: Any, loss_of: LossOf, **inputs: torch.Tensor) -> LossOutput:
+    """The loss of the DeepSpeed engine around a `Student`."""
+    names = [field.name for field in fields(LossOutput)]
+    return LossOutput(**dict(zip(names, engine(**inputs, loss_of=loss_of), strict=True)))

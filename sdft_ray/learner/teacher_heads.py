@@ -1,0 +1,73 @@
+"""The teacher's output heads on a learner rank: with them a hidden state is the full distribution.
+
+A score and the head that turns it into a distribution must be of one weight version. The learner makes the head of
+every version itself, from its own fp32 fragments of the teacher, so no head ever travels.
+"""
+
+from collections.abc import Callable, Iterator
+
+import torch
+
+from sdft_ray.distill.head import Head
+from sdft_ray.errors import WeightVersionError
+from sdft_ray.learner.fragments import Fragment, assemble
+from sdft_ray.records import ParameterEntry
+
+
+class TeacherHeads:
+    """The heads of the last weight versions, in the dtype of the teacher's workers."""
+
+    def __init__(self, num_kept: int):
+        """`num_kept` versions are kept: as many as samples of one batch can have been scored with."""
+        self._num_kept = num_kept
+        self._heads: dict[int, Head] = {}
+
+    def hold(self, version: int, head: Head) -> None:
+        """Keeps the head of `version` and lets go of those too old to be asked for."""
+        self._heads[version] = head
+        for old in sorted(self._heads)[: -self._num_kept]:
+            del self._heads[old]
+
+    def of(self, version: int) -> Head:
+        """The head of that version.
+
+        Raises:
+            WeightVersionError: it is not held.
+        """
+        if version not in self._heads:
+            held = ", ".join(map(str, sorted(self._heads))) or "none"
+            raise WeightVersionError(
+                f"a teacher scored with weights {version}, but the learner holds the teacher's heads of versions {held}"
+            )
+        return self._heads[version]
+
+
+class HeadMaker:
+    """Puts the head together from the fragments of all ranks."""
+
+    def __init__(self, head: Head, parameters: dict[str, torch.Tensor], dtype: torch.dtype, device: torch.device):
+        """Finds the head's parameters by their identity.
+
+        Args:
+            head: the network's own.
+            parameters: all of the network by name, tied ones once.
+            dtype: that of the teacher's workers, so that both multiply with the same numbers.
+            device: where heads are kept.
+        """
+        self._transform = head[2:]
+        self._entries = [
+            ParameterEntry(name=name, shape=tuple(getattr(parameter, "ds_shape", parameter.shape)), offset=0)
+            for wanted in head[:2]
+            for name, parameter in parameters.items()
+            if parameter is wanted
+        ]
+        self._dtype = dtype
+        self._device = device
+
+    def make(self, fragments: Callable[[], Iterator[Fragment]]) -> Head:
+        """The head of one set of weights; every rank has to call it and gets it."""
+        weight, *bias = [
+            assemble((entry,), fragments, self._device, on_all_ranks=True).view(entry.shape).to(self._dtype)
+            for entry in self._entries
+        ]
+        return Head(weight, bias[0] if bias else None, *self._transform)
