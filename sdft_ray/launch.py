@@ -1,5 +1,7 @@
 """The command: `python -m sdft_ray.launch +cluster=local`. Composes the settings, runs the job, ends with one error.
 
+With mode=plan it prints what the run would take, and starts nothing.
+
 Hydra and its DictConfig stay in this file; everybody else gets checked dataclasses.
 """
 
@@ -16,7 +18,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdft_ray.config import RunConfig
+from sdft_ray.config import Mode, RunConfig
 from sdft_ray.errors import ConfigError, SdftError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -90,11 +92,28 @@ def _log_to(path: Path) -> None:
     logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
 
 
+def show_plan(cfg: RunConfig) -> None:
+    """Prints the plan of a run; makes no run folder and starts no process.
+
+    Raises:
+        ConfigError, DataError, ModelError: with the key, the value and the remedy.
+    """
+    from rich.console import Console  # here: as below
+
+    from sdft_ray.cluster.topology import needed_roles
+    from sdft_ray.planning.plan import make_plan
+
+    make_plan(cfg, needed_roles(cfg)).show(Console(highlight=False))
+
+
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def main(composed: DictConfig) -> None:
     """Entry point of `python -m sdft_ray.launch`."""
     with Outcome() as outcome:
         cfg, settings = typed_config(composed)
+        if cfg.mode is Mode.plan:
+            show_plan(cfg)
+            return
         from sdft_ray.cluster.job import Job  # here: a wrong setting should not wait for Ray and transformers
 
         job = Job(cfg, settings)

@@ -42,7 +42,7 @@ def actor_environment(role: str, placement: RolePlacement) -> dict[str, str]:
         # Large buffers come from the heap and stay there: giving them back to the kernel after every step costs 7 % of
         # a step in page faults.
         environment |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-    if role == "rollout":
+    if role in ("rollout", "teacher"):  # a teacher may be a vLLM engine, too
         environment |= {"VLLM_LOGGING_LEVEL": "INFO", "VLLM_NO_USAGE_STATS": "1"}
         if on_cpu:
             environment |= {

@@ -58,6 +58,7 @@ class Job:
             summary = Summary(lines.history)
             with RunTracker([lines, summary, self.console, *self._other_sinks()]) as tracker:
                 roles = await start_roles(self._cfg, self.material, self.folder, self.console.phase)
+                tracker.add_source(roles.channel.take_metrics)
                 try:
                     await self._resume(roles)
                     tracker.start_clock(lines.elapsed_s)

@@ -31,6 +31,7 @@ class Material:
     evaluation_sets: dict[str, list[Question]]
     prior: list[Question]
     max_model_len: int  # the longest prompt with its completion that a rollout worker will see, plus one
+    max_teacher_len: int  # the longest teacher prompt with its completion
 
     def decode(self, *, keep_special: bool) -> Callable[[tuple[int, ...]], str]:
         """Token ids to text."""
@@ -78,6 +79,7 @@ def read_material(cfg: RunConfig) -> Material:
         max_model_len=_longest(
             cfg, facts, dataset, [*prior, *(row for rows in evaluation_sets.values() for row in rows)]
         ),
+        max_teacher_len=_longest_teacher(cfg, dataset),
     )
 
 
@@ -107,13 +109,8 @@ def _questions(source: str, match: Match, cfg: RunConfig, builder: PromptBuilder
 
 def _longest(cfg: RunConfig, facts: ModelFacts, dataset: TokenizedDataset, questions: list[Question]) -> int:
     """Tokens the rollout workers need room for; refuses what the model cannot read."""
-    if cfg.method.completion is CompletionSource.STUDENT:
-        written = cfg.rollout.max_new_tokens
-    else:
-        written = max(len(row.demonstration_tokens) for row in dataset.rows)
-    student = max(len(row.prompt_tokens) for row in dataset.rows) + written
-    teacher = max(len(row.teacher_prompt_tokens) for row in dataset.rows) + written
-    needed = max(student, teacher if cfg.method.target is Target.TEACHER else 0)
+    student = max(len(row.prompt_tokens) for row in dataset.rows) + _longest_completion(cfg, dataset)
+    needed = max(student, _longest_teacher(cfg, dataset) if cfg.method.target is Target.TEACHER else 0)
     if needed > facts.context_length:
         raise ConfigError(
             "rollout.max_new_tokens",
@@ -134,3 +131,13 @@ def _longest(cfg: RunConfig, facts: ModelFacts, dataset: TokenizedDataset, quest
             )
         longest = max(longest, asked)
     return min(longest + 1, facts.context_length)
+
+
+def _longest_completion(cfg: RunConfig, dataset: TokenizedDataset) -> int:
+    if cfg.method.completion is CompletionSource.STUDENT:
+        return cfg.rollout.max_new_tokens
+    return max(len(row.demonstration_tokens) for row in dataset.rows)
+
+
+def _longest_teacher(cfg: RunConfig, dataset: TokenizedDataset) -> int:
+    return max(len(row.teacher_prompt_tokens) for row in dataset.rows) + _longest_completion(cfg, dataset)

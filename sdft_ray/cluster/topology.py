@@ -19,19 +19,20 @@ import ray
 from sdft_ray.cluster.material import Material
 from sdft_ray.cluster.placement import Reservation, reserve
 from sdft_ray.cluster.run_folder import RunFolder
-from sdft_ray.config import CompletionSource, RunConfig, Target
+from sdft_ray.config import Channel, CompletionSource, RolePlacement, RunConfig, Target, TeacherBackend
 from sdft_ray.evaluate.evaluator import NoEvaluation, RolloutEvaluator
 from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.learner.worker import LearnerSettings, LearnerWorker
-from sdft_ray.records import WorkerStatus
+from sdft_ray.records import Publication, WorkerStatus
 from sdft_ray.roles import Completions, Evaluator, Teacher
 from sdft_ray.rollout.demonstrations import DemonstrationCompletions
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.rollout.worker import RolloutWorker
 from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.teacher.token_target import TokenTarget
-from sdft_ray.teacher.worker import TeacherWorker
-from sdft_ray.weights.channel import WeightChannel
+from sdft_ray.teacher.transformers_worker import TransformersTeacher
+from sdft_ray.teacher.vllm_worker import VllmTeacher
+from sdft_ray.weights.channel import DirectChannel, Meeting, WeightChannel
 from sdft_ray.workers import Worker, WorkerGroup, close_all
 
 MAX_OPEN_CALLS = 1000  # of an async actor: Ray's default, named because completions in flight are bounded elsewhere
@@ -47,6 +48,7 @@ class Roles:
     teacher: Teacher
     learner: LearnerGroup
     evaluator: Evaluator
+    channel: WeightChannel
     groups: list[WorkerGroup]
     reservations: list[Reservation]
 
@@ -84,19 +86,24 @@ async def start_roles(cfg: RunConfig, material: Material, folder: RunFolder, pha
         groups["learner"],
         learner=cfg.learner,
         loss=cfg.loss,
+        batch_size=cfg.batch_size,
+        shares_prefix=cfg.model.shares_prefix,
         sampled=cfg.method.completion is CompletionSource.STUDENT,
         num_steps=material.num_steps,
         num_report_samples=cfg.tracking.num_samples,
         checkpoints=folder.checkpoints,
         keep_checkpoints=cfg.keep_checkpoints,
     )
-    channel = WeightChannel(learner.publish)
+    kind = _channel_kind(cfg)
+    channel = (DirectChannel if kind is Channel.NCCL else WeightChannel)(learner.publish, cfg.weights.timeout_s)
     roles = _wire(cfg, material, folder, groups, learner, channel, list(reservations.values()))
     with ExitStack() as on_failure:
         on_failure.callback(roles.close)
         async with asyncio.TaskGroup() as tasks:
             for role, group in groups.items():
                 tasks.create_task(_wait_until_ready(role, group, learner, phase))
+        if isinstance(channel, DirectChannel) and "rollout" in groups:
+            channel.announcement = await _meet(groups["learner"], groups["rollout"], cfg.cluster.rollout)
         on_failure.pop_all()
     return roles
 
@@ -128,9 +135,12 @@ def _wire(
     )
     return Roles(
         completions=rollouts if rollouts and from_student else DemonstrationCompletions(),
-        teacher=TeacherPool(groups["teacher"], channel, cfg.teacher.weights) if "teacher" in groups else TokenTarget(),
+        teacher=TeacherPool(groups["teacher"], channel, cfg.teacher.weights, cfg.weights.teacher_ema)
+        if "teacher" in groups
+        else TokenTarget(),
         learner=learner,
         evaluator=evaluator,
+        channel=channel,
         groups=list(groups.values()),
         reservations=reservations,
     )
@@ -142,6 +152,25 @@ async def _wait_until_ready(role: str, group: WorkerGroup, learner: LearnerGroup
             await learner.start()
         else:
             await group.on_all(lambda actor: actor.ready.remote())
+
+
+def _channel_kind(cfg: RunConfig) -> Channel:
+    return cfg.weights.choose_channel(cfg.cluster, num_nodes=sum(node["Alive"] for node in ray.nodes()))
+
+
+async def _meet(learner: WorkerGroup, rollout: WorkerGroup, placement: RolePlacement) -> Publication:
+    """Brings the learner and the engines together for weights.channel=NCCL; tells what the learner will send."""
+    size = placement.tensor_parallel_size
+    address, port = await learner.actors[0].rendezvous.remote()
+    meeting = Meeting(address, port, num_ranks=1 + size * len(rollout.actors))
+    first_ranks = [1 + size * rank for rank in range(len(rollout.actors))]
+    async with asyncio.TaskGroup() as tasks:
+        announcements = tasks.create_task(learner.on_all(lambda actor: actor.meet_engines.remote(meeting)))
+        tasks.create_task(
+            rollout.on_each(lambda actor, first_rank: actor.meet_learner.remote(meeting, first_rank), first_ranks)
+        )
+    announcement: Publication = announcements.result()[0]
+    return announcement
 
 
 def _actors(kind: type[Worker], reservation: Reservation, options: dict[str, Any], **settings: Any) -> list[Any]:
@@ -168,21 +197,38 @@ def _rollout_workers(cfg: RunConfig, material: Material, reservation: Reservatio
         max_model_len=material.max_model_len,
         tensor_parallel_size=placement.tensor_parallel_size,
         shares_device=placement.shares_device,
+        channel=_channel_kind(cfg),
         seed=cfg.seed,
     )
 
 
 def _teacher_workers(cfg: RunConfig, material: Material, reservation: Reservation, logs: str) -> list[Any]:
+    placement = reservation.placement
+    shared = {
+        "log_dir": logs,
+        "model_path": material.teacher_path,
+        "model": cfg.model,
+        "device": placement.device,
+    }
+    if cfg.teacher.backend is TeacherBackend.VLLM:
+        return _actors(
+            VllmTeacher,
+            reservation,
+            {"max_concurrency": MAX_OPEN_CALLS},
+            teacher=replace(cfg.teacher, gpu_memory_share=cfg.teacher.gpu_memory_share * placement.gpu_share),
+            max_model_len=material.max_teacher_len,
+            tensor_parallel_size=placement.tensor_parallel_size,
+            shares_device=placement.shares_device,
+            **shared,
+        )
     return _actors(
-        TeacherWorker,
+        TransformersTeacher,
         reservation,
         {"max_concurrency": MAX_OPEN_CALLS},
-        log_dir=logs,
-        model_path=material.teacher_path,
-        model=cfg.model,
         teacher=cfg.teacher,
         num_tokens=material.facts.num_tokens,
-        device=reservation.placement.device,
+        temperature=cfg.rollout.temperature,
+        **shared,
     )
 
 
@@ -193,11 +239,13 @@ def _learner_workers(cfg: RunConfig, material: Material, reservation: Reservatio
         learner=cfg.learner,
         loss=cfg.loss,
         target=cfg.method.target,
-        teacher_weights=cfg.teacher.weights,
-        ema_decay=cfg.teacher.ema_decay,
+        teacher=cfg.teacher,
+        teacher_path=material.teacher_path,
+        max_staleness=cfg.max_staleness,
         temperature=cfg.rollout.temperature,
         num_tokens=material.facts.num_tokens,
         num_steps=material.num_steps,
+        channel=_channel_kind(cfg),
         seed=cfg.seed,
         device=reservation.placement.device,
     )

@@ -4,7 +4,7 @@ Enums are named by member in YAML. Checks run once, when `OmegaConf.to_object` m
 takes the part it needs, never `RunConfig`.
 """
 
-from sdft_ray.config.cluster import ClusterConfig, RolePlacement
+from sdft_ray.config.cluster import ClusterConfig, HardwareConfig, RolePlacement
 from sdft_ray.config.data import DataConfig, EvaluationConfig, Match, ModelConfig, TooLong
 from sdft_ray.config.learner import LearnerConfig, Precision, Schedule
 from sdft_ray.config.method import (
@@ -18,33 +18,43 @@ from sdft_ray.config.method import (
     Target,
 )
 from sdft_ray.config.rollout import RolloutConfig
-from sdft_ray.config.run import RunConfig, TrackingConfig, Wandb
-from sdft_ray.config.teacher import TeacherConfig, TeacherContext, TeacherWeights
+from sdft_ray.config.run import Mode, PlanConfig, RunConfig, TrackingConfig, Wandb
+from sdft_ray.config.teacher import Payload, Tail, TeacherBackend, TeacherConfig, TeacherContext, TeacherWeights
+from sdft_ray.config.weights import Channel, TeacherEma, WeightsConfig
 
 __all__ = [
+    "Channel",
     "ClusterConfig",
     "CompletionSource",
     "DataConfig",
     "Divergence",
     "Estimator",
     "EvaluationConfig",
+    "HardwareConfig",
     "LearnerConfig",
     "LossConfig",
     "Match",
     "MethodConfig",
     "MismatchCorrection",
+    "Mode",
     "ModelConfig",
     "Normalization",
+    "PlanConfig",
+    "Payload",
     "Precision",
     "RolePlacement",
     "RolloutConfig",
     "RunConfig",
     "Schedule",
+    "Tail",
     "Target",
+    "TeacherBackend",
     "TeacherConfig",
     "TeacherContext",
+    "TeacherEma",
     "TeacherWeights",
     "TooLong",
     "TrackingConfig",
     "Wandb",
+    "WeightsConfig",
 ]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from sdft_ray.config.checks import at_least, require
+from sdft_ray.config.checks import at_least, positive, require, share
 
 
 @dataclass(kw_only=True)
@@ -36,6 +36,38 @@ class RolePlacement:
 
 
 @dataclass(kw_only=True)
+class HardwareConfig:
+    """Peak figures of the machines, which the planner reckons with; a run itself does not read them.
+
+    Of one GPU, or of a whole node where its roles compute on the CPU.
+    """
+
+    name: str = "two CPU cores"
+    memory_gib: float = 16.0
+    tflops_bf16: float = 0.06  # dense, without sparsity
+    tflops_fp32: float = 0.12
+    memory_gb_per_s: float = 15.0  # decimal gigabytes, as vendors count
+    intra_node_gb_per_s: float = 1.0  # between two workers of one node, in one direction
+    inter_node_gb_per_s: float = 1.0  # between two nodes, for each GPU, in one direction
+    host_gb_per_s: float = 1.0  # between a worker and the object store in its host's memory, in one direction
+    attainable_share: float = 0.4  # of every peak figure, what a well-fed run reaches
+
+    def __post_init__(self) -> None:
+        for key in (
+            "memory_gib",
+            "tflops_bf16",
+            "tflops_fp32",
+            "memory_gb_per_s",
+            "intra_node_gb_per_s",
+            "inter_node_gb_per_s",
+            "host_gb_per_s",
+            "attainable_share",
+        ):
+            positive(f"cluster.hardware.{key}", getattr(self, key))
+        share("cluster.hardware.attainable_share", self.attainable_share)
+
+
+@dataclass(kw_only=True)
 class ClusterConfig:
     """Nodes and the placement of the three roles on them."""
 
@@ -46,6 +78,7 @@ class ClusterConfig:
     rollout: RolePlacement = field(default_factory=RolePlacement)
     teacher: RolePlacement = field(default_factory=RolePlacement)
     learner: RolePlacement = field(default_factory=RolePlacement)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
 
     def __post_init__(self) -> None:
         at_least(1, "cluster.num_nodes", self.num_nodes)

@@ -12,6 +12,21 @@ from sdft_ray.config.learner import LearnerConfig
 from sdft_ray.config.method import CompletionSource, LossConfig, MethodConfig, MismatchCorrection, Target
 from sdft_ray.config.rollout import RolloutConfig
 from sdft_ray.config.teacher import TeacherConfig
+from sdft_ray.config.weights import WeightsConfig
+
+
+class Mode(Enum):
+    """What the command does."""
+
+    train = auto()
+    plan = auto()  # print what the run would take, and start nothing
+
+
+@dataclass(kw_only=True)
+class PlanConfig:
+    """What mode=plan reckons with."""
+
+    model: str = ""  # plan for a model whose files are not here, such as "qwen2.5-7b"; "" plans for model.path
 
 
 class Wandb(Enum):
@@ -38,6 +53,7 @@ class TrackingConfig:
 class RunConfig:
     """Everything a run is made of."""
 
+    mode: Mode = Mode.train
     name: str = ""  # the run folder is runs_dir/name; "" makes a name of method and time
     runs_dir: str = "runs"
     note: str = ""  # printed at the start: what an experiment's author wants its users to know
@@ -58,7 +74,9 @@ class RunConfig:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    plan: PlanConfig = field(default_factory=PlanConfig)
 
     def __post_init__(self) -> None:
         at_least(1, "batch_size", self.batch_size)
@@ -66,6 +84,9 @@ class RunConfig:
         at_least(0, "max_staleness", self.max_staleness)
         at_least(0, "checkpoint_every", self.checkpoint_every)
         at_least(1, "keep_checkpoints", self.keep_checkpoints)
+        self.weights.check_fit(self.cluster, self.teacher, self.model)
+        if self.method.target is Target.TEACHER:
+            self.teacher.check_fit(self.cluster)
         require(
             self.num_steps > 0 or self.num_epochs > 0,
             "num_epochs",

@@ -1,0 +1,234 @@
+"""Gibibytes of every role: on each GPU of a worker, or of a worker's processes where it computes on the CPU.
+
+What is held all the time adds up; what a phase needs besides comes and goes, and the largest phase counts. Legend:
+P parameters, n learner ranks, R x H the output head, N tokens of a microbatch, V vocabulary entries.
+"""
+
+from dataclasses import dataclass
+
+from sdft_ray.config import Channel, Payload, RolloutConfig, Target, TeacherBackend, TeacherConfig, TeacherWeights
+from sdft_ray.distill.fused import CHUNK_ELEMENTS
+from sdft_ray.models.arithmetic import (
+    ADAMW_BYTES_PER_PARAMETER,
+    FP32_BYTES,
+    activation_bytes,
+    inference_bytes,
+    kv_cache_bytes_per_token,
+    sdpa_bytes,
+    weight_bytes,
+)
+from sdft_ray.planning.traffic import payload_kinds
+from sdft_ray.planning.workload import ELEMENT_BYTES, Workload
+from sdft_ray.weights.buckets import BUCKET_ELEMENTS
+
+GIB = 2**30
+
+# Of a worker's GPU memory, what is left once the CUDA context, NCCL's buffers and the allocator's gaps have theirs.
+USABLE_SHARE = 0.92
+
+# Resident memory of a CPU worker's processes before they hold a model: Python, torch, Ray, and what the role imports.
+# Measured with a network of 0.1 million parameters; a rollout worker has two processes.
+BARE_PROCESS_GIB = {"rollout": 1.34, "teacher": 0.51, "learner": 0.53}
+
+VLLM_BATCH_TOKENS = 2048  # what the asynchronous engine of vLLM 0.32 takes into one forward pass by itself
+DEEPSPEED_BUCKET_ELEMENTS = 500_000_000  # its defaults for reducing gradients and for gathering weights
+DEEPSPEED_LIVE_ELEMENTS = 1_000_000_000  # weights that ZeRO 3 keeps whole at a time
+CHUNK_BUFFERS = 4  # [n, V] fp32 of a chunk: both sides' logprobs, probabilities, and the logits they are made of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RoleMemory:
+    """The memory of one worker of a role, on each of its devices."""
+
+    role: str
+    device: str  # "cpu" or "cuda"
+    num_workers: int
+    held: dict[str, float]  # GiB, all the time
+    phases: dict[str, float]  # GiB besides; one phase at a time
+    limit_gib: float  # what there is; on a CPU of the node, for all its workers together
+
+    @property
+    def total_gib(self) -> float:
+        """The most that is in use at a time."""
+        return sum(self.held.values()) + max(self.phases.values(), default=0.0)
+
+    def fits_in(self, size_gib: float) -> bool:
+        """Whether that much is enough; an engine's cache fills its limit up to the last rounding."""
+        return self.total_gib <= size_gib * (1 + 1e-9)
+
+    @property
+    def largest_phase(self) -> str:
+        """The phase that decides."""
+        return max(self.phases, key=self.phases.__getitem__)
+
+
+def role_memory(work: Workload) -> list[RoleMemory]:
+    """Every role the run would start."""
+    makers = {"rollout": _rollout, "teacher": _teacher, "learner": _learner}
+    return [makers[role](work) for role in work.roles]
+
+
+def object_store_gib(work: Workload) -> float:
+    """What Ray's object store has to hold at a time: the payloads of the open samples, and what is published."""
+    cfg = work.cfg
+    sets = 0
+    if cfg.weights.choose_channel(cfg.cluster, cfg.cluster.num_nodes) is not Channel.SHARED_MEMORY:
+        sets = work.num_published_sets
+    payloads = 0
+    if "teacher" in work.roles:
+        tokens = cfg.batch_size * (cfg.max_staleness + 1) * work.lengths.completion
+        payloads = tokens * payload_kinds(work)[cfg.teacher.payload.name]
+    return (sets * weight_bytes(work.shape, work.worker_element_bytes) + payloads) / GIB
+
+
+def cached_sequences(work: Workload) -> int:
+    """Whole sequences that the KV cache of one engine holds."""
+    sequence = work.sequence_tokens * kv_cache_bytes_per_token(work.shape, work.worker_element_bytes)
+    cache_gib = _rollout(work).held["KV cache"] * work.cfg.cluster.rollout.tensor_parallel_size
+    return int(cache_gib * GIB / sequence)
+
+
+def _rollout(work: Workload) -> RoleMemory:
+    cfg, shape = work.cfg.rollout, work.shape
+    logits = min(cfg.max_concurrent, work.samples_per_worker("rollout")) * shape.vocab_size * FP32_BYTES
+    memory = _engine(work, "rollout", cfg, batch_tokens=VLLM_BATCH_TOKENS, logits=2 * logits)
+    if memory.device == "cpu" and shape.tied_head:  # it is repacked, and the embedding needs the rows as they are
+        memory.held["repacked head"] = shape.head_parameters * work.worker_element_bytes / GIB
+    return memory
+
+
+def _engine(
+    work: Workload, role: str, cfg: RolloutConfig | TeacherConfig, *, batch_tokens: int, logits: int
+) -> RoleMemory:
+    """A vLLM engine over all GPUs of its worker, of which it takes what is left for its cache."""
+    placement, shape, width = work.cfg.cluster.placements()[role], work.shape, work.worker_element_bytes
+    parts, on_gpu = placement.tensor_parallel_size, placement.device == "cuda"
+    weights = weight_bytes(shape, width) / parts
+    limit = work.cfg.cluster.hardware.memory_gib * (placement.gpu_share * cfg.gpu_memory_share if on_gpu else 1.0)
+    phases = {
+        "forward pass": inference_bytes(shape, batch_tokens, width) / parts + logits,
+        # On a CPU vLLM computes with repacked weights; a load makes them anew beside the old ones, from a mapped file.
+        "loading weights": float(_bucket_elements(work) * width) if on_gpu else 2 * weights,
+    }
+    cache = cfg.kv_cache_gib * GIB
+    if not placement.shares_device:  # it needs room for one whole sequence
+        one_sequence = work.longest_sequence(role) * kv_cache_bytes_per_token(shape, width) / parts
+        cache = max(one_sequence, limit * GIB - weights - max(phases.values()))
+    return _in_gib(role, work, {"weights": weights, "KV cache": cache}, phases, limit)
+
+
+def _teacher(work: Workload) -> RoleMemory:
+    cfg, placement, shape = work.cfg.teacher, work.cfg.cluster.teacher, work.shape
+    if cfg.backend is TeacherBackend.VLLM:
+        return _engine(work, "teacher", cfg, batch_tokens=cfg.max_tokens_per_forward, logits=0)
+    width, length = work.worker_element_bytes, work.longest_sequence("teacher")
+    num_samples = max(1, min(work.samples_per_worker("teacher"), cfg.max_tokens_per_forward // length))
+    forward = float(inference_bytes(shape, num_samples * length, width))
+    if work.cfg.model.attention == "sdpa":
+        forward += sdpa_bytes(shape, num_samples * length, width) / shape.num_layers
+    row = shape.hidden_size if cfg.payload is Payload.HIDDEN else shape.vocab_size
+    forward += num_samples * work.lengths.completion * row * (width + ELEMENT_BYTES[cfg.payload_precision])
+    phases = {"forward pass": forward}
+    if placement.device == "cpu":
+        phases["loading weights"] = weight_bytes(shape, width)  # the whole file or publication is mapped
+    elif cfg.weights is not TeacherWeights.FROZEN:
+        phases["loading weights"] = _bucket_elements(work) * width
+    return _in_gib("teacher", work, {"weights": weight_bytes(shape, width)}, phases, _limit(work, "teacher"))
+
+
+def _learner(work: Workload) -> RoleMemory:
+    device, shape = work.cfg.cluster.learner.device, work.shape
+    width, params = work.learner_element_bytes, work.shape.num_parameters
+    ranks, stage = work.cfg.cluster.learner.num_workers, work.cfg.learner.zero_stage
+    gradient_width = FP32_BYTES if stage else width
+    held = {
+        "weights": width * params / (ranks if stage == 3 else 1),
+        "gradients": gradient_width * params / (ranks if stage >= 2 else 1),
+        "fp32 masters": FP32_BYTES * params / ranks if stage else 0,
+        "AdamW moments": ADAMW_BYTES_PER_PARAMETER * params / (ranks if stage else 1),
+        "EMA": FP32_BYTES * params / ranks if work.has_average else 0,
+        "teacher heads": _teacher_heads(work),
+        "publications": 0,
+    }
+    if device == "cpu":  # what is published lies in memory that this process maps
+        held["publications"] = weight_bytes(shape, work.worker_element_bytes) * work.num_published_sets
+    whole = min(params, DEEPSPEED_LIVE_ELEMENTS) * width if stage == 3 else 0
+    logits = work.microbatch_samples * work.lengths.completion * shape.vocab_size
+    chunk = CHUNK_BUFFERS * min(CHUNK_ELEMENTS[device], logits) * FP32_BYTES
+    if work.cfg.method.target is Target.TEACHER and work.cfg.teacher.payload is Payload.LOGITS:
+        chunk += logits * FP32_BYTES
+    head_gradient = shape.head_parameters * FP32_BYTES
+    phases = {
+        "forward and backward": _activations(work) + chunk + head_gradient + whole + _reduction(work),
+        "optimizer step": _step_buffers(work),
+        "publishing": _bucket_elements(work) * (FP32_BYTES + work.worker_element_bytes),
+    }
+    return _in_gib("learner", work, held, phases, _limit(work, "learner"))
+
+
+def _activations(work: Workload) -> int:
+    """Of the largest microbatch."""
+    cfg, shape, width = work.cfg.learner, work.shape, work.learner_element_bytes
+    num_tokens = work.microbatch_samples * work.sequence_tokens
+    kept = activation_bytes(shape, num_tokens, width, checkpointing=cfg.gradient_checkpointing)
+    if work.cfg.model.attention == "sdpa" and work.microbatch_samples > 1:
+        masks = sdpa_bytes(shape, num_tokens, width)
+        kept += masks // shape.num_layers if cfg.gradient_checkpointing else masks
+    return kept
+
+
+def _reduction(work: Workload) -> int:
+    """What ZeRO copies gradients to while they are added up over the ranks, one bucket at a time.
+
+    Stage 3 lays them out anew by their owners. On a GPU a bucket is allocated whole; gloo adds up in a copy.
+    """
+    stage, placement = work.cfg.learner.zero_stage, work.cfg.cluster.learner
+    if stage == 0:
+        return 0
+    filled = min(work.shape.num_parameters, DEEPSPEED_BUCKET_ELEMENTS)
+    bucket = filled if placement.device == "cpu" else DEEPSPEED_BUCKET_ELEMENTS
+    copies = (placement.num_workers > 1) * ((stage == 3) + (placement.device == "cpu"))
+    return (bucket + copies * filled) * work.learner_element_bytes
+
+
+def _step_buffers(work: Workload) -> float:
+    """AdamW makes two temporary tensors as large as what it updates, one parameter or ZeRO's flat partition.
+
+    The latter's gradient is flattened for it, too.
+    """
+    if work.cfg.learner.zero_stage == 0:
+        return 2 * FP32_BYTES * work.shape.head_parameters
+    elements = work.shape.num_parameters / work.cfg.cluster.learner.num_workers
+    return 3 * FP32_BYTES * min(elements, DEEPSPEED_LIVE_ELEMENTS)
+
+
+def _teacher_heads(work: Workload) -> int:
+    """One for each version that samples of one batch may have been scored with."""
+    if work.cfg.method.target is not Target.TEACHER or work.cfg.teacher.payload is not Payload.HIDDEN:
+        return 0
+    return (work.cfg.max_staleness + 1) * work.shape.head_parameters * work.worker_element_bytes
+
+
+def _bucket_elements(work: Workload) -> int:
+    """Of the largest bucket of a publication: a parameter larger than a bucket has its own."""
+    return min(max(BUCKET_ELEMENTS, work.shape.head_parameters), work.shape.num_parameters)
+
+
+def _limit(work: Workload, role: str) -> float:
+    placement, memory_gib = work.cfg.cluster.placements()[role], work.cfg.cluster.hardware.memory_gib
+    return memory_gib * placement.gpu_share * USABLE_SHARE if placement.device == "cuda" else memory_gib
+
+
+def _in_gib(
+    role: str, work: Workload, held: dict[str, float], phases: dict[str, float], limit_gib: float
+) -> RoleMemory:
+    placement = work.cfg.cluster.placements()[role]
+    bare = {"processes": BARE_PROCESS_GIB[role] * GIB} if placement.device == "cpu" else {}
+    return RoleMemory(
+        role=role,
+        device=placement.device,
+        num_workers=placement.num_workers,
+        held={name: size / GIB for name, size in (bare | held).items() if size},
+        phases={name: size / GIB for name, size in phases.items() if size},
+        limit_gib=limit_gib,
+    )

@@ -1,0 +1,127 @@
+"""What is planned for: the settings, the network's shape, and how long its sequences are."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sdft_ray.config import CompletionSource, Precision, RunConfig, Target, TeacherEma, TeacherWeights
+from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.data.sources import load_examples
+from sdft_ray.data.stream import tokenize_examples
+from sdft_ray.models.arithmetic import NetworkShape, read_shape
+from sdft_ray.models.resolve import load_tokenizer, resolve_model
+from sdft_ray.planning.shapes import known_shape
+
+ELEMENT_BYTES = {Precision.FLOAT32: 4, Precision.BFLOAT16: 2}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lengths:
+    """Tokens of a typical sample. Sampled completions are taken to be as long as they may get."""
+
+    prompt: int
+    teacher_prompt: int
+    completion: int
+    origin: str  # where they are from, for the reader
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workload:
+    """One step of a run, in numbers."""
+
+    cfg: RunConfig
+    shape: NetworkShape
+    lengths: Lengths
+    roles: tuple[str, ...]  # those the run would start
+
+    @property
+    def worker_element_bytes(self) -> int:
+        """Of the weights in rollout and teacher workers."""
+        return ELEMENT_BYTES[self.cfg.model.dtype]
+
+    @property
+    def learner_element_bytes(self) -> int:
+        """Of the learner's forward and backward pass."""
+        return ELEMENT_BYTES[self.cfg.learner.precision]
+
+    @property
+    def has_average(self) -> bool:
+        """Whether the learner keeps a moving average of the student."""
+        return self.cfg.method.target is Target.TEACHER and self.cfg.teacher.weights is TeacherWeights.EMA
+
+    @property
+    def num_published_sets(self) -> int:
+        """Sets of weights that leave the learner: the student's, and the average unless teachers make it themselves."""
+        return 1 + (self.has_average and self.cfg.weights.teacher_ema is TeacherEma.LEARNER)
+
+    @property
+    def sequence_tokens(self) -> int:
+        """Of one sample as the student reads it."""
+        return self.lengths.prompt + self.lengths.completion
+
+    def longest_sequence(self, role: str) -> int:
+        """Tokens of prompt and completion as the role reads them."""
+        return self.sequence_tokens if role != "teacher" else self.lengths.teacher_prompt + self.lengths.completion
+
+    @property
+    def microbatch_samples(self) -> int:
+        """Of the largest microbatch."""
+        return min(self._samples_that_fit, -(-self.cfg.batch_size // self.cfg.cluster.learner.num_workers))
+
+    @property
+    def num_microbatches(self) -> int:
+        """Of one step on one rank."""
+        return -(-self.cfg.batch_size // (self._samples_that_fit * self.cfg.cluster.learner.num_workers))
+
+    def samples_per_worker(self, role: str) -> int:
+        """Samples that a worker of the role has at hand at a time, at most."""
+        open_samples = self.cfg.batch_size * (self.cfg.max_staleness + 1)
+        return -(-open_samples // self.cfg.cluster.placements()[role].num_workers)
+
+    @property
+    def _samples_that_fit(self) -> int:
+        """In one microbatch, as `data.packing.cut_rounds` fills them: one sample always does."""
+        return max(1, self.cfg.learner.max_tokens_per_microbatch // self.sequence_tokens)
+
+
+def read_workload(cfg: RunConfig, roles: Sequence[str]) -> Workload:
+    """Reads shape and lengths: of the model's config.json and of the data, as far as they are there.
+
+    The prompts are tokenised where the model folder holds a tokenizer. Otherwise the budgets of `data` stand for them.
+
+    Raises:
+        ConfigError, DataError, ModelError: with the key, the value and the remedy.
+    """
+    if cfg.plan.model:
+        return Workload(cfg=cfg, shape=known_shape(cfg.plan.model), lengths=_budgets(cfg), roles=tuple(roles))
+    folder = resolve_model(cfg.model.path)
+    has_tokenizer = (Path(folder) / "tokenizer_config.json").is_file()
+    lengths = _measured(cfg, folder) if has_tokenizer else _budgets(cfg)
+    return Workload(cfg=cfg, shape=read_shape(folder), lengths=lengths, roles=tuple(roles))
+
+
+def _budgets(cfg: RunConfig) -> Lengths:
+    return Lengths(
+        prompt=cfg.data.max_prompt_tokens,
+        teacher_prompt=cfg.data.max_teacher_prompt_tokens,
+        completion=cfg.rollout.max_new_tokens,
+        origin="the budgets of data and rollout",
+    )
+
+
+def _measured(cfg: RunConfig, folder: str) -> Lengths:
+    """Means over the data."""
+    data = cfg.data
+    builder = PromptBuilder(load_tokenizer(folder, cfg.model.chat_template), cfg.teacher)
+    rows = tokenize_examples(
+        load_examples(data.source, data.split, data.columns, data.system, data.num_examples), builder, data
+    ).rows
+    completion = cfg.rollout.max_new_tokens
+    if cfg.method.completion is CompletionSource.DEMONSTRATION:
+        completion = round(sum(len(row.demonstration_tokens) for row in rows) / len(rows))
+    return Lengths(
+        prompt=round(sum(len(row.prompt_tokens) for row in rows) / len(rows)),
+        teacher_prompt=round(sum(len(row.teacher_prompt_tokens) for row in rows) / len(rows)),
+        completion=completion,
+        origin=f"means over the {len(rows)} examples of {data.source}; sampled completions as long as they may get",
+    )

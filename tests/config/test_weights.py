@@ -1,0 +1,65 @@
+import pytest
+
+from sdft_ray.config import (
+    Channel,
+    ClusterConfig,
+    ModelConfig,
+    Precision,
+    RolePlacement,
+    TeacherBackend,
+    TeacherConfig,
+    TeacherEma,
+    TeacherWeights,
+    WeightsConfig,
+)
+from sdft_ray.errors import ConfigError
+
+ON_GPUS = ClusterConfig(
+    gpus_per_node=2, rollout=RolePlacement(gpus_per_worker=1), learner=RolePlacement(gpus_per_worker=1)
+)
+
+
+def check(weights: WeightsConfig, *, cluster=None, teacher=None, model=None) -> None:
+    weights.check_fit(cluster or ClusterConfig(), teacher or TeacherConfig(), model or ModelConfig())
+
+
+def test_auto_takes_shared_memory_on_one_cpu_node_and_the_object_store_elsewhere() -> None:
+    auto = WeightsConfig()
+    assert auto.choose_channel(ClusterConfig(), num_nodes=1) is Channel.SHARED_MEMORY
+    assert auto.choose_channel(ClusterConfig(), num_nodes=2) is Channel.OBJECT_STORE
+    assert auto.choose_channel(ON_GPUS, num_nodes=1) is Channel.OBJECT_STORE
+
+
+def test_a_named_channel_is_the_one_that_is_taken() -> None:
+    for channel in (Channel.OBJECT_STORE, Channel.SHARED_MEMORY, Channel.NCCL):
+        assert WeightsConfig(channel=channel).choose_channel(ClusterConfig(), num_nodes=1) is channel
+
+
+def test_a_channel_that_cannot_reach_the_workers_is_refused() -> None:
+    check(WeightsConfig(channel=Channel.SHARED_MEMORY))
+    with pytest.raises(ConfigError, match="weights.channel=SHARED_MEMORY.*has 2; set weights.channel=OBJECT_STORE"):
+        check(WeightsConfig(channel=Channel.SHARED_MEMORY), cluster=ClusterConfig(num_nodes=2))
+    check(WeightsConfig(channel=Channel.NCCL), cluster=ON_GPUS)
+    with pytest.raises(ConfigError, match="weights.channel=NCCL.*no whole GPU"):
+        check(WeightsConfig(channel=Channel.NCCL))
+    with pytest.raises(ConfigError, match="teacher.weights=LIVE"):
+        check(WeightsConfig(channel=Channel.NCCL), cluster=ON_GPUS, teacher=TeacherConfig(weights=TeacherWeights.LIVE))
+
+
+def test_receivers_average_fp32_publications_of_the_student_only() -> None:
+    receiver = WeightsConfig(teacher_ema=TeacherEma.RECEIVER)
+    check(receiver)
+    with pytest.raises(ConfigError, match="weights.teacher_ema=RECEIVER.*model.dtype=BFLOAT16.*or model.dtype=FLOAT32"):
+        check(receiver, model=ModelConfig(dtype=Precision.BFLOAT16))
+    with pytest.raises(ConfigError, match="weights.teacher_ema=RECEIVER.*teacher.backend=VLLM"):
+        check(receiver, teacher=TeacherConfig(backend=TeacherBackend.VLLM))
+    for weights in (TeacherWeights.FROZEN, TeacherWeights.LIVE):
+        with pytest.raises(ConfigError, match="weights.teacher_ema=RECEIVER.*is no average"):
+            check(receiver, teacher=TeacherConfig(weights=weights))
+    with pytest.raises(ConfigError, match="weights.teacher_ema=RECEIVER.*NCCL"):
+        check(WeightsConfig(teacher_ema=TeacherEma.RECEIVER, channel=Channel.NCCL), cluster=ON_GPUS)
+
+
+def test_a_timeout_has_to_be_a_positive_number_of_seconds() -> None:
+    with pytest.raises(ConfigError, match="weights.timeout_s=0"):
+        WeightsConfig(timeout_s=0)

@@ -1,0 +1,106 @@
+"""Memory by role: closed forms for what ZeRO divides, and what each setting changes."""
+
+from math import ceil
+
+import pytest
+
+from sdft_ray.planning.memory import GIB, RoleMemory, cached_sequences, object_store_gib, role_memory
+from tests.planning.composed import workload
+
+HEAD = 152_064 * 3584
+PARAMETERS = 7_615_616_512
+
+
+def memory_of(role: str, *overrides: str) -> RoleMemory:
+    roles = {memory.role: memory for memory in role_memory(workload("+cluster=8xA100", *overrides))}
+    return roles[role]
+
+
+def test_zero_stages_divide_one_thing_more_each_among_the_ranks() -> None:
+    ranks = 4
+    divisors = {  # of weights, gradients, fp32 masters, moments
+        0: (1, 1, None, 1),
+        1: (1, 1, ranks, ranks),
+        2: (1, ranks, ranks, ranks),
+        3: (ranks, ranks, ranks, ranks),
+    }
+    bytes_each = {"weights": 4, "gradients": 4, "fp32 masters": 4, "AdamW moments": 8}
+    for stage, expected in divisors.items():
+        held = memory_of("learner", f"learner.zero_stage={stage}").held
+        for (name, size), divisor in zip(bytes_each.items(), expected, strict=True):
+            if divisor is None:
+                assert name not in held
+            else:
+                assert held[name] == pytest.approx(PARAMETERS * size / divisor / GIB)
+        assert held["EMA"] == pytest.approx(PARAMETERS * 4 / ranks / GIB)
+
+
+@pytest.mark.parametrize("staleness", [0, 3])
+def test_hidden_payloads_take_a_teachers_head_for_every_version_in_flight(staleness: int) -> None:
+    held = memory_of("learner", f"max_staleness={staleness}", "model.dtype=BFLOAT16").held
+    assert held["teacher heads"] == pytest.approx((staleness + 1) * HEAD * 2 / GIB)
+    assert "teacher heads" not in memory_of("learner", "teacher.payload=LOGITS").held
+
+
+def test_logits_payloads_are_opened_whole() -> None:
+    hidden = memory_of("learner").phases["forward and backward"]
+    logits = memory_of("learner", "teacher.payload=LOGITS").phases["forward and backward"]
+    rows = workload("+cluster=8xA100").microbatch_samples * 32
+    assert logits - hidden == pytest.approx(rows * 152_064 * 4 / GIB)
+
+
+def test_only_an_average_takes_memory_for_one() -> None:
+    assert "EMA" not in memory_of("learner", "teacher.weights=FROZEN").held
+
+
+def test_checkpointing_and_attention_without_masks_save_activations() -> None:
+    full = memory_of("learner", "model.attention=sdpa").phases["forward and backward"]
+    without_masks = memory_of("learner").phases["forward and backward"]
+    checkpointed = memory_of("learner", "learner.gradient_checkpointing=true").phases["forward and backward"]
+    assert checkpointed < without_masks < full
+
+
+def test_an_engine_fills_what_is_left_of_its_gpu_with_its_cache() -> None:
+    memory = memory_of("rollout")
+    assert memory.total_gib == pytest.approx(memory.limit_gib) == pytest.approx(0.9 * 80)
+    spread = memory_of("rollout", "cluster.rollout.gpus_per_worker=2", "cluster.num_nodes=2")
+    assert spread.held["weights"] == pytest.approx(memory.held["weights"] / 2)
+
+
+def test_cached_sequences_are_whole_ones() -> None:
+    work = workload("+cluster=8xA100")
+    cache_bytes = memory_of("rollout").held["KV cache"] * GIB
+    per_token = 2 * 28 * 4 * 128 * 4
+    assert cached_sequences(work) == int(cache_bytes / (per_token * (1024 + 32)))
+
+
+def test_the_object_store_holds_both_sets_of_weights_and_the_payloads() -> None:
+    both = 2 * PARAMETERS * 4
+    payloads = 16 * 32 * 3584 * 4
+    assert object_store_gib(workload("+cluster=8xA100")) == pytest.approx((both + payloads) / GIB)
+    frozen = object_store_gib(workload("+cluster=8xA100", "teacher.weights=FROZEN"))
+    assert frozen == pytest.approx((both / 2 + payloads) / GIB)
+
+
+def test_on_one_cpu_weights_do_not_pass_through_the_object_store() -> None:
+    assert object_store_gib(workload("+cluster=local")) == pytest.approx(16 * 32 * 3584 * 4 / GIB)
+
+
+def test_a_microbatch_holds_as_many_samples_as_its_budget() -> None:
+    work = workload("+cluster=8xA100", "batch_size=32", "learner.max_tokens_per_microbatch=4300")
+    assert work.sequence_tokens == 1056
+    assert work.microbatch_samples == 4
+    assert work.num_microbatches == ceil(32 / 4 / work.microbatch_samples)
+
+
+def test_teachers_that_average_themselves_spare_a_publication() -> None:
+    spared = object_store_gib(workload("+cluster=8xA100")) - object_store_gib(
+        workload("+cluster=8xA100", "weights.teacher_ema=RECEIVER")
+    )
+    assert spared == pytest.approx(PARAMETERS * 4 / GIB)
+
+
+def test_on_a_cpu_the_bare_processes_count() -> None:
+    on_cpu = {memory.role: memory.held for memory in role_memory(workload("+cluster=local"))}
+    assert all("processes" in held for held in on_cpu.values())
+    assert "processes" not in memory_of("learner").held

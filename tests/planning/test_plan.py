@@ -1,0 +1,69 @@
+"""The plan as a whole: what it says, and that it starts nothing."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import ray
+from rich.console import Console
+
+from sdft_ray.launch import main
+from sdft_ray.planning.plan import Plan
+from tests.planning.composed import ROLES, plan
+from tests.tiny import make_tiny_model
+
+
+def text_of(made: Plan) -> str:
+    written = io.StringIO()
+    made.show(Console(file=written, width=160))
+    return written.getvalue()
+
+
+def test_the_command_prints_the_plan_and_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    arguments = ["+cluster=8xA100", "mode=plan", "plan.model=qwen2.5-7b", f"runs_dir={runs}"]
+    monkeypatch.setattr(sys, "argv", ["launch", *arguments])
+    monkeypatch.chdir(tmp_path)
+    main()
+    assert "predictions, nothing is started" in capsys.readouterr().out
+    assert not ray.is_initialized()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_nothing_but_a_config_is_enough(tmp_path: Path) -> None:
+    folder = Path(make_tiny_model(tmp_path / "full"))
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "config.json").write_text((folder / "config.json").read_text())
+    made = plan("+cluster=local", f"model.path={bare}", "data.max_prompt_tokens=77")
+    assert made.work.lengths.prompt == 77
+    assert made.work.lengths.origin == "the budgets of data and rollout"
+
+
+def test_with_a_tokenizer_the_prompts_are_measured(tmp_path: Path) -> None:
+    made = plan("+cluster=local", f"model.path={make_tiny_model(tmp_path / 'full')}")
+    assert made.work.lengths.prompt < made.work.lengths.teacher_prompt < 1024
+    assert "96 examples of builtin:facts" in made.work.lengths.origin
+
+
+def test_a_small_model_fits_everywhere() -> None:
+    for cluster in ("local", "1xH100", "8xA100", "2x8xH100", "4x8xH100"):
+        made = plan(f"+cluster={cluster}", "data.max_teacher_prompt_tokens=1024")
+        assert made.misfits == []
+        assert "everything fits" in text_of(made)
+
+
+def test_a_misfit_is_printed_with_its_remedy() -> None:
+    assert "does not fit: learner needs" in text_of(plan("+cluster=8xA100", "plan.model=qwen2.5-7b"))
+
+
+def test_the_plan_is_also_plain_containers() -> None:
+    made = json.loads(json.dumps(plan("+cluster=8xA100", "plan.model=qwen2.5-7b").as_dict()))
+    assert made["fits"] is False
+    assert set(made["memory_gib"]) == set(ROLES)
+    for memory in made["memory_gib"].values():
+        assert memory["total"] == pytest.approx(sum(memory["held"].values()) + max(memory["phases"].values()))
