@@ -9,6 +9,7 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 ARGS ?=
 
 BIN := $(VENV)/bin
+BENCH := $(VENV)/bench
 LOCK := docker/requirements-cpu.txt docker/requirements-dev.txt
 # Built from source, with torch and setuptools as the lock has them.
 SOURCE_PACKAGES := antlr4-python3-runtime|deepspeed
@@ -17,7 +18,7 @@ SOURCE_PACKAGES := antlr4-python3-runtime|deepspeed
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo run test check format clean
+.PHONY: help setup model demo run test bench check format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  %-8s %s\n", $$1, $$2}'
@@ -67,8 +68,20 @@ demo: model  ## teach the embedded model made-up facts on this machine; settings
 run: model  ## the package's defaults on this machine; settings with ARGS="..."
 	@$(BIN)/python -m sdft_ray.launch +cluster=local $(ARGS)
 
+# Two processes, a file at a time: much of a test is the start of a process that computes on one core.
 test: setup  ## all tests that need no GPU
-	@$(BIN)/python -m pytest -q -m "not gpu" $(ARGS)
+	@$(BIN)/python -m pytest -q -m "not gpu" --numprocesses 2 --dist loadfile $(ARGS)
+
+# Its environment holds TRL, Liger and matplotlib and sees all of $(VENV), which stays as it is.
+bench: model $(BENCH)/ready  ## measure, and write docs/benchmarks.md; some with ARGS="fused payloads"
+	@$(BENCH)/bin/python -m tests.benchmarks $(ARGS)
+
+$(BENCH)/ready: tests/benchmarks/requirements.txt | setup
+	@$(BIN)/python -m venv --clear $(BENCH)
+	@$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
+		> "$$($(BENCH)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	@$(BENCH)/bin/python -m pip install -qq --no-deps -r $<
+	@touch $@
 
 check: setup  ## format, lint, types, import floors, file and function sizes
 	@$(BIN)/ruff format --check .

@@ -1,20 +1,27 @@
 """One small Ray cluster for all tests in this folder. Logical CPUs cost nothing: threads are set by hand."""
 
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
+from filelock import FileLock
 
 from sdft_ray.cluster.environment import DRIVER, actor_environment
 from sdft_ray.config import RolePlacement
 
 # As in a run, with one thread for each role.
-WORKER_ENVIRONMENT = {
-    name: value
-    for role in ("rollout", "teacher", "learner")
-    for name, value in actor_environment(role, RolePlacement()).items()
-} | {"HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = {
+    "env_vars": {"HF_HUB_OFFLINE": "1"}
+    | {
+        name: value
+        for role in ("rollout", "teacher", "learner")
+        for name, value in actor_environment(role, RolePlacement()).items()
+    }
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,16 +31,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster():
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Ray's context of this process. Test processes that run side by side share the cluster of the first of them.
+
+    Two clusters on one machine fight for the port of the agent that takes jobs.
+    """
     os.environ.update(DRIVER)
-    context = ray.init(
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cluster"
+    shared.mkdir(exist_ok=True)
+    address, me = shared / "address", shared / f"user-{os.getpid()}"
+    with FileLock(shared / "lock"):
+        starts = not address.exists()
+        context = _start() if starts else ray.init(address.read_text(), log_to_driver=False, runtime_env=ENVIRONMENT)
+        address.write_text(ray.get_runtime_context().gcs_address)
+        me.touch()
+    yield context
+    me.unlink()
+    while starts and list(shared.glob("user-*")):
+        time.sleep(0.5)
+    ray.shutdown()
+
+
+def _start() -> Any:
+    return ray.init(
         num_cpus=64,
         num_gpus=8,  # pretended: for placing, not for computing
         include_dashboard=True,  # jobs are submitted to it
         dashboard_host="127.0.0.1",
         log_to_driver=False,
-        object_store_memory=512 * 2**20,
-        runtime_env={"env_vars": WORKER_ENVIRONMENT},
+        object_store_memory=2**30,
+        runtime_env=ENVIRONMENT,
     )
-    yield context
-    ray.shutdown()

@@ -138,23 +138,6 @@ def test_a_resumed_run_ends_where_the_whole_one_did(first_run: tuple[Path, str],
     assert "resumed" in output
 
 
-def test_teacher_and_student_agree_exactly_without_a_demonstration_and_the_export_loads_in_vllm(
-    first_run: tuple[Path, str], launch: Callable[..., Any]
-) -> None:
-    """The run starts from the model that the first run exported."""
-    exported = first_run[0] / "model"
-    run, _ = launch("same", f"model.path={exported}", "num_steps=1", "teacher.context=NONE", "loss.skip_first_tokens=0")
-    (line,) = step_lines(run)
-    assert abs(line["learner/divergence_nats"]) < 1e-6
-    assert line["learner/mismatch_max_nats"] < 1e-4
-    network = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(exported)
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "Who?"}], add_generation_prompt=True, return_tensors="pt", return_dict=False
-    )
-    assert network(prompt).logits.isfinite().all()
-
-
 def test_supervised_fine_tuning_is_the_same_loop_without_a_teacher(launch: Callable[..., Any]) -> None:
     run, output = launch("sft", "method=sft", "num_steps=6", "learner.schedule=CONSTANT")
     losses = [line["learner/loss"] for line in step_lines(run)]
@@ -163,11 +146,25 @@ def test_supervised_fine_tuning_is_the_same_loop_without_a_teacher(launch: Calla
     assert "teacher" not in output and "rollout" not in output, "roles nobody needs are not started"
 
 
-def test_an_asynchronous_run_stays_within_its_bound(launch: Callable[..., Any]) -> None:
-    run, _ = launch("async", "num_steps=6", "max_staleness=2")
-    staleness = [line["loop/staleness_max"] for line in step_lines(run)]
+def test_an_asynchronous_run_from_the_export_stays_within_its_bound_and_begins_without_divergence(
+    first_run: tuple[Path, str], launch: Callable[..., Any]
+) -> None:
+    """Without a demonstration teacher and student are the same network until the first step."""
+    exported = first_run[0] / "model"
+    asynchronous = ["num_steps=6", "max_staleness=2", "teacher.context=NONE", "loss.skip_first_tokens=0"]
+    run, _ = launch("async", f"model.path={exported}", *asynchronous)
+    steps = step_lines(run)
+    assert abs(steps[0]["learner/divergence_nats"]) < 1e-6
+    assert steps[0]["learner/mismatch_max_nats"] < 1e-4
+    staleness = [line["loop/staleness_max"] for line in steps]
     assert max(staleness) <= 2
     assert max(staleness) >= 1
+    network = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(exported)
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Who?"}], add_generation_prompt=True, return_tensors="pt", return_dict=False
+    )
+    assert network(prompt).logits.isfinite().all()
 
 
 def test_a_name_that_is_taken_is_refused_and_nothing_lost(

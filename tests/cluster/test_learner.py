@@ -5,6 +5,8 @@ second instead of half a minute.
 """
 
 import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +17,36 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sdft_ray.config import (
+    Channel,
     Divergence,
     LearnerConfig,
     LossConfig,
     MismatchCorrection,
     ModelConfig,
+    Normalization,
+    Payload,
     Precision,
     RolloutConfig,
     Schedule,
     Target,
     TeacherConfig,
+    TeacherEma,
     TeacherWeights,
 )
-from sdft_ray.errors import CheckpointError, NonFiniteError
+from sdft_ray.errors import CheckpointError, NonFiniteError, WeightVersionError
 from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.learner.worker import LearnerSettings, LearnerWorker
-from sdft_ray.records import LogitsPayload, Rollout, Sample, TeacherScores
+from sdft_ray.records import HiddenPayload, LogitsPayload, Rollout, Sample, TeacherScores
 from sdft_ray.rollout.worker import RolloutWorker
-from sdft_ray.teacher.worker import TeacherWorker
-from sdft_ray.weights.channel import WeightKind
+from sdft_ray.teacher.pool import TeacherPool
+from sdft_ray.teacher.transformers_worker import TransformersTeacher
+from sdft_ray.weights.channel import WeightChannel, WeightKind
 from sdft_ray.workers import WorkerGroup
 from tests.tiny import make_tiny_model
 
 EMA_DECAY = 0.9
 NUM_STEPS = 3
+BATCH_SIZE = 6
 LAYOUTS = [(ranks, stage) for ranks in (1, 2) for stage in (0, 1, 2, 3)]
 
 
@@ -49,8 +57,12 @@ class Rank(LearnerWorker):
         self._settings = settings
         return self.start(address, port)
 
+    def num_accumulated(self) -> int:
+        """Microbatches since the last optimizer step."""
+        return len(self._step.sums)
 
-class OpenTeacher(TeacherWorker):
+
+class OpenTeacher(TransformersTeacher):
     """A teacher worker that shows its weights."""
 
     async def weights(self) -> dict[str, torch.Tensor]:
@@ -92,7 +104,13 @@ def begin(ranks: Any, folder: str, num_tokens: int, tmp_path: Path) -> Any:
     """Starts a group of `size` ranks with the given settings."""
 
     def make(
-        size: int, *, target: Target = Target.TEACHER, loss: LossConfig | None = None, **learner: Any
+        size: int,
+        *,
+        target: Target = Target.TEACHER,
+        loss: LossConfig | None = None,
+        payload: Payload = Payload.LOGITS,
+        channel: Channel = Channel.OBJECT_STORE,
+        **learner: Any,
     ) -> LearnerGroup:
         actors, (address, port), logs = ranks[size]
         # A large epsilon: with the usual one, Adam turns a gradient of rounding errors into a full step.
@@ -110,11 +128,13 @@ def begin(ranks: Any, folder: str, num_tokens: int, tmp_path: Path) -> Any:
             learner=cfg,
             loss=loss,
             target=target,
-            teacher_weights=TeacherWeights.EMA,
-            ema_decay=EMA_DECAY,
+            teacher=TeacherConfig(ema_decay=EMA_DECAY, payload=payload),
+            teacher_path=folder,
+            max_staleness=0,
             temperature=1.0,
             num_tokens=num_tokens,
             num_steps=NUM_STEPS,
+            channel=channel,
             seed=0,
             device="cpu",
         )
@@ -123,6 +143,7 @@ def begin(ranks: Any, folder: str, num_tokens: int, tmp_path: Path) -> Any:
             WorkerGroup("learner", actors, logs),
             learner=cfg,
             loss=loss,
+            batch_size=BATCH_SIZE,
             sampled=target is Target.TEACHER,
             num_steps=NUM_STEPS,
             num_report_samples=2,
@@ -153,7 +174,7 @@ def batches(cluster: None, num_tokens: int) -> list[tuple[Sample, ...]]:
         scores = TeacherScores(payload=payload, num_tokens=len(completion), teacher_version=0)
         return Sample(example_id=f"example-{index}", epoch=0, rollout=rollout, scores=scores)
 
-    return [tuple(sample(index) for index in range(6)) for _ in range(NUM_STEPS)]
+    return [tuple(sample(index) for index in range(BATCH_SIZE)) for _ in range(NUM_STEPS)]
 
 
 def weights_of(group: LearnerGroup, kind: WeightKind) -> dict[str, torch.Tensor]:
@@ -162,9 +183,15 @@ def weights_of(group: LearnerGroup, kind: WeightKind) -> dict[str, torch.Tensor]
 
 def train(group: LearnerGroup, batches: list[tuple[Sample, ...]]) -> list[dict[str, float]]:
     async def steps() -> list[dict[str, float]]:
-        return [(await group.step(batch)).metrics for batch in batches]
+        return [(await group.step(arriving(batch))).metrics for batch in batches]
 
     return asyncio.run(steps())
+
+
+async def arriving(batch: tuple[Sample, ...], pause_s: float = 0.0) -> AsyncIterator[Sample]:
+    for sample in batch:
+        await asyncio.sleep(pause_s)
+        yield sample
 
 
 def in_plain_pytorch(
@@ -224,18 +251,149 @@ def test_every_layout_takes_the_steps_of_plain_pytorch(
     assert group.weight_version == NUM_STEPS
 
 
+def with_payload(sample: Sample, payload: Any, teacher_version: int) -> Sample:
+    scores = replace(sample.scores, payload=ray.put(payload), teacher_version=teacher_version)
+    return replace(sample, scores=scores)
+
+
+@pytest.mark.parametrize(("size", "stage"), LAYOUTS)
+def test_hidden_states_and_the_learners_own_heads_are_the_teachers_logits(
+    begin: Any, batches: Any, size: int, stage: int
+) -> None:
+    """Every step is scored by the newest teacher, whose head only the learner has averaged."""
+    generator = np.random.default_rng(1)
+    group = begin(size, zero_stage=stage, max_tokens_per_microbatch=24, payload=Payload.HIDDEN)
+    losses, as_logits = [], []
+    for version, batch in enumerate(batches):
+        head = weights_of(group, WeightKind.EMA)["model.embed_tokens.weight"].numpy()
+        hidden = [generator.normal(size=(sample.scores.num_tokens, head.shape[1])).astype("f4") for sample in batch]
+        of_hidden, of_logits = (
+            tuple(with_payload(*pair, version) for pair in zip(batch, payloads, strict=True))
+            for payloads in (
+                [HiddenPayload(hidden=states) for states in hidden],
+                [LogitsPayload(logits=states @ head.T) for states in hidden],
+            )
+        )
+        losses += [step["learner/loss"] for step in train(group, [of_hidden])]
+        as_logits.append(of_logits)
+    student = weights_of(group, WeightKind.STUDENT)
+    other = begin(size, zero_stage=stage, payload=Payload.LOGITS)
+    assert losses == pytest.approx([step["learner/loss"] for step in train(other, as_logits)], rel=1e-5)
+    assert_close(student, weights_of(other, WeightKind.STUDENT), 1e-5)
+
+
+def test_a_score_of_another_version_than_the_learners_heads_is_refused(begin: Any, batches: Any) -> None:
+    group = begin(1, payload=Payload.HIDDEN)
+    states = [np.ones((sample.scores.num_tokens, 64), "f4") for sample in batches[0]]
+    early = [with_payload(sample, HiddenPayload(hidden=own), 1) for sample, own in zip(batches[0], states, strict=True)]
+    with pytest.raises(WeightVersionError, match="scored with weights 1, but the learner holds .* versions 0"):
+        train(group, [tuple(early)])
+
+
+@pytest.mark.parametrize("normalization", Normalization)
+@pytest.mark.parametrize(("size", "stage"), LAYOUTS)
+def test_rounds_as_samples_arrive_end_where_one_round_of_the_whole_batch_does(
+    begin: Any, batches: Any, size: int, stage: int, normalization: Normalization
+) -> None:
+    loss = LossConfig(divergence=Divergence.FORWARD_KL, skip_first_tokens=1, normalization=normalization)
+
+    async def steps(group: LearnerGroup) -> list[float]:
+        reports = [await group.step(arriving(batch, pause_s=0.01)) for batch in batches]
+        return [report.metrics["learner/loss"] for report in reports]
+
+    one_round = begin(size, zero_stage=stage, loss=loss)
+    losses = asyncio.run(steps(one_round))
+    student, average = weights_of(one_round, WeightKind.STUDENT), weights_of(one_round, WeightKind.EMA)
+    in_rounds = begin(size, zero_stage=stage, loss=loss, max_tokens_per_microbatch=24)
+    assert asyncio.run(steps(in_rounds)) == pytest.approx(losses, rel=1e-5)
+    assert_close(weights_of(in_rounds, WeightKind.STUDENT), student, 1e-5)
+    assert_close(weights_of(in_rounds, WeightKind.EMA), average, 1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_when_samples_arrive_changes_no_bit(begin: Any, batches: Any, size: int) -> None:
+    async def loss_of(group: LearnerGroup, pause_s: float) -> float:
+        return (await group.step(arriving(batches[0], pause_s))).metrics["learner/loss"]
+
+    weights = []
+    losses = set()
+    for pause_s in (0.0, 0.03):
+        group = begin(size, max_tokens_per_microbatch=24)
+        losses.add(asyncio.run(loss_of(group, pause_s)))
+        weights.append(weights_of(group, WeightKind.STUDENT))
+    assert len(losses) == 1
+    assert_close(*weights, tolerance=0.0)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_ranks_have_trained_on_the_first_samples_before_the_last_one_is_there(
+    begin: Any, batches: Any, size: int
+) -> None:
+    group = begin(size, max_tokens_per_microbatch=24)
+    accumulated: list[int] = []
+
+    async def looking() -> AsyncIterator[Sample]:
+        async for sample in arriving(batches[0]):
+            if sample.example_id == "example-5":
+                # A rank answers its calls in order, so what was sent before is done.
+                await asyncio.sleep(0.1)
+                accumulated.extend([await actor.num_accumulated.remote() for actor in group.workers.actors])
+            yield sample
+
+    report = asyncio.run(group.step(looking()))
+    assert len(accumulated) == size
+    assert all(count > 0 for count in accumulated)
+    assert report.metrics["learner/padded_share"] == 0
+    assert report.metrics["loop/wait_s"] > 0.0
+
+
+@pytest.mark.parametrize("channel", [Channel.OBJECT_STORE, Channel.SHARED_MEMORY])
 @pytest.mark.parametrize(("size", "stage"), LAYOUTS)
 def test_teachers_hold_exactly_what_every_layout_publishes(
-    begin: Any, open_teacher: Any, batches: Any, size: int, stage: int
+    begin: Any, open_teacher: Any, batches: Any, size: int, stage: int, channel: Channel
 ) -> None:
-    group = begin(size, zero_stage=stage)
-    train(group, batches[:1])
-    for kind in WeightKind:
-        publication = asyncio.run(group.publish(kind, 1))
-        assert ray.get(open_teacher.load_weights.remote(publication)) == 1
-        assert_close(ray.get(open_teacher.weights.remote()), weights_of(group, kind), 0.0)
+    group = begin(size, zero_stage=stage, channel=channel)
+    for version in (1, 2):
+        train(group, [batches[version]])
+        for kind in WeightKind:
+            publication = asyncio.run(group.publish(kind, version))
+            assert ray.get(open_teacher.load_weights.remote(publication)) == version
+            assert_close(ray.get(open_teacher.weights.remote()), weights_of(group, kind), 0.0)
     student, average = weights_of(group, WeightKind.STUDENT), weights_of(group, WeightKind.EMA)
     assert any((student[name] != average[name]).any() for name in student)
+
+
+@pytest.mark.parametrize("channel", [Channel.OBJECT_STORE, Channel.SHARED_MEMORY])
+def test_a_teacher_that_averages_the_student_itself_is_the_learner_s_average_also_after_a_resume(
+    begin: Any, open_teacher: Any, batches: Any, tmp_path: Path, channel: Channel
+) -> None:
+    def load(group: LearnerGroup, pool: TeacherPool) -> None:
+        version = group.weight_version
+        asyncio.run(pool.load_weights(version))
+        average = weights_of(group, WeightKind.EMA)
+        assert_close(ray.get(open_teacher.weights.remote()), average, 1e-6)
+        assert any((value != average[name]).any() for name, value in weights_of(group, WeightKind.STUDENT).items())
+
+    def pool_of(group: LearnerGroup) -> TeacherPool:
+        receivers = WorkerGroup("teacher", [open_teacher], str(tmp_path))
+        return TeacherPool(receivers, WeightChannel(group.publish, 60.0), TeacherWeights.EMA, TeacherEma.RECEIVER)
+
+    group = begin(2, zero_stage=2, channel=channel, learning_rate=0.01)
+    ray.get(open_teacher.load_weights.remote(asyncio.run(group.publish(WeightKind.EMA, 0))))
+    pool = pool_of(group)
+    for batch in batches[:2]:
+        train(group, [batch])
+        load(group, pool)
+    asyncio.run(group.save_checkpoint({}))
+
+    resumed = begin(2, zero_stage=2, channel=channel, learning_rate=0.01)
+    asyncio.run(resumed.resume(resumed._checkpoints / "step-000002"))
+    pool = pool_of(resumed)
+    load(resumed, pool)
+    train(resumed, batches[2:])
+    load(resumed, pool)
+    with pytest.raises(WeightVersionError, match="holds version 3 and was given 3"):
+        ray.get(open_teacher.average_weights.remote(asyncio.run(resumed.publish(WeightKind.STUDENT, 3))))
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +416,7 @@ def make_worker(cluster: None, folder: str, num_tokens: int, tmp_path_factory: p
 
 @pytest.fixture(scope="module")
 def open_teacher(make_worker: Any) -> Any:
-    return make_worker(OpenTeacher, teacher=TeacherConfig(), device="cpu")
+    return make_worker(OpenTeacher, teacher=TeacherConfig(ema_decay=EMA_DECAY), temperature=1.0, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +428,7 @@ def engine(make_worker: Any) -> Any:
         max_model_len=128,
         tensor_parallel_size=1,
         shares_device=True,
+        channel=Channel.SHARED_MEMORY,
         seed=0,
     )
 
@@ -382,9 +541,15 @@ def test_a_loss_that_is_not_finite_names_its_sample_and_spares_the_weights(
     logits = np.full_like(ray.get(bad.scores.payload).logits, np.nan)
     scores = TeacherScores(payload=ray.put(LogitsPayload(logits=logits)), num_tokens=len(logits), teacher_version=0)
     poisoned = Sample(example_id="the-bad-one", epoch=0, rollout=bad.rollout, scores=scores)
-    group = begin(1)
+    group = begin(1, max_tokens_per_microbatch=24)
+
+    async def first_samples() -> AsyncIterator[Sample]:
+        async for sample in arriving((*batches[0][:3], poisoned, batches[0][4])):
+            yield sample
+        await asyncio.Event().wait()  # the error comes while the learner waits for the last
+
     with pytest.raises(NonFiniteError, match="loss is NaN.*step 1, samples: the-bad-one"):
-        train(group, [(*batches[0][:3], poisoned)])
+        asyncio.run(asyncio.wait_for(group.step(first_samples()), timeout=60))
     before = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert_close(weights_of(group, WeightKind.STUDENT), dict(before.named_parameters()), 0.0)
 
@@ -401,7 +566,7 @@ def test_the_exported_folder_is_the_student(begin: Any, batches: Any, tmp_path: 
 
 def test_reports_hold_the_divergence_of_each_token_of_the_right_sample(begin: Any, batches: Any) -> None:
     async def report_of(group: LearnerGroup) -> Any:
-        return await group.step(batches[0])
+        return await group.step(arriving(batches[0]))
 
     one = asyncio.run(report_of(begin(1)))
     two = asyncio.run(report_of(begin(2, max_tokens_per_microbatch=24)))

@@ -15,16 +15,25 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM
 
-from sdft_ray.config import ModelConfig, RolloutConfig, TeacherConfig, TeacherWeights
+from sdft_ray.config import (
+    Channel,
+    ModelConfig,
+    Payload,
+    RolloutConfig,
+    TeacherConfig,
+    TeacherEma,
+    TeacherWeights,
+)
 from sdft_ray.errors import ModelError, WorkerError
 from sdft_ray.records import Bucket, Publication, Rollout, TokenizedExample
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.rollout.worker import RolloutWorker
 from sdft_ray.teacher.pool import TeacherPool
-from sdft_ray.teacher.worker import TeacherWorker
+from sdft_ray.teacher.transformers_worker import TransformersTeacher
 from sdft_ray.tensors import to_array, to_tensor
 from sdft_ray.weights.buckets import bucket_elements, plan_buckets
 from sdft_ray.weights.channel import WeightChannel
+from sdft_ray.weights.memory_file import MemoryFile, map_memory
 from sdft_ray.workers import WorkerGroup
 from tests.tiny import make_tiny_model
 
@@ -62,6 +71,16 @@ class Student:
             buckets.append(Bucket(dtype="float32", entries=entries, array=ray.put(array)))
         return Publication(version=self.version, buckets=tuple(buckets))
 
+    def publish_in(self, memory: MemoryFile) -> Publication:
+        """In one bucket, in memory that is written anew."""
+        parameters = dict(self.network.named_parameters())
+        (entries,) = plan_buckets(((name, p.shape) for name, p in parameters.items()), 10**9)
+        array = map_memory(memory.handle, "float32", writable=True)
+        array[:] = np.concatenate([to_array(parameters[entry.name]).ravel() for entry in entries])
+        return Publication(
+            version=self.version, buckets=(Bucket(dtype="float32", entries=entries, array=memory.handle),)
+        )
+
     @torch.inference_mode()
     def logits(self, prompt, completion) -> torch.Tensor:
         """[T, all rows of the head]"""
@@ -93,16 +112,18 @@ def workers(cluster, tmp_path_factory):
         max_model_len=320,
         tensor_parallel_size=1,
         shares_device=True,
+        channel=Channel.OBJECT_STORE,
         seed=0,
     )
     teachers = [
-        ray.remote(TeacherWorker).remote(
+        ray.remote(TransformersTeacher).remote(
             rank=rank,
             log_dir=logs,
             model_path=folder,
             model=model,
-            teacher=TeacherConfig(max_tokens_per_forward=100),
+            teacher=TeacherConfig(max_tokens_per_forward=100, payload=Payload.LOGITS),
             num_tokens=NUM_TOKENS,
+            temperature=TEMPERATURE,
             device="cpu",
         )
         for rank in range(2)
@@ -124,7 +145,7 @@ def rollouts(workers):
         assert version == workers.student.version
         return workers.student.publish()
 
-    return RolloutPool(WorkerGroup("rollout", [workers.rollout], workers.logs), WeightChannel(publish))
+    return RolloutPool(WorkerGroup("rollout", [workers.rollout], workers.logs), WeightChannel(publish, 60.0))
 
 
 @pytest.fixture
@@ -132,9 +153,8 @@ def teachers(workers):
     async def publish(kind, version):
         return workers.student.publish()
 
-    return TeacherPool(
-        WorkerGroup("teacher", workers.teachers, workers.logs), WeightChannel(publish), TeacherWeights.LIVE
-    )
+    group = WorkerGroup("teacher", workers.teachers, workers.logs)
+    return TeacherPool(group, WeightChannel(publish, 60.0), TeacherWeights.LIVE, TeacherEma.LEARNER)
 
 
 def make_example(seed: int, num_prompt_tokens: int = 20) -> TokenizedExample:
@@ -292,6 +312,29 @@ def test_teachers_load_weights_again_and_again_and_record_their_version(student,
         scored = score_all(teachers, pairs)
         assert_scored_by(student, pairs, scored)
         assert {scores.teacher_version for scores in scored} == {student.version}
+
+
+def test_one_memory_brings_version_after_version_to_engine_and_teachers(student, workers):
+    memory = MemoryFile(4 * sum(parameter.numel() for parameter in student.network.parameters()))
+
+    async def publish(kind, version):
+        return student.publish_in(memory)
+
+    channel = WeightChannel(publish, 60.0)
+    rollouts = RolloutPool(WorkerGroup("rollout", [workers.rollout], workers.logs), channel)
+    group = WorkerGroup("teacher", workers.teachers, workers.logs)
+    teachers = TeacherPool(group, channel, TeacherWeights.LIVE, TeacherEma.LEARNER)
+
+    async def load(version):
+        await asyncio.gather(rollouts.load_weights(version), teachers.load_weights(version))
+
+    examples = [make_example(seed) for seed in range(4)]
+    for _ in range(2):
+        asyncio.run(load(student.train()))
+        sampled = complete_all(rollouts, examples)
+        assert_sampled_from(student, sampled)
+        pairs = list(zip(examples, sampled, strict=True))
+        assert_scored_by(student, pairs, score_all(teachers, pairs))
 
 
 def test_a_publication_of_another_network_is_refused_by_the_name_of_the_parameter(student, workers):
