@@ -143,6 +143,7 @@ def begin(ranks: Any, folder: str, num_tokens: int, tmp_path: Path) -> Any:
             WorkerGroup("learner", actors, logs),
             learner=cfg,
             loss=loss,
+            shares_prefix=True,
             batch_size=BATCH_SIZE,
             sampled=target is Target.TEACHER,
             num_steps=NUM_STEPS,

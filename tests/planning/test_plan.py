@@ -28,9 +28,9 @@ def test_the_command_prints_the_plan_and_starts_nothing(
     arguments = ["+cluster=8xA100", "mode=plan", "plan.model=qwen2.5-7b", f"runs_dir={runs}"]
     monkeypatch.setattr(sys, "argv", ["launch", *arguments])
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delattr(ray, "init")
     main()
     assert "predictions, nothing is started" in capsys.readouterr().out
-    assert not ray.is_initialized()
     assert list(tmp_path.iterdir()) == []
 
 
