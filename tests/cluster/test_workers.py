@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import ray
 
+from sdft_ray.cluster.topology import _meet
+from sdft_ray.config import RolePlacement
 from sdft_ray.errors import NonFiniteError, WeightVersionError, WorkerError
+from sdft_ray.weights.channel import Meeting
 from sdft_ray.workers import Worker, WorkerGroup, close_all
 
 
@@ -118,3 +121,35 @@ def test_a_worker_with_other_weights_than_it_was_to_load_is_found_out(make_group
     group.confirm_version([4, 4], 4)
     with pytest.raises(WeightVersionError, match="unreliable worker 1 holds weights 3 after loading 4"):
         group.confirm_version([4, 3], 4)
+
+
+class Guest(Worker):
+    """Comes to a meeting, as the learner or as an engine, and tells what it was told."""
+
+    role = "guest"
+
+    def rendezvous(self) -> tuple[str, int]:
+        return "10.0.0.1", 4321
+
+    def meet_engines(self, meeting: Meeting) -> tuple[int, Meeting]:
+        return self.rank, meeting
+
+    def meet_learner(self, meeting: Meeting, first_rank: int) -> None:
+        self.told = (meeting, first_rank)
+
+    def what_it_was_told(self) -> tuple[Meeting, int]:
+        return self.told
+
+
+def test_learner_and_engines_meet_with_a_rank_for_every_gpu(cluster: None, tmp_path: Path) -> None:
+    """Rank 0 is the learner's; an engine on two GPUs has two."""
+    remote = ray.remote(Guest).options(num_cpus=0)
+    learner, engines = (
+        WorkerGroup("guest", [remote.remote(rank=rank, log_dir=str(tmp_path)) for rank in range(2)], str(tmp_path))
+        for _ in range(2)
+    )
+    announced = asyncio.run(_meet(learner, engines, RolePlacement(num_workers=2, gpus_per_worker=2)))
+    expected = Meeting("10.0.0.1", 4321, num_ranks=5)
+    assert announced == (0, expected)
+    assert ray.get([actor.what_it_was_told.remote() for actor in engines.actors]) == [(expected, 1), (expected, 3)]
+    close_all([learner, engines])

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ import torch.distributed as dist
 from sdft_ray.config import Channel
 from sdft_ray.learner.average import TeacherAverage
 from sdft_ray.learner.fragments import Fragment, master_fragments
-from sdft_ray.learner.publisher import full_state, make_publisher
-from sdft_ray.weights.channel import WeightKind
+from sdft_ray.learner.publisher import DirectPublisher, full_state, make_publisher
+from sdft_ray.weights.channel import Meeting, WeightKind
 from sdft_ray.weights.opening import open_publication
 
 
@@ -113,3 +114,38 @@ def test_the_full_state_is_that_of_the_fragments() -> None:
     state = full_state(module, lambda: master_fragments(module, 0, 1), torch.float32, torch.device("cpu"))
     assert state.keys() == dict(module.named_parameters()).keys()
     assert all(torch.equal(state[name], value) for name, value in module.named_parameters())
+
+
+class FakeEnd:
+    """Takes the place of NCCL: what is sent is kept."""
+
+    def __init__(self, rank: int, meeting: Meeting, entries: list[Any], dtype: torch.dtype, parameters: Any):
+        self.names = [entry.name for entry in entries]
+        self.sent: list[dict[str, torch.Tensor]] = []
+        self._parameters = parameters
+
+    def send(self) -> None:
+        self.sent.append(dict(self._parameters()))
+
+
+def test_the_students_weights_go_directly_and_all_others_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdft_ray.weights.nccl.LearnerEnd", FakeEnd)
+    module, cpu = Tied(), torch.device("cpu")
+    others = make_publisher(Channel.SHARED_MEMORY, module, torch.float32, cpu)
+    meeting = Meeting("10.0.0.1", 4321, num_ranks=2)
+
+    def student() -> Iterator[Fragment]:
+        return master_fragments(module, 0, 1)
+
+    publisher = DirectPublisher(module, torch.bfloat16, cpu, student, meeting, others)
+    announced = publisher.publish(WeightKind.STUDENT, 4, student)
+    assert announced is not None and announced.version == 4
+    (sent,) = publisher._end.sent
+    assert list(sent) == publisher._end.names == [entry.name for part in announced.buckets for entry in part.entries]
+    assert all(bucket.array is None for bucket in announced.buckets), "an announcement holds no values"
+    for name, tensor in sent.items():
+        assert torch.equal(tensor, module.get_parameter(name).bfloat16())
+    averaged = publisher.publish(WeightKind.EMA, 4, student)
+    assert averaged is not None
+    assert dict(open_publication(averaged)).keys() == sent.keys()
+    assert len(publisher._end.sent) == 1
