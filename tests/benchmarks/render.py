@@ -17,6 +17,7 @@ MEASUREMENTS = {
     "method_cost": "Cost of the method",
     "peer": "Beside TRL",
     "publish": "Publishing weights",
+    "prefix": "Common prefixes",
     "growth": "Growth",
     "plan_memory": "The planner's memory",
 }
