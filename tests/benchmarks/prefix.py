@@ -1,9 +1,9 @@
 """What a common prefix of all prompts of a step saves.
 
-SmolLM2-135M-Instruct, 8 prompts a step with the same articles of about 220 tokens, completions of at most 8 tokens. Once
-the article stands at the start of every prompt, once behind a word of its own, so that no two prompts begin alike
-beyond the system message. Rollout workers find a common prefix in vLLM's prefix cache, which new weights empty; teacher
-and learner read it once for the samples of a forward pass. Medians over the steps without the first.
+SmolLM2-135M-Instruct, 8 prompts a step with the same articles of about 220 tokens, completions of at most 8 tokens.
+Once the articles stand at the start of every prompt, once behind a number of its own, so that no two prompts begin
+alike beyond the system message. Rollout workers find a common prefix in vLLM's prefix cache, which new weights empty;
+teacher and learner read it once for the samples of a forward pass. Medians over the steps without the first.
 """
 
 import json

@@ -21,7 +21,7 @@ Results = dict[str, Any]  # headlines and raw figures by key, and "measured": th
 
 def origin() -> dict[str, Any]:
     """What figures measured from now on depend on."""
-    peers = {package.name.lower(): package.version for package in importlib.metadata.distributions()}
+    peers = {package.name.lower().replace("_", "-"): package.version for package in importlib.metadata.distributions()}
     return {
         "date": time.strftime("%Y-%m-%d"),
         "commit": git_commit(),
