@@ -9,6 +9,7 @@ from typing import Any
 from vllm import SamplingParams
 from vllm.inputs import tokens_input
 from vllm.outputs import RequestOutput
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
 from sdft_ray.config import Channel, RolloutConfig
@@ -18,6 +19,8 @@ from sdft_ray.rollout.padded_rows import PaddedRows
 from sdft_ray.weights import nccl
 from sdft_ray.weights.channel import Meeting
 
+PREFILL_TOKENS = 2048  # read in one forward pass on a CPU
+
 
 class SamplingEngine(InferenceEngine):
     """Many completions at once, which pause while weights are loaded and then go on."""
@@ -26,6 +29,13 @@ class SamplingEngine(InferenceEngine):
         self, *, rollout: RolloutConfig, stop_token_ids: Sequence[int], channel: Channel, seed: int, **place: Any
     ):
         """`place` is what `InferenceEngine` asks for besides: the model and where it computes."""
+        if current_platform.is_cpu():
+            # vLLM 0.32 takes back what a request's own seed has drawn for a prompt read in part, which the CPU's random
+            # numbers refuse: the engine would die. So prompts are read whole.
+            place |= {
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(PREFILL_TOKENS, place["max_model_len"]),
+            }
         super().__init__(
             extension=PaddedRows,
             seed=seed,

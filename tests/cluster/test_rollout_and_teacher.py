@@ -205,6 +205,13 @@ def test_a_completion_is_reproducible_by_its_seed_whatever_runs_beside_it(rollou
     assert len({rollout.completion_tokens for rollout in among_others}) == 12
 
 
+def test_prompts_beyond_one_forward_pass_are_read_whole_and_keep_their_seeds(rollouts):
+    """16 at once hold more tokens than the engine reads at a time."""
+    sampled = complete_all(rollouts, [make_example(seed, num_prompt_tokens=200) for seed in range(20)])
+    (alone,) = complete_all(rollouts, [make_example(19, num_prompt_tokens=200)])
+    assert sampled[-1].completion_tokens == alone.completion_tokens
+
+
 def test_a_greedy_answer_is_that_of_transformers(student, rollouts):
     prompt = make_example(11).prompt_tokens
     answer = asyncio.run(rollouts.answer(prompt, 16))
