@@ -1,0 +1,22 @@
+"""The command on a tiny model, with every role on one thread."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = [
+    "+cluster=local",
+    "model=custom",
+    "model.dtype=FLOAT32",
+    "data=jsonl",  # which, unlike data=facts, brings no evaluation sets
+    "data.source='builtin:facts:taught[:8]'",
+    "evaluation.prior=''",
+    "evaluation.max_new_tokens=8",
+    "rollout.max_new_tokens=12",
+    "rollout.kv_cache_gib=0.125",
+    "learner.warmup_steps=0",
+    "learner.learning_rate=1e-3",
+    "batch_size=4",
+    "cluster.rollout.threads_per_worker=1",
+    "cluster.teacher.threads_per_worker=1",
+    "cluster.learner.threads_per_worker=1",
+]

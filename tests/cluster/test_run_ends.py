@@ -1,0 +1,102 @@
+"""However a run ends: on a Ray of its own, whose whole tree of processes has to go."""
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.cluster.command import ROOT, SETTINGS
+from tests.tiny import make_tiny_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_tiny_model(tmp_path_factory.mktemp("model"), context=1024)
+
+
+def test_gpus_that_are_not_there_are_refused_within_seconds(folder: str, tmp_path: Path) -> None:
+    """On a Ray of its own, which has none."""
+    started = time.monotonic()
+    command = [sys.executable, "-m", "sdft_ray.launch", *SETTINGS[1:-3], "+cluster=8xA100", "name=gpus"]
+    command += [f"model.path={folder}", f"runs_dir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, env=own_ray(), capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1
+    last = done.stderr.rstrip().splitlines()[-1]
+    assert last.startswith("error: cluster=8xA100 needs 8 GPUs, this Ray cluster has 0; use +cluster=local")
+    assert time.monotonic() - started < 90
+
+
+def stop(job: subprocess.Popen[bytes], how: signal.Signals) -> None:
+    job.send_signal(how)
+
+
+def kill(job: subprocess.Popen[bytes], process_name: str) -> None:
+    """Ends one process of the job's tree at once, as the kernel does when memory runs out."""
+    victims = [
+        process
+        for process in psutil.Process(job.pid).children(recursive=True)
+        if process_name in " ".join(process.cmdline())
+    ]
+    assert victims, process_name
+    victims[0].kill()
+
+
+ONLY_A_LEARNER = ["method=sft"]  # starts in a quarter of the time
+ENDS = {
+    "Ctrl-C": ([], lambda job: stop(job, signal.SIGINT), 130, "error: interrupted"),
+    "dead engine": ([], lambda job: kill(job, "VLLM::EngineCore"), 1, "error: rollout worker 0 failed"),
+    "SIGTERM": (ONLY_A_LEARNER, lambda job: stop(job, signal.SIGTERM), 143, "error: terminated"),
+    "dead learner": (ONLY_A_LEARNER, lambda job: kill(job, "ray::Learner"), 1, "error: learner worker 0 failed"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_however_a_run_ends_it_leaves_no_process_behind_and_says_why_once(
+    folder: str, tmp_path: Path, end: str
+) -> None:
+    """On a Ray of its own: the whole tree of processes has to go."""
+    settings, act, code, said = ENDS[end]
+    command = [sys.executable, "-m", "sdft_ray.launch", *SETTINGS, f"model.path={folder}", f"runs_dir={tmp_path}"]
+    command += ["name=ended", "num_steps=100000", "checkpoint_every=0", *settings]
+    log = tmp_path / "output.log"
+    with log.open("w") as output:
+        # A test run in the background ignores SIGINT, and what it starts would inherit that.
+        heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        job = subprocess.Popen(command, cwd=ROOT, env=own_ray(), stdout=output, stderr=output, preexec_fn=heed)
+        try:
+            metrics = tmp_path / "ended" / "metrics.jsonl"
+            wait_until(lambda: (metrics.exists() and len(metrics.read_text()) > 0) or job.poll() is not None, 300)
+            assert job.poll() is None, log.read_text()
+            tree = psutil.Process(job.pid).children(recursive=True)
+            act(job)
+            assert job.wait(timeout=120) == code, log.read_text()
+        finally:
+            job.terminate()  # where an assertion failed it still runs; it ends its own tree
+            job.wait(timeout=60)
+    wait_until(lambda: not [process for process in tree if is_alive(process)], 30)
+    assert not [process for process in tree if is_alive(process)]
+    text = log.read_text()
+    assert text.count("error: ") == 1
+    assert said in text.rstrip().split("\n\n")[-1]
+
+
+def own_ray() -> dict[str, str]:
+    """An environment in which the command starts a Ray of its own."""
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+
+
+def is_alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.5)
