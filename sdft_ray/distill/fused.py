@@ -143,9 +143,7 @@ class _Problem:
     chunk_rows: int
 
     def solve(self, hidden: Tensor) -> LossOutput:
-        outputs = _FusedLoss.apply(hidden, self.head.weight, self.head.bias, self)
-        names = [field.name for field in fields(LossOutput)]
-        return LossOutput(**dict(zip(names, outputs, strict=True)))
+        return LossOutput.from_tuple(_FusedLoss.apply(hidden, self.head.weight, self.head.bias, self))
 
     def groups(self) -> Iterator[slice]:
         """Rows that are reduced together: as many whole units as fit a chunk, at least one."""
@@ -180,8 +178,7 @@ class _FusedLoss(torch.autograd.Function):
         gradient = _Gradient(hidden, weight, bias, problem) if any(ctx.needs_input_grad) else None
         outputs = [_solve_group(hidden, group, problem, gradient) for group in problem.groups()]
         ctx.gradients = gradient.take() if gradient else None
-        columns = zip(*([getattr(output, field.name) for field in fields(output)] for output in outputs), strict=True)
-        losses, *per_token = columns
+        losses, *per_token = zip(*(output.as_tuple() for output in outputs), strict=True)
         results = (torch.stack(losses).sum().detach(), *(torch.cat(values) for values in per_token))
         ctx.mark_non_differentiable(*results[1:])
         return results

@@ -13,7 +13,7 @@ Nothing here sees a vocabulary: whatever computes the terms, from logits or from
 file.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -64,6 +64,15 @@ class LossOutput:
     """H(q); the student's own for token targets."""
     correction: Tensor
     """The mismatch weight of the token; 1 where there is none."""
+
+    def as_tuple(self) -> tuple[Tensor, ...]:
+        """The fields in their order: the form in which autograd and DeepSpeed find the tensors."""
+        return tuple(getattr(self, field.name) for field in fields(self))
+
+    @classmethod
+    def from_tuple(cls, values: tuple[Tensor, ...]) -> "LossOutput":
+        """The inverse of `as_tuple`."""
+        return cls(**{field.name: value for field, value in zip(fields(cls), values, strict=True)})
 
 
 def reduce_terms(

@@ -9,6 +9,8 @@ import time
 
 import torch
 
+from sdft_ray.learner.fragments import full_shape
+
 PRODUCT_SIZE = {"cpu": 512, "cuda": 8192}  # milliseconds, where the processor has instructions for the precision
 NUM_PRODUCTS = 8  # of which the fastest counts
 ENOUGH_S = 0.5  # fewer products do where one takes seconds, as in bf16 on a CPU that has no instructions for it
@@ -26,10 +28,12 @@ class MatmulBound:
             head: the weight of the output head [R, H], one of them.
             device: where the network runs.
         """
-        matrices = [value for value in parameters.values() if value is not head and len(_shape(value)) == 2]
+        matrices = [value for value in parameters.values() if value is not head and len(full_shape(value)) == 2]
         # What an embedding holds is looked up, not multiplied: only an untied one is among them, as large as the head.
-        self._elements = sum(math.prod(_shape(value)) for value in matrices if _shape(value) != _shape(head))
-        self._head_elements = math.prod(_shape(head))
+        self._elements = sum(
+            math.prod(full_shape(value)) for value in matrices if full_shape(value) != full_shape(head)
+        )
+        self._head_elements = math.prod(full_shape(head))
         self._device, self._dtype = device, head.dtype
         self._flops_per_s = 0.0
 
@@ -56,8 +60,3 @@ def measure_matmul(device: torch.device, dtype: torch.dtype) -> float:
             torch.cuda.synchronize(device)
         fastest = min(fastest, time.perf_counter() - started)
     return 2 * size**3 / fastest
-
-
-def _shape(parameter: torch.Tensor) -> tuple[int, ...]:
-    """The full shape, also of a parameter that ZeRO 3 has cut up."""
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))

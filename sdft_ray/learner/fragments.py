@@ -27,7 +27,12 @@ class Fragment(NamedTuple):
 
 def parameter_shapes(module: torch.nn.Module) -> list[tuple[str, tuple[int, ...]]]:
     """Names and full shapes of all parameters, tied ones once."""
-    return [(name, tuple(getattr(param, "ds_shape", param.shape))) for name, param in module.named_parameters()]
+    return [(name, full_shape(param)) for name, param in module.named_parameters()]
+
+
+def full_shape(parameter: torch.Tensor) -> tuple[int, ...]:
+    """The shape of a parameter, also of one that ZeRO 3 has cut up."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def master_fragments(module: torch.nn.Module, rank: int, num_ranks: int) -> Iterator[Fragment]:

@@ -6,7 +6,6 @@ loss is computed, and nothing else is.
 """
 
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -50,11 +49,9 @@ class StudentHead(torch.nn.Module):
 
     def forward(self, hidden: torch.Tensor, loss_of: LossOf) -> tuple[torch.Tensor, ...]:
         """A tuple, since DeepSpeed finds the tensors it has to watch in tuples but not in dataclasses."""
-        output = loss_of(hidden, Head(self.weight, self.bias, *self._transform))
-        return tuple(getattr(output, field.name) for field in fields(output))
+        return loss_of(hidden, Head(self.weight, self.bias, *self._transform)).as_tuple()
 
 
 def run_student(engine: Any, loss_of: LossOf, **inputs: torch.Tensor) -> LossOutput:
     """The loss of the DeepSpeed engine around a `Student`."""
-    names = [field.name for field in fields(LossOutput)]
-    return LossOutput(**dict(zip(names, engine(**inputs, loss_of=loss_of), strict=True)))
+    return LossOutput.from_tuple(engine(**inputs, loss_of=loss_of))

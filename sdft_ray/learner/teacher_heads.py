@@ -10,7 +10,7 @@ import torch
 
 from sdft_ray.distill.head import Head
 from sdft_ray.errors import WeightVersionError
-from sdft_ray.learner.fragments import Fragment, assemble
+from sdft_ray.learner.fragments import Fragment, assemble, full_shape
 from sdft_ray.records import ParameterEntry
 
 
@@ -56,7 +56,7 @@ class HeadMaker:
         """
         self._transform = head[2:]
         self._entries = [
-            ParameterEntry(name=name, shape=tuple(getattr(parameter, "ds_shape", parameter.shape)), offset=0)
+            ParameterEntry(name=name, shape=full_shape(parameter), offset=0)
             for wanted in head[:2]
             for name, parameter in parameters.items()
             if parameter is wanted

@@ -13,7 +13,6 @@ import psutil
 import pytest
 import ray
 import torch
-from transformers import AutoModelForCausalLM
 
 from sdft_ray.config import (
     Channel,
@@ -35,6 +34,7 @@ from sdft_ray.weights.buckets import bucket_elements, plan_buckets
 from sdft_ray.weights.channel import WeightChannel
 from sdft_ray.weights.memory_file import MemoryFile, map_memory
 from sdft_ray.workers import WorkerGroup
+from tests.cluster.student import TrainedStudent
 from tests.tiny import make_tiny_model
 
 NUM_TOKENS = 380  # of the head's 416 rows, all of them random: padded rows hold a tenth of the mass here
@@ -44,21 +44,8 @@ MAX_NEW_TOKENS = 24
 BUCKET_ELEMENTS = 5000  # many buckets, and parameters of one layer in different ones
 
 
-class Student:
+class Student(TrainedStudent):
     """The weights the workers hold, in plain transformers."""
-
-    def __init__(self, folder: str):
-        self.network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        self.version = 0
-
-    @torch.no_grad()
-    def train(self) -> int:
-        """Changes every parameter; returns the new version."""
-        self.version += 1
-        generator = torch.Generator().manual_seed(self.version)
-        for parameter in self.network.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
-        return self.version
 
     def publish(self) -> Publication:
         parameters = dict(self.network.named_parameters())

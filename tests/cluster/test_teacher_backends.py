@@ -7,7 +7,6 @@ import psutil
 import pytest
 import ray
 import torch
-from transformers import AutoModelForCausalLM
 
 from sdft_ray.config import ModelConfig, TeacherConfig, TeacherEma, TeacherWeights
 from sdft_ray.errors import WorkerError
@@ -18,6 +17,7 @@ from sdft_ray.teacher.vllm_worker import VllmTeacher
 from sdft_ray.tensors import to_tensor
 from sdft_ray.weights.channel import WeightChannel
 from sdft_ray.workers import WorkerGroup
+from tests.cluster.student import TrainedStudent
 from tests.tiny import make_tiny_model
 from tests.weights.publications import publish
 
@@ -28,21 +28,8 @@ MAX_MODEL_LEN = 320
 LENGTHS = [(1, 3), (5, 1), (20, 7), (30, 30), (3, 60), (250, 70), (120, 90)]
 
 
-class Student:
+class Student(TrainedStudent):
     """The weights that the learner would publish."""
-
-    def __init__(self, folder: str):
-        self.network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-        self.version = 0
-
-    @torch.no_grad()
-    def train(self) -> int:
-        """Changes every parameter; returns the new version."""
-        self.version += 1
-        generator = torch.Generator().manual_seed(self.version)
-        for parameter in self.network.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
-        return self.version
 
     def publish(self) -> Publication:
         return publish(self.version, dict(self.network.named_parameters()), max_elements=5000)
