@@ -2,19 +2,18 @@
 
 With mode=plan it prints what the run would take, and starts nothing; with mode=report it makes a page of run folders.
 mode=evaluate measures a model as it is, and mode=check_teacher asks it whether the demonstrations are of use to it;
-neither trains anything.
+neither trains anything. With `seeds` it does one run after the other, and says what they came to together.
 
 Hydra and its DictConfig stay in this file; everybody else gets checked dataclasses.
 """
 
 import asyncio
+import copy
 import logging
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import hydra
 from hydra import compose
@@ -24,13 +23,16 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from sdft_ray.cluster.finished import finished_run, run_name
 from sdft_ray.config import Mode, ReportConfig, RunConfig
 from sdft_ray.errors import ConfigError, SdftError
+from sdft_ray.outcome import Outcome
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
 
 ConfigStore.instance().store(name="run_config", node=RunConfig)
+
+Stage = tuple[str, RunConfig, dict[str, Any]]  # its name, its checked settings, the same as plain containers
 
 
 def typed_config(composed: DictConfig) -> tuple[RunConfig, dict[str, Any]]:
@@ -69,12 +71,39 @@ def compose_stages(composed: DictConfig) -> list[tuple[str, DictConfig]]:
     return stages
 
 
+def compose_runs(composed: DictConfig) -> list[list[Stage]]:
+    """The stages of every run: of one, or of one for each of `seeds`, all of them checked before the first begins.
+
+    The runs of several seeds differ in seed and name, and in what is interpolated from these.
+
+    Raises:
+        ConfigError: a stage does not compose, or a setting has a value that cannot be used.
+    """
+    stages = compose_stages(composed)
+    runs = [stages]
+    if composed.seeds:
+        cfg, _ = typed_config(stages[0][1])
+        name = run_name(cfg)  # one for all of them, where it is made of the time
+        runs = [[(stage, _of_seed(of_stage, seed, name)) for stage, of_stage in stages] for seed in cfg.seeds]
+    return [[(name, *typed_config(of_stage)) for name, of_stage in run] for run in runs]
+
+
+def _of_seed(composed: DictConfig, seed: int, name: str) -> DictConfig:
+    own = copy.deepcopy(composed)
+    own.seed, own.seeds = seed, []
+    own.name = f"{own.name or name}-seed-{seed}"
+    return own
+
+
 def report_config(composed: DictConfig) -> tuple[list[str], ReportConfig]:
     """The run folders and the settings of mode=report, which needs no other, no cluster above all.
 
     Raises:
         ConfigError: a setting has a value that cannot be used.
     """
+    if composed.seeds:
+        remedy = "leave it out, and name the folders of all seeds in runs, such as runs=[runs/NAME-seed-*]"
+        raise ConfigError("seeds", composed.seeds, "starts runs, but mode=report reads those there are", remedy)
     cfg = _checked(composed.report)
     assert isinstance(cfg, ReportConfig)
     return list(composed.runs), cfg
@@ -86,45 +115,6 @@ def _checked(composed: DictConfig) -> Any:
         return OmegaConf.to_object(composed)
     except OmegaConfBaseException as error:
         raise SdftError(" ".join(str(error).split())) from error
-
-
-class Outcome:
-    """Turns however its block ends into an exit code and at most one message, the last of the output."""
-
-    def __init__(self) -> None:
-        self.code = 0
-        self.remedy = "go on with resume=auto and this run's name"  # of a run that was stopped
-        self.log: Path | None = None  # where a traceback goes; on the terminal where there is none yet
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]  # the first is the cause, the others fell with it
-        if error is None or isinstance(error, SystemExit):
-            return False
-        if isinstance(error, asyncio.CancelledError):  # nobody else cancels the job than its SIGTERM handler
-            self._end(TERMINATED, f"terminated; {self.remedy}")
-        elif isinstance(error, KeyboardInterrupt):
-            self._end(INTERRUPTED, f"interrupted; {self.remedy}")
-        elif isinstance(error, SdftError):
-            self._end(FAILED, str(error))
-        else:
-            self._end(FAILED, self._unexpected(error))
-        return True
-
-    def _unexpected(self, error: BaseException) -> str:
-        details = "".join(traceback.format_exception(error))
-        if self.log is None:
-            return details
-        with self.log.open("a") as file:
-            file.write(details)
-        return f"{type(error).__name__}: {error}\nIts traceback: {self.log}"
-
-    def _end(self, code: int, message: str) -> None:
-        self.code = code
-        print(f"\nerror: {message}", file=sys.stderr, flush=True)
 
 
 def _log_to(path: Path) -> None:
@@ -166,9 +156,22 @@ def show_report(runs: list[str], cfg: ReportConfig) -> None:
         print(f"figures  {report.figures}")
 
 
-def make_job(configs: Sequence[tuple[str, RunConfig]], settings: dict[str, Any]) -> Any:
+def show_seeds(folders: Sequence[Path]) -> None:
+    """Prints what the runs of several seeds came to.
+
+    Raises:
+        DataError: a file of a run is broken; with the file and the line.
+    """
+    from rich.console import Console  # here: as above
+
+    from sdft_ray.report.seeds import print_results
+
+    print_results(folders, Console(highlight=False))
+
+
+def make_job(stages: Sequence[Stage]) -> Any:
     """What the mode runs. Imported here: a wrong setting should not wait for Ray and transformers."""
-    _, cfg = configs[0]  # what trains nothing has no stages
+    _, cfg, settings = stages[0]  # what trains nothing has no stages
     if cfg.mode is Mode.evaluate:
         from sdft_ray.cluster.evaluation import EvaluationJob
 
@@ -179,7 +182,26 @@ def make_job(configs: Sequence[tuple[str, RunConfig]], settings: dict[str, Any])
         return TeacherCheck(cfg, settings)
     from sdft_ray.cluster.job import Job
 
-    return Job(configs, settings)
+    return Job([(name, of_stage) for name, of_stage, _ in stages], settings)
+
+
+def run(stages: Sequence[Stage], outcome: Outcome) -> Path:
+    """Does one run, unless it is finished, and returns its folder.
+
+    Several in one process are as good as one a process: each has an event loop, a Ray and a log of its own, all
+    workers are processes that end with it, and Hydra does no different with the runs of a sweep.
+    """
+    _, cfg, settings = stages[0]
+    if (finished := finished_run(cfg, settings)) is not None:
+        print(finished)
+        return finished.path
+    outcome.log = None  # that of the run before
+    job = make_job(stages)
+    outcome.log = job.folder.logs / "driver.log"
+    _log_to(outcome.log)
+    asyncio.run(job.run())
+    folder: Path = job.folder.path
+    return folder
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -189,17 +211,18 @@ def main(composed: DictConfig) -> None:
         if composed.mode is Mode.report:
             show_report(*report_config(composed))
             return
-        stages = [(name, *typed_config(of_stage)) for name, of_stage in compose_stages(composed)]
-        _, cfg, settings = stages[0]
+        runs = compose_runs(composed)
+        _, cfg, _ = runs[0][0]
         if cfg.mode is Mode.plan:
             show_plan(cfg)
             return
         if cfg.mode is not Mode.train:
             outcome.remedy = "start it again under another name"
-        job = make_job([(name, of_stage) for name, of_stage, _ in stages], settings)
-        outcome.log = job.folder.logs / "driver.log"
-        _log_to(outcome.log)
-        asyncio.run(job.run())
+        if composed.seeds:
+            outcome.remedy = "go on with resume=auto, the same seeds, and name as it stands before -seed in the folders"
+        folders = [run(stages, outcome) for stages in runs]
+        if composed.seeds:
+            show_seeds(folders)
     if outcome.code:
         sys.exit(outcome.code)
 

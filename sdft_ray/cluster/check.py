@@ -11,9 +11,9 @@ from rich.console import Console
 from sdft_ray.cluster.job import cancel_on_termination
 from sdft_ray.cluster.material import decoder
 from sdft_ray.cluster.rollouts import rollout_workers_only
-from sdft_ray.cluster.run_folder import NEVER, RunFolder, open_run_folder
+from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
-from sdft_ray.config import CheckConfig, Match, RunConfig, TeacherConfig, TeacherContext
+from sdft_ray.config import NEVER, CheckConfig, Match, RunConfig, TeacherConfig, TeacherContext
 from sdft_ray.config.written import write_settings
 from sdft_ray.data.prompts import TEMPLATES, PromptBuilder, check_template
 from sdft_ray.data.sources import load_examples

@@ -9,9 +9,9 @@ from sdft_ray.cluster.evaluators import make_evaluator, make_harness
 from sdft_ray.cluster.job import cancel_on_termination
 from sdft_ray.cluster.material import Material, read_material
 from sdft_ray.cluster.rollouts import rollout_workers_only
-from sdft_ray.cluster.run_folder import NEVER, RunFolder, open_run_folder
+from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
-from sdft_ray.config import RunConfig
+from sdft_ray.config import NEVER, RunConfig
 from sdft_ray.config.written import write_settings
 from sdft_ray.errors import ConfigError
 from sdft_ray.rollout.pool import RolloutPool

@@ -7,21 +7,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sdft_ray.cluster.probes import check_resumable
 from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.cluster.stages import Stage, Stages
 from sdft_ray.cluster.topology import Roles, start_roles
 from sdft_ray.config import RunConfig, Target, Wandb
-from sdft_ray.config.written import CONFIG_FILE, flat_settings, write_settings
+from sdft_ray.config.written import changed_settings, flat_settings, write_settings
 from sdft_ray.loop import LoopConfig, train
 from sdft_ray.tracking.alarms import Alarms
 from sdft_ray.tracking.console import ConsoleSink
 from sdft_ray.tracking.jsonl import JsonLines
 from sdft_ray.tracking.ray_metrics import RayMetrics
-from sdft_ray.tracking.summary import Summary, write_summary
+from sdft_ray.tracking.summary import Summary, withdraw_summary, write_summary
 from sdft_ray.tracking.tracker import RunTracker
 from sdft_ray.tracking.wandb_sink import WandbSink
 
@@ -43,6 +41,7 @@ class Job:
         self.folder: RunFolder = open_run_folder(self._cfg)
         check_resumable(self.material.probes, self.folder)
         self._changed_settings = self._settings_changed_since(self.folder.resumed)
+        withdraw_summary(self.folder.path)  # before the settings that would then seem to have been reached
         write_settings(self.folder.path, settings)
         self._setup_s = 0.0
         self.console = ConsoleSink(self.material.num_steps)
@@ -155,11 +154,11 @@ class Job:
 
     def _settings_changed_since(self, checkpoint: Path | None) -> list[str]:
         """What differs from the settings the resumed checkpoint was saved with: allowed, but worth knowing."""
-        saved = checkpoint.parents[1] / CONFIG_FILE if checkpoint is not None else None
-        if saved is None or not saved.is_file():
+        if checkpoint is None:
             return []
-        before, now = flat_settings(yaml.safe_load(saved.read_text())), flat_settings(self._settings)
-        return [f"{key}={value} (was {before.get(key)})" for key, value in now.items() if value != before.get(key)]
+        now = flat_settings(self._settings)
+        before = changed_settings(checkpoint.parents[1], self._settings)
+        return [f"{key}={now[key]} (was {value})" for key, value in before.items()]
 
     def _other_sinks(self) -> list[Any]:
         sinks: list[Any] = [RayMetrics(self.folder.path.name)]

@@ -1,14 +1,12 @@
 """The run folder: made for a new run, entered again by a resumed one, never overwritten."""
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdft_ray.config import Mode, RunConfig
+from sdft_ray.cluster.finished import run_path
+from sdft_ray.config import AUTO, NEVER, Mode, RunConfig
 from sdft_ray.errors import CheckpointError, ConfigError
 from sdft_ray.learner.checkpoint import complete_checkpoints, read_state
-
-AUTO, NEVER = "auto", "never"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +47,7 @@ def open_run_folder(cfg: RunConfig) -> RunFolder:
         ConfigError: a run of that name exists and nothing says to resume it, or there is no name to resume.
         CheckpointError: the checkpoint to resume does not exist.
     """
-    kind = cfg.method.name if cfg.mode is Mode.train else cfg.mode.name
-    path = Path(cfg.runs_dir).absolute() / (cfg.name or f"{kind}-{time.strftime('%Y%m%d-%H%M%S')}")
+    path = run_path(cfg)
     resumed = _checkpoint_to_resume(cfg, path)
     if cfg.resume == NEVER and path.exists():
         remedy = "choose another name, go on with resume=auto, or delete that folder"
@@ -63,8 +60,6 @@ def open_run_folder(cfg: RunConfig) -> RunFolder:
 def _checkpoint_to_resume(cfg: RunConfig, path: Path) -> Path | None:
     if cfg.resume == NEVER:
         return None
-    if not cfg.name:
-        raise ConfigError("resume", cfg.resume, "says to go on, but not with which run", "set name to that run's name")
     if cfg.resume == AUTO:
         found = complete_checkpoints(path / "checkpoints")
         return found[-1] if found else None

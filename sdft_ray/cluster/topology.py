@@ -21,9 +21,9 @@ import ray
 from sdft_ray.cluster.evaluators import make_evaluator, make_harness
 from sdft_ray.cluster.material import Asked, Material
 from sdft_ray.cluster.placement import Reservation, reserve
-from sdft_ray.cluster.run_folder import NEVER, RunFolder
+from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.cluster.stages import Stages
-from sdft_ray.config import Channel, CompletionSource, RolePlacement, RunConfig, Target, TeacherBackend
+from sdft_ray.config import NEVER, Channel, CompletionSource, RolePlacement, RunConfig, Target, TeacherBackend
 from sdft_ray.evaluate.evaluator import NoEvaluation
 from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.learner.stages import StagePlan

@@ -20,6 +20,8 @@ from sdft_ray.config.stages import BorderConfig
 from sdft_ray.config.teacher import TeacherConfig, TeacherContext, TeacherWeights
 from sdft_ray.config.weights import TeacherEma, WeightsConfig
 
+AUTO, NEVER = "auto", "never"  # what resume may be, besides the path of a checkpoint
+
 
 class Mode(Enum):
     """What the command does."""
@@ -68,6 +70,7 @@ class RunConfig:
     runs_dir: str = "runs"
     note: str = ""  # printed at the start: what an experiment's author wants its users to know
     seed: int = 0  # of the data order and of every completion
+    seeds: list[int] = field(default_factory=list)  # a run each, in runs_dir/NAME-seed-S; [] is one run with `seed`
     batch_size: int = 16  # prompts of one optimizer step, one completion each
     num_steps: int = 0  # optimizer steps; 0 derives them from num_epochs
     num_epochs: int = 2  # used where num_steps is 0; the last, partial batch of an epoch is dropped
@@ -78,7 +81,7 @@ class RunConfig:
     max_staleness: int = 0  # steps the completions may lag behind the weights; 0 is exactly on-policy
     checkpoint_every: int = 50  # steps; 0 keeps only the final model
     keep_checkpoints: int = 2
-    resume: str = "never"  # never, auto (the newest checkpoint of this run folder), or the path of a checkpoint
+    resume: str = NEVER  # never, auto (the newest checkpoint of this run folder), or the path of a checkpoint
     cluster: ClusterConfig = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -119,6 +122,7 @@ class RunConfig:
             f"leaves some of the {self.cluster.learner.num_workers} learner workers without a sample",
             f"set batch_size={self.cluster.learner.num_workers} or more",
         )
+        self._check_seeds()
         self._check_method()
         if self.stages and self.border.rebase_teacher and self.method.has_teacher:
             remedy = "set border.rebase_teacher=false, or train the stages one run after the other with model.path"
@@ -136,6 +140,30 @@ class RunConfig:
                 "is the learner's doing, but with weights.teacher_ema=RECEIVER the teacher workers average",
                 remedy + ", or weights.teacher_ema=LEARNER",
             )
+
+    def _check_seeds(self) -> None:
+        """Refuses seeds that cannot each have a run of their own."""
+        require(
+            len(set(self.seeds)) == len(self.seeds),
+            "seeds",
+            self.seeds,
+            "names a seed twice, and both runs would have the same folder",
+            "name every seed once",
+        )
+        require(
+            not self.seeds or self.mode in (Mode.train, Mode.plan),  # of which a plan is the same for all of them
+            "seeds",
+            self.seeds,
+            f"repeats training, but mode={self.mode.name} trains nothing",
+            "set seed instead, and leave seeds out",
+        )
+        require(
+            not self.seeds or self.resume in (AUTO, NEVER),
+            "resume",
+            self.resume,
+            f"is the checkpoint of one run, but seeds={self.seeds} are several",
+            "set resume=auto, with which every seed goes on from its own, or seed instead of seeds",
+        )
 
     def _check_method(self) -> None:
         """Refuses choices of a method that do not go together."""

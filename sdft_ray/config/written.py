@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 CONFIG_FILE = "config.yaml"
+ABOUT_THE_COMMAND = ("resume",)  # how a run is started, which says nothing about the run
 
 
 def write_settings(run_dir: Path, settings: Mapping[str, Any]) -> None:
@@ -20,3 +21,15 @@ def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, An
     for key, value in settings.items():
         flat |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
+
+
+def changed_settings(run_dir: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, by full key, that are others than those the folder holds, each with the folder's value.
+
+    A folder without settings has none that could have changed; a key that it lacks has the value None.
+    """
+    path = run_dir / CONFIG_FILE
+    if not path.is_file():
+        return {}
+    kept, now = flat_settings(yaml.safe_load(path.read_text())), flat_settings(settings)
+    return {key: kept.get(key) for key, value in now.items() if key not in ABOUT_THE_COMMAND and value != kept.get(key)}

@@ -1,5 +1,6 @@
 """Runs of the same settings but another seed are one arm; what else differs between runs gives the arms their names."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -72,9 +73,14 @@ def group_runs(runs: Sequence[Run]) -> tuple[Arm, ...]:
 
 
 def experiment(run: Run) -> Settings:
-    """The settings that decide what a run computes, as text."""
+    """The settings that decide what a run computes, as text.
+
+    A path may name the run's own seed, as that of the model which a run of the same seed has trained: it is the same
+    in all of them.
+    """
+    own_seed = re.compile(rf"\bseed-{re.escape(str(run.seed))}\b")
     return {
-        key: as_text(value)
+        key: own_seed.sub("seed-*", as_text(value))
         for key, value in run.settings.items()
         if key.partition(".")[0] not in NOT_THE_EXPERIMENT and value not in ([], {})
     }

@@ -123,8 +123,24 @@ def verdict(seconds: Mapping[str, float]) -> str | None:
 
 
 def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
-    """Writes summary.json into the run folder."""
-    (run_dir / SUMMARY_FILE).write_text(json.dumps(summary, indent=2) + "\n")
+    """Writes summary.json into the run folder: whole or not at all, since it says that the run is finished."""
+    partial = run_dir / f"{SUMMARY_FILE}.partial"
+    partial.write_text(json.dumps(summary, indent=2) + "\n")
+    partial.replace(run_dir / SUMMARY_FILE)
+
+
+def read_summary(run_dir: Path) -> dict[str, Any] | None:
+    """The summary of a finished run; None where the run in this folder has not come to its end."""
+    path = run_dir / SUMMARY_FILE
+    if not path.is_file():
+        return None
+    summary: dict[str, Any] = json.loads(path.read_text())
+    return summary
+
+
+def withdraw_summary(run_dir: Path) -> None:
+    """Removes the summary: a finished run goes on, and is unfinished until it writes another."""
+    (run_dir / SUMMARY_FILE).unlink(missing_ok=True)
 
 
 def git_commit() -> str:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import yaml
 
-from sdft_ray.config.written import CONFIG_FILE, flat_settings, write_settings
+from sdft_ray.config.written import CONFIG_FILE, changed_settings, flat_settings, write_settings
 
 
 def test_settings_are_read_back_in_the_order_in_which_they_were_written(tmp_path: Path) -> None:
@@ -15,3 +15,10 @@ def test_settings_are_read_back_in_the_order_in_which_they_were_written(tmp_path
 def test_nested_settings_have_full_keys_and_lists_stay_whole() -> None:
     nested = {"a": {"b": {"c": 1}, "d": [1, {"e": 2}]}, "f": None, "empty": {}}
     assert flat_settings(nested) == {"a.b.c": 1, "a.d": [1, {"e": 2}], "f": None}
+
+
+def test_changed_settings_are_named_with_the_value_the_folder_holds(tmp_path: Path) -> None:
+    write_settings(tmp_path, {"seed": 0, "resume": "never", "learner": {"zero_stage": 2, "schedule": "COSINE"}})
+    now = {"seed": 0, "resume": "auto", "learner": {"zero_stage": 3, "schedule": "COSINE"}, "new": 1}
+    assert changed_settings(tmp_path, now) == {"learner.zero_stage": 2, "new": None}
+    assert changed_settings(tmp_path / "nowhere", now) == {}

@@ -1,0 +1,51 @@
+"""How the command ends: an exit code and at most one message."""
+
+import asyncio
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from sdft_ray.errors import SdftError
+
+FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
+
+
+class Outcome:
+    """Turns however its block ends into an exit code and at most one message, the last of the output."""
+
+    def __init__(self) -> None:
+        self.code = 0
+        self.remedy = "go on with resume=auto and this run's name"  # of a run that was stopped
+        self.log: Path | None = None  # where a traceback goes; on the terminal where there is none yet
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]  # the first is the cause, the others fell with it
+        if error is None or isinstance(error, SystemExit):
+            return False
+        if isinstance(error, asyncio.CancelledError):  # nobody else cancels the job than its SIGTERM handler
+            self._end(TERMINATED, f"terminated; {self.remedy}")
+        elif isinstance(error, KeyboardInterrupt):
+            self._end(INTERRUPTED, f"interrupted; {self.remedy}")
+        elif isinstance(error, SdftError):
+            self._end(FAILED, str(error))
+        else:
+            self._end(FAILED, self._unexpected(error))
+        return True
+
+    def _unexpected(self, error: BaseException) -> str:
+        details = "".join(traceback.format_exception(error))
+        if self.log is None:
+            return details
+        with self.log.open("a") as file:
+            file.write(details)
+        return f"{type(error).__name__}: {error}\nIts traceback: {self.log}"
+
+    def _end(self, code: int, message: str) -> None:
+        self.code = code
+        print(f"\nerror: {message}", file=sys.stderr, flush=True)
