@@ -11,30 +11,33 @@ from sdft_ray.report.tables import EMPTY, Cell, Table, number_cell, table, text_
 from sdft_ray.statistics import Interval
 
 ARROW = "\N{RIGHTWARDS ARROW}"
-NUMBERS = ("difference in points, 95 % interval", "questions", "gained", "lost", "left out", "seeds", "p", "p, Holm")
+COLUMNS = ("set", "arm", "accuracy", "points, 95 % interval", "p", "p, Holm", "gained", "lost", "questions", "seeds")
+LEFT_OUT = "left out"
 LEAD = (
-    "Accuracy on the same questions: of two arms after training, and of one arm before and after it. An interval is "
-    "that of a paired bootstrap over questions: it tells how the difference would vary with other questions, not with "
-    "other seeds, and there is none where all questions changed alike. Runs of the same seed are paired, and a "
-    "question counts once, with its mean over the seeds; gained and lost are the questions whose mean rose and fell. "
-    "Left out is a question that some run was not asked, or whose answer could not be scored. p is that of McNemar's "
-    "exact test, which takes a single seed. Holm's correction holds for all tests of a table together; the intervals "
-    "are each for itself."
+    "Accuracy on the same questions, of two arms after training and of one arm before and after it. The interval is a "
+    "paired bootstrap over questions: how the difference would vary with other questions, not with other seeds; where "
+    "all questions changed alike there is none. Runs of the same seed are paired, and a question counts once, with its "
+    "mean over the seeds: gained where that rose, lost where it fell. p is McNemar's exact test, for a single seed "
+    "only. Holm's correction takes all comparisons of arms together, and all with before training; the intervals are "
+    "not corrected."
 )
+LEAD_LEFT_OUT = " Left out are questions that not all runs were asked, or whose answers could not all be scored."
 
 
 def paired(study: Study) -> Section:
-    """Differences on the same questions."""
+    """Differences on the same questions: a table for each arm that others are compared with, and one for training."""
     between, within = study.paired.arms, study.paired.training
+    has_left_out = any(_num_left_out(one) for one in (*between, *within))
     tables = []
-    if between:
-        tables.append(_table(f"After training, reference {ARROW} arm", between))
+    for reference in dict.fromkeys(one.reference.label for one in between if one.reference):
+        compared = [one for one in between if one.reference and one.reference.label == reference]
+        tables.append(_table(f"After training, {reference} {ARROW} arm", compared, has_left_out))
     if within:
-        tables.append(_table(f"Before {ARROW} after training", within))
+        tables.append(_table(f"Before {ARROW} after training", within, has_left_out))
     return Section(
         name="paired",
         title="Paired comparison",
-        lead=LEAD,
+        lead=LEAD + LEAD_LEFT_OUT if has_left_out else LEAD,
         tables=tuple(tables),
         notices=_notices(study.paired),
     )
@@ -89,31 +92,28 @@ def paired_rows(study: Study) -> list[PairedRow]:
     ]
 
 
-def _table(caption: str, compared: Sequence[Comparison]) -> Table:
-    """One row a comparison; without references there is no column of them."""
-    has_reference = compared[0].reference is not None
-    columns = ("set", "reference", "arm") if has_reference else ("set", "arm")
+def _table(caption: str, compared: Sequence[Comparison], has_left_out: bool) -> Table:
+    """One row a comparison."""
     rows = []
     for one in compared:
-        cells = [text_cell(one.set_name)]
-        if one.reference:
-            cells.append(text_cell(one.reference.label, one.reference.index))
-        cells.append(text_cell(one.arm.label, one.arm.index))
-        rows.append([*cells, *_numbers(one)])
-    return table(caption, (*columns, "accuracy", *NUMBERS), rows, num_text_columns=len(columns))
+        accuracy = f"{Form.SHARE.write(one.before)} {ARROW} {Form.SHARE.write(one.after)}"
+        counts = [one.num_gained, one.num_lost, one.change.num_values, one.num_seeds]
+        rows.append(
+            [
+                text_cell(one.set_name),
+                text_cell(one.arm.label, one.arm.index),
+                Cell(text=accuracy, order=one.after),
+                Cell(text=in_points(one.change), order=one.change.mean),
+                *(EMPTY if math.isnan(p) else number_cell(p, Form.NUMBER) for p in (one.p, one.p_holm)),
+                *(number_cell(count, Form.COUNT) for count in counts),
+                *([number_cell(_num_left_out(one), Form.COUNT)] if has_left_out else []),
+            ]
+        )
+    return table(caption, (*COLUMNS, LEFT_OUT) if has_left_out else COLUMNS, rows, num_text_columns=2)
 
 
-def _numbers(one: Comparison) -> list[Cell]:
-    counts = (
-        one.change.num_values, one.num_gained, one.num_lost, one.num_unscored + one.num_unmatched, one.num_seeds
-    )  # fmt: skip
-    accuracy = f"{Form.SHARE.write(one.before)} {ARROW} {Form.SHARE.write(one.after)}"
-    return [
-        Cell(text=accuracy, order=one.after),
-        Cell(text=in_points(one.change), order=one.change.mean),
-        *(number_cell(count, Form.COUNT) for count in counts),
-        *(EMPTY if math.isnan(p) else number_cell(p, Form.NUMBER) for p in (one.p, one.p_holm)),
-    ]
+def _num_left_out(one: Comparison) -> int:
+    return one.num_unscored + one.num_unmatched
 
 
 def in_points(change: Interval) -> str:

@@ -39,7 +39,7 @@ class Comparison:
     num_unscored: int  # shared questions left out because an answer could not be scored
     num_unmatched: int  # questions left out because not all runs were asked them
     p: float  # McNemar's; NaN with several seeds
-    p_holm: float = math.nan  # the same, corrected for all tests of its table
+    p_holm: float = math.nan  # the same, corrected for all tests against arms, or all against before training
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -142,7 +142,7 @@ def _is_asked(asked: Asked, arm: Arm, set_name: str) -> bool:
 
 
 def _corrected(compared: Sequence[Comparison]) -> tuple[Comparison, ...]:
-    """With Holm's correction over the tests of one table."""
+    """With Holm's correction over all of them that were tested."""
     tested = [one for one in compared if not math.isnan(one.p)]
     corrected = iter(holm([one.p for one in tested]))
     return tuple(one if math.isnan(one.p) else replace(one, p_holm=next(corrected)) for one in compared)

@@ -64,8 +64,8 @@ def test_a_question_counts_once_with_its_mean_over_the_seeds(tmp_path: Path) -> 
     assert math.isnan(row.p) and math.isnan(row.p_holm)
     table = texts(paired(study_of(tmp_path)))
     assert table == [
-        ["taught", "sdft", "sft", "25.0% \N{RIGHTWARDS ARROW} 75.0%", "+50.0 (0.0 to +100.0)", "2", "1", "0", "0", "2"]
-        + ["\N{EN DASH}", "\N{EN DASH}"]
+        ["taught", "sft", "25.0% \N{RIGHTWARDS ARROW} 75.0%", "+50.0 (0.0 to +100.0)", "\N{EN DASH}", "\N{EN DASH}"]
+        + ["1", "0", "2", "2"]
     ]
 
 
@@ -98,7 +98,7 @@ def test_training_is_compared_with_the_same_run_before(tmp_path: Path) -> None:
     assert (row.gained, row.lost, row.p) == (1, 5, 2 * (1 + 6) / 2**6)
     assert row.low < -0.5 < row.high
     section = paired(study)
-    assert [table.columns[:3] for table in section.tables] == [("set", "arm", "accuracy")]
+    assert [table.caption for table in section.tables] == ["Before \N{RIGHTWARDS ARROW} after training"]
     assert texts(section)[0][2] == "87.5% \N{RIGHTWARDS ARROW} 37.5%"
 
 
@@ -108,6 +108,10 @@ def test_what_could_not_be_scored_is_left_out_on_both_sides_and_counted(tmp_path
     (row,) = rows_of(study_of(tmp_path), "arms")
     assert (row.questions, row.unscored, row.gained, row.lost, row.reference_accuracy) == (3, 2, 2, 1, 1 / 3)
     assert [one.unscored for one in rows_of(study_of(tmp_path), "training")] == [1, 1]
+    section = paired(study_of(tmp_path))
+    assert "Left out are questions" in section.lead
+    assert {table.columns[-1] for table in section.tables} == {"left out"}
+    assert [[row[-1] for row in texts(section, number)] for number in (0, 1)] == [["2"], ["1", "1"]]
 
 
 def test_questions_of_one_side_and_another_question_of_the_same_id_are_left_out(tmp_path: Path) -> None:
@@ -128,7 +132,7 @@ def test_a_run_without_answers_is_absent(tmp_path: Path) -> None:
     assert paired(study).notices == ()
 
 
-def test_holms_correction_is_over_the_tests_of_one_table(tmp_path: Path) -> None:
+def test_holms_correction_is_over_all_arms_and_over_all_training(tmp_path: Path) -> None:
     for method, taught in (("sdft", "--------"), ("sdft_paper", "++++++++"), ("sft", "++++----")):
         write_arm(tmp_path, method, {0: "--------", 9: taught})
     study = study_of(tmp_path)
@@ -138,6 +142,9 @@ def test_holms_correction_is_over_the_tests_of_one_table(tmp_path: Path) -> None
         ("sdft", "sft"): (2 / 2**4, 2 * 2 / 2**4),
         ("sdft_paper", "sft"): (2 / 2**4, 2 * 2 / 2**4),
     }
+    arrow = "\N{RIGHTWARDS ARROW}"
+    captions = [f"After training, {name} {arrow} arm" for name in ("sdft", "sdft_paper")]
+    assert [table.caption for table in paired(study).tables] == [*captions, f"Before {arrow} after training"]
     assert [row.p_holm for row in rows_of(study, "training")] == [1.0, 3 * 2 / 2**8, 2 * 2 / 2**4]
 
 
