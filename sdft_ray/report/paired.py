@@ -11,15 +11,15 @@ from sdft_ray.report.tables import EMPTY, Cell, Table, number_cell, table, text_
 from sdft_ray.statistics import Interval
 
 ARROW = "\N{RIGHTWARDS ARROW}"
-COLUMNS = ("set", "arm", "accuracy", "points, 95 % interval", "p", "p, Holm", "gained", "lost", "questions", "seeds")
-LEFT_OUT = "left out"
+COLUMNS = ("set", "arm", "points, 95 % interval", "accuracy", "p", "p, Holm", "gained", "lost", "questions")
+SEEDS, LEFT_OUT = "seeds", "left out"  # columns of a page where there are several, and where there are any
 LEAD = (
     "Accuracy on the same questions, of two arms after training and of one arm before and after it. The interval is a "
     "paired bootstrap over questions: how the difference would vary with other questions, not with other seeds; where "
     "all questions changed alike there is none. Runs of the same seed are paired, and a question counts once, with its "
     "mean over the seeds: gained where that rose, lost where it fell. p is McNemar's exact test, for a single seed "
-    "only. Holm's correction takes all comparisons of arms together, and all with before training; the intervals are "
-    "not corrected."
+    "only. Holm's correction covers all comparisons between arms, and by itself all with before training; the "
+    "intervals are not corrected."
 )
 LEAD_LEFT_OUT = " Left out are questions that not all runs were asked, or whose answers could not all be scored."
 
@@ -27,13 +27,15 @@ LEAD_LEFT_OUT = " Left out are questions that not all runs were asked, or whose 
 def paired(study: Study) -> Section:
     """Differences on the same questions: a table for each arm that others are compared with, and one for training."""
     between, within = study.paired.arms, study.paired.training
-    has_left_out = any(_num_left_out(one) for one in (*between, *within))
+    told = (*between, *within)
+    has_left_out = any(_num_left_out(one) for one in told)
+    more = [SEEDS] * any(one.num_seeds > 1 for one in told) + [LEFT_OUT] * has_left_out
     tables = []
     for reference in dict.fromkeys(one.reference.label for one in between if one.reference):
         compared = [one for one in between if one.reference and one.reference.label == reference]
-        tables.append(_table(f"After training, {reference} {ARROW} arm", compared, has_left_out))
+        tables.append(_table(f"After training, {reference} {ARROW} arm", compared, more))
     if within:
-        tables.append(_table(f"Before {ARROW} after training", within, has_left_out))
+        tables.append(_table(f"Before {ARROW} after training", within, more))
     return Section(
         name="paired",
         title="Paired comparison",
@@ -92,24 +94,24 @@ def paired_rows(study: Study) -> list[PairedRow]:
     ]
 
 
-def _table(caption: str, compared: Sequence[Comparison], has_left_out: bool) -> Table:
-    """One row a comparison."""
+def _table(caption: str, compared: Sequence[Comparison], more: Sequence[str]) -> Table:
+    """One row a comparison; `more` are the columns behind those of every page."""
     rows = []
     for one in compared:
         accuracy = f"{Form.SHARE.write(one.before)} {ARROW} {Form.SHARE.write(one.after)}"
-        counts = [one.num_gained, one.num_lost, one.change.num_values, one.num_seeds]
+        counts = [one.num_gained, one.num_lost, one.change.num_values]
+        counts += [{SEEDS: one.num_seeds, LEFT_OUT: _num_left_out(one)}[name] for name in more]
         rows.append(
             [
                 text_cell(one.set_name),
                 text_cell(one.arm.label, one.arm.index),
-                Cell(text=accuracy, order=one.after),
                 Cell(text=in_points(one.change), order=one.change.mean),
+                Cell(text=accuracy, order=one.after),
                 *(EMPTY if math.isnan(p) else number_cell(p, Form.NUMBER) for p in (one.p, one.p_holm)),
                 *(number_cell(count, Form.COUNT) for count in counts),
-                *([number_cell(_num_left_out(one), Form.COUNT)] if has_left_out else []),
             ]
         )
-    return table(caption, (*COLUMNS, LEFT_OUT) if has_left_out else COLUMNS, rows, num_text_columns=2)
+    return table(caption, (*COLUMNS, *more), rows, num_text_columns=2)
 
 
 def _num_left_out(one: Comparison) -> int:
