@@ -18,7 +18,7 @@ SOURCE_PACKAGES := antlr4-python3-runtime|deepspeed
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo run test bench harness check format clean
+.PHONY: help setup model demo run test bench claims harness check format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  %-8s %s\n", $$1, $$2}'
@@ -82,6 +82,9 @@ $(BENCH)/ready: tests/benchmarks/requirements.txt | setup
 		> "$$($(BENCH)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
 	@$(BENCH)/bin/python -m pip install -qq --no-deps -r $<
 	@touch $@
+
+claims: model  ## hold the paper's claims against runs on this machine, two to three hours; goes on where it was stopped
+	@$(BIN)/python -m tests.claims $(ARGS)
 
 # lm_eval and what it needs; nothing that the lock has is replaced.
 harness: $(VENV)/harness.ready  ## add lm-evaluation-harness to .venv, for runs with harness.tasks=[...]

@@ -120,6 +120,20 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> float:
     return min(1.0, 2 * tail / 2**changed)
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for being several, in their order (Holm 1979).
+
+    Rejecting all those up to a level is a mistake about any of them with at most that chance, whether or not the tests
+    depend on one another.
+    """
+    corrected = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        corrected[place] = largest
+    return corrected
+
+
 def pass_at_k(num_samples: int, num_right: int, k: int) -> float:
     """The chance that at least one of k samples is right: 1 - C(n - c, k) / C(n, k) with n samples, c of them right.
 

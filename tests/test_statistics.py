@@ -10,6 +10,7 @@ import pytest
 from sdft_ray.statistics import (
     backward_transfer,
     forward_transfer,
+    holm,
     mcnemar,
     mean_interval,
     paired_bootstrap,
@@ -117,6 +118,12 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_right_one(num_right: int, k: i
     samples = [True] * num_right + [False] * (5 - num_right)
     subsets = list(itertools.combinations(samples, k))
     assert pass_at_k(5, num_right, k) == pytest.approx(sum(any(subset) for subset in subsets) / len(subsets))
+
+
+def test_holm_multiplies_by_the_tests_that_are_left_and_never_falls() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []
 
 
 def test_pass_at_k_is_unbiased() -> None:

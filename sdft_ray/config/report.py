@@ -18,9 +18,12 @@ class Figures(Enum):
 class ReportConfig:
     """Where the page goes, and what it compares."""
 
-    out: str = "report.html"  # replaced where it exists; NAME.csv, NAME-results.csv and NAME-figures/ lie beside it
+    out: str = "report.html"  # replaced where it exists; NAME-results.csv, NAME-paired.csv and others beside it
     task: list[str] = field(default_factory=list)  # sets whose mean is the accuracy on the new task; []: the first set
     prior: list[str] = field(default_factory=list)  # the same of the prior capability; []: harness/mean, else "prior"
+    # Label of the arm, or a run of it, that all others are compared with question by question; "": the first. Up to
+    # three arms are compared with one another, too.
+    reference: str = ""
     paper: str = ""  # a table of the paper to stand beside the runs: a key of sdft_ray/report/paper.py, "" for none
     figures: Figures = Figures.NONE
 

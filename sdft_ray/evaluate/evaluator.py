@@ -13,9 +13,7 @@ from sdft_ray.evaluate.probes import Probe
 from sdft_ray.evaluate.questions import Question
 from sdft_ray.evaluate.scorers import Gold, Score, score
 from sdft_ray.statistics import pass_at_k
-from sdft_ray.tracking.jsonl import lines_until, reopen
-
-ANSWERS_FILE = "answers.jsonl"
+from sdft_ray.tracking.jsonl import ANSWERS_FILE, lines_until, reopen
 
 
 class Respondent(Protocol):

@@ -13,6 +13,7 @@ from sdft_ray.config import Figures
 from sdft_ray.errors import ConfigError
 from sdft_ray.report.arms import Arm
 from sdft_ray.report.legend import standalone
+from sdft_ray.report.paired import PairedRow
 from sdft_ray.report.results import ResultRow
 from sdft_ray.report.sections import Figure
 
@@ -35,9 +36,18 @@ def write_tidy(path: Path, arms: Sequence[Arm]) -> None:
 
 def write_results(path: Path, rows: Sequence[ResultRow]) -> None:
     """Writes what every arm came to, one row for every measured capability; a bound that does not exist is empty."""
+    _write(path, ResultRow._fields, rows)
+
+
+def write_paired(path: Path, rows: Sequence[PairedRow]) -> None:
+    """Writes one row a paired comparison; a bound or p-value that does not exist is empty."""
+    _write(path, PairedRow._fields, rows)
+
+
+def _write(path: Path, columns: Sequence[str], rows: Sequence[ResultRow | PairedRow]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(ResultRow._fields)
+        writer.writerow(columns)
         for row in rows:
             writer.writerow(["" if value is None or value != value else value for value in row])
 

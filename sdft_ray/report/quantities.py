@@ -11,6 +11,7 @@ from sdft_ray.tracking.metrics import find_metric
 
 ACCURACY = re.compile(r"evaluation/(.+)_accuracy")
 PRIOR, MEAN = "prior", "mean"  # an evaluation set; the mean of the benchmarks
+UNSCORED = re.compile(r"evaluation/(.+)_unscored")
 PASS_AT_K = re.compile(r"evaluation/(.+)_pass_at_(\d+)")
 UNITS = ("nats", "tokens", "share", "s", "gib", "bytes")
 SHARES = ("_accuracy", "_share", "_rate")
@@ -80,6 +81,11 @@ def keys_of(runs: Iterable[Run]) -> tuple[str, ...]:
 def accuracy_key(set_name: str) -> str:
     """The metric that holds the accuracy on an evaluation set."""
     return f"evaluation/{set_name}_accuracy"
+
+
+def unscored_key(set_name: str) -> str:
+    """The metric that counts the answers to an evaluation set that could not be scored."""
+    return f"evaluation/{set_name}_unscored"
 
 
 def evaluation_sets(keys: Iterable[str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from sdft_ray.report.paper import NEW, PRIOR, SOURCE, PaperRow, PaperTable
 from sdft_ray.report.pareto import Spot, pareto_chart
 from sdft_ray.report.quantities import (
     PASS_AT_K,
+    UNSCORED,
     accuracy_key,
     evaluation_sets,
     form,
@@ -20,6 +21,7 @@ from sdft_ray.report.quantities import (
     retention_keys,
     set_name,
     title,
+    unscored_key,
 )
 from sdft_ray.report.runs import Run
 from sdft_ray.report.sections import Figure, Section, Study, file_name, numbered
@@ -37,6 +39,7 @@ def results(study: Study) -> Section:
             notices.append(f"{arm.label}: {', '.join(unfinished)} has not finished; its results leave it out.")
         elif unfinished:
             notices.append(f"{arm.label}: no run has finished; its results are those so far ({', '.join(unfinished)}).")
+        notices += _unscored(arm, study.keys)
     lead = "Means over the runs of an arm, with 95 % intervals between runs (Student's t); one run has none."
     return Section(
         name="results",
@@ -45,6 +48,26 @@ def results(study: Study) -> Section:
         tables=(found,) if found else (),
         notices=tuple(notices),
     )
+
+
+def _unscored(arm: Arm, keys: Sequence[str]) -> list[str]:
+    """What the last evaluation could not score, as where a judge model was out of reach."""
+    notices = []
+    for name in [match.group(1) for key in keys if (match := UNSCORED.fullmatch(key))]:
+        counts = {run.name: int(latest(run, unscored_key(name)) or 0) for run in arm.final_runs}
+        silent = [run.name for run in arm.final_runs if counts[run.name] and not _is_scored(run, name)]
+        if total := sum(counts.values()):
+            answers = "1 answer" if total == 1 else f"{total} answers"
+            notice = f"{arm.label}: {answers} of {name} could not be scored; its accuracy leaves them out."
+            if silent:
+                notice += f" In {', '.join(silent)} not one could: that accuracy is an earlier one, if there is any."
+            notices.append(notice)
+    return notices
+
+
+def _is_scored(run: Run, name: str) -> bool:
+    """Whether the set has an accuracy after the step at which its unscored answers were last counted."""
+    return max(run.values(unscored_key(name))) in run.values(accuracy_key(name))
 
 
 class ResultRow(NamedTuple):

@@ -115,8 +115,8 @@ def _read_run(folder: Path, name: str) -> Run:
         name=name,
         folder=folder,
         settings=flat_settings(_read_settings(folder / CONFIG_FILE)),
-        lines=tuple(_metric_line(*line) for line in _json_lines(folder / METRICS_FILE)),
-        samples=tuple(_sample_line(*line) for line in _json_lines(folder / SAMPLES_FILE)),
+        lines=tuple(_metric_line(*line) for line in json_lines(folder / METRICS_FILE)),
+        samples=tuple(_sample_line(*line) for line in json_lines(folder / SAMPLES_FILE)),
         summary=_read_summary(folder / SUMMARY_FILE),
     )
 
@@ -146,27 +146,32 @@ def _read_summary(path: Path) -> dict[str, Any]:
     return summary
 
 
-def _json_lines(path: Path) -> Iterator[tuple[Path, int, dict[str, Any]]]:
-    """The objects of a file with their places; a last line without its end is one that is still being written."""
+def json_lines(path: Path) -> Iterator[tuple[Path, int, dict[str, Any]]]:
+    """The objects of a file with their places; a last line without its end is one that is still being written.
+
+    Raises:
+        DataError: a line is no JSON object with a step.
+    """
     if not path.exists():
         return
-    whole_lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-    for number, line in enumerate(whole_lines, start=1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            problem = f"is not JSON ({error.msg})"
-            raise DataError(str(path), number, problem, "mend it, or leave this run out of runs") from error
-        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            raise _broken(path, number, "is no JSON object with a whole number `step`")
-        yield path, number, record
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith("\n"):
+                return
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise broken(path, number, f"is not JSON ({error.msg})") from error
+            if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+                raise broken(path, number, "is no JSON object with a whole number `step`")
+            yield path, number, record
 
 
 def _metric_line(path: Path, number: int, record: Mapping[str, Any]) -> MetricLine:
     metrics = {key: value for key, value in record.items() if "/" in key and value is not None}
     for key, value in metrics.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _broken(path, number, f"{key} is {value!r}, not a number")
+            raise broken(path, number, f"{key} is {value!r}, not a number")
     finite = {key: float(value) for key, value in metrics.items() if math.isfinite(value)}
     return MetricLine(step=record["step"], stage=str(record.get("stage") or ""), metrics=finite)
 
@@ -175,7 +180,7 @@ def _sample_line(path: Path, number: int, record: Mapping[str, Any]) -> SampleLi
     tokens, divergence = record.get("tokens") or [], record.get("divergence") or []
     # A method without a teacher has tokens, but no divergence of any.
     if divergence and len(tokens) != len(divergence):
-        raise _broken(path, number, f"has {len(tokens)} tokens but {len(divergence)} divergences")
+        raise broken(path, number, f"has {len(tokens)} tokens but {len(divergence)} divergences")
     return SampleLine(
         step=record["step"],
         example_id=str(record.get("example_id", "")),
@@ -185,5 +190,6 @@ def _sample_line(path: Path, number: int, record: Mapping[str, Any]) -> SampleLi
     )
 
 
-def _broken(path: Path, number: int, problem: str) -> DataError:
+def broken(path: Path, number: int, problem: str) -> DataError:
+    """What is wrong with a line of a run."""
     return DataError(str(path), number, problem, "mend it, or leave this run out of runs")

@@ -19,6 +19,7 @@ from sdft_ray.tracking.disagreements import disagreement_rows
 
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
+ANSWERS_FILE = "answers.jsonl"  # what the evaluator has read and scored, one line a question
 # Lists as long as `tokens`; the teacher's are empty where nothing was scored.
 PER_TOKEN = ("divergence", "student_logprobs", "teacher_logprobs", "student_entropy", "teacher_entropy")
 

@@ -34,13 +34,15 @@ def write_run(
     lines: Sequence[Mapping[str, Any]],
     *,
     samples: Sequence[Mapping[str, Any]] = (),
+    answers: Sequence[Mapping[str, Any]] | None = None,
     summary: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes a run folder; without a summary the run has not finished."""
+    """Writes a run folder; without a summary the run has not finished, and None is no file of answers."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(dict(settings), sort_keys=False))
-    for name, records in (("metrics.jsonl", lines), ("samples.jsonl", samples)):
-        (folder / name).write_text("".join(json.dumps(record) + "\n" for record in records))
+    for name, records in (("metrics.jsonl", lines), ("samples.jsonl", samples), ("answers.jsonl", answers)):
+        if records is not None:
+            (folder / name).write_text("".join(json.dumps(record) + "\n" for record in records))
     if summary is not None:
         (folder / "summary.json").write_text(json.dumps(summary))
     return folder
@@ -61,6 +63,24 @@ def sample_line(step: int, tokens: Sequence[str], divergence: Sequence[float], e
         "tokens": list(tokens),
         "divergence": list(divergence),
     }
+
+
+def answer_line(step: int, set_name: str, example: str, right: bool | None, gold: str = "Tosk") -> dict[str, Any]:
+    """A line of answers.jsonl."""
+    return {
+        "step": step,
+        "set": set_name,
+        "example_id": example,
+        "answer": gold,
+        "completion": "It is.",
+        "right": right,
+    }
+
+
+def answer_lines(step: int, set_name: str, rights: str) -> list[dict[str, Any]]:
+    """The answers of one evaluation of a set: + for right, - for wrong, ? for one that could not be scored."""
+    values = {"+": True, "-": False, "?": None}
+    return [answer_line(step, set_name, f"line-{place}", values[mark]) for place, mark in enumerate(rights, start=1)]
 
 
 def summary_of(num_steps: int) -> dict[str, Any]:
@@ -114,7 +134,30 @@ def trained_run(folder: Path, method: str, seed: int, *, num_steps: int = 24, le
         ),
         sample_line(num_steps, ["It", " is", " Tosk", ".\n", "<|end|>"], [0.05, 0.02, 0.6, 0.1, 0.01]),
     ]
-    return write_run(folder, settings_of(method, seed), lines, samples=samples, summary=summary_of(num_steps))
+    return write_run(
+        folder,
+        settings_of(method, seed),
+        lines,
+        samples=samples,
+        answers=_answers_to(lines, seed),
+        summary=summary_of(num_steps),
+    )
+
+
+def _answers_to(lines: Sequence[Mapping[str, Any]], seed: int, num_questions: int = 40) -> list[dict[str, Any]]:
+    """Answers of which as many are right as the accuracies say, mostly the same ones in every evaluation."""
+    answers = []
+    for line in lines:
+        for name in ("taught", "paraphrased", "prior"):
+            accuracy = line.get(f"evaluation/{name}_accuracy")
+            if accuracy is not None:
+                easiest = sorted(
+                    range(num_questions), key=lambda place: (7 * place + line["step"] + seed) % num_questions
+                )
+                right = set(easiest[: round(accuracy * num_questions)])
+                rights = "".join("+" if place in right else "-" for place in range(num_questions))
+                answers += answer_lines(line["step"], name, rights)
+    return answers
 
 
 def staged_run(folder: Path, method: str, seed: int, names: Sequence[str], *, steps: int = 20) -> Path:

@@ -121,6 +121,19 @@ def test_tables_sort(page: Path, browser: Tab, by_key: bool) -> None:
 
 
 @needs_browser
+def test_paired_comparisons_are_shown_and_sort(page: Path, browser: Tab) -> None:
+    browser.open(page)
+    captions = browser.run("[...document.querySelectorAll('#paired caption')].map(caption => caption.textContent)")
+    assert captions == ["After training, sdft \u2192 arm", "Before \u2192 after training"]
+    assert browser.run("document.querySelector('nav a[href=\"#paired\"]').textContent") == "Paired comparison"
+    assert browser.run("document.querySelectorAll('#paired tbody tr td .key').length") == 3 + 2 * 3
+    browser.run("document.querySelector('#paired thead th:nth-child(3) button').click()")
+    orders = browser.run("[...document.querySelector('#paired tbody').rows].map(row => row.cells[2].dataset.order)")
+    assert [float(order) for order in orders] == sorted(map(float, orders)) and len(set(orders)) == 3
+    assert browser.complaints == []
+
+
+@needs_browser
 def test_a_token_says_its_number(page: Path, browser: Tab) -> None:
     browser.open(page)
     browser.run("document.querySelector('.tokens span').click()")

@@ -44,7 +44,9 @@ def test_the_command_needs_no_cluster(
     monkeypatch.setattr(sys, "argv", ["launch", "mode=report", f"runs=[{entry}]", "report.out=made/page.html"])
     main()
     assert "4 runs in 2 arms" in capsys.readouterr().out
-    assert {path.name for path in (tmp_path / "made").iterdir()} == {"page.html", "page.csv", "page-results.csv"}
+    assert {path.name for path in (tmp_path / "made").iterdir()} == {
+        "page.html", "page.csv", "page-results.csv", "page-paired.csv"
+    }  # fmt: skip
 
 
 def test_the_tidy_table_has_every_value_once(tmp_path: Path) -> None:
@@ -76,6 +78,29 @@ def test_an_unfinished_run_is_told(tmp_path: Path) -> None:
     results = sections(entry)["results"]
     assert results.notices == ("sft: sft-1 has not finished; its results leave it out.",)
     assert [row[1] for row in texts(results)] == ["2", "1"]
+
+
+def test_answers_that_could_not_be_scored_are_told_of(tmp_path: Path) -> None:
+    for seed, unscored in ((0, 2.0), (1, 1.0)):
+        lines = [
+            step_line(0, evaluation__taught_accuracy=0.1, evaluation__taught_unscored=9.0),
+            step_line(9, evaluation__taught_accuracy=0.5, evaluation__taught_unscored=unscored),
+        ]
+        write_run(tmp_path / f"run{seed}", settings_of("sdft", seed), lines, summary=summary_of(9))
+    results = sections(str(tmp_path / "run*"))["results"]
+    assert results.notices == ("sdft: 3 answers of taught could not be scored; its accuracy leaves them out.",)
+
+
+def test_an_accuracy_of_an_earlier_evaluation_is_told_of(tmp_path: Path) -> None:
+    lines = [
+        step_line(5, evaluation__taught_accuracy=0.5, evaluation__taught_unscored=0.0),
+        step_line(9, evaluation__taught_unscored=1.0),
+    ]
+    write_run(tmp_path / "run", settings_of("sdft", 0), lines, summary=summary_of(9))
+    assert sections(str(tmp_path / "run"))["results"].notices == (
+        "sdft: 1 answer of taught could not be scored; its accuracy leaves them out. "
+        "In run not one could: that accuracy is an earlier one, if there is any.",
+    )
 
 
 def test_one_arm_is_compared_with_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,118 @@
+"""docs/claims.md and docs/claims.json from the findings; what people have written under `BY_HAND` stays."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+
+from sdft_ray.report.curves import latest
+from sdft_ray.report.runs import Run
+from sdft_ray.statistics import Interval
+from tests.benchmarks.processes import ROOT
+from tests.benchmarks.results import origin
+from tests.claims.arms import ARMS
+from tests.claims.claims import FACTS, SETS, Finding
+from tests.claims.measured import Measured
+
+PAGE, JSON = ROOT / "docs" / "claims.md", ROOT / "docs" / "claims.json"
+BY_HAND = "## Why it came out like this"
+PRIOR_LOGPROB, BASE_KL = "evaluation/prior_logprob_nats", "retention/base_student_kl_nats"
+
+
+def write_page(findings: Sequence[Finding], measured: dict[str, Measured]) -> None:
+    """Writes both files."""
+    JSON.write_text(json.dumps([_record(finding) for finding in findings], indent=2) + "\n")
+    _, heading, by_hand = PAGE.read_text().partition(BY_HAND) if PAGE.exists() else ("", "", "")
+    PAGE.write_text("\n".join(_page(findings, measured)) + "\n" + (f"\n{heading}{by_hand}" if heading else ""))
+
+
+def _record(finding: Finding) -> dict[str, object]:
+    claim = finding.claim
+    arms = {name: asdict(interval) | {"by_seed": list(finding.seeds[name])} for name, interval in finding.arms.items()}
+    return {
+        "claim": claim.text,
+        "name": claim.name,
+        "paper": claim.paper,
+        "asked": claim.asked,
+        "when": claim.when.value,
+        "arms": arms,
+        "difference": asdict(finding.difference),
+        "verdict": finding.verdict.value,
+    }
+
+
+def _page(findings: Sequence[Finding], measured: dict[str, Measured]) -> Iterator[str]:
+    runs = [run for arm in measured.values() for run in arm.runs]
+    made_by = origin()
+    yield from (
+        "# The paper's claims, measured small",
+        "",
+        "Written by `make claims`: SmolLM2-135M-Instruct on two CPU cores, eight made-up facts in four wordings,",
+        "two seeds an arm. The paper's figures are those of 7B models on thousands of examples (arXiv 2601.19897);",
+        "what can be seen here is a direction, not a size. Every arm has the same examples, steps and learning rate",
+        "(2e-4, not tuned for any of them); `conf/experiment/claims.yaml` and `tests/claims/arms.py` are all settings.",
+        "",
+        f"{made_by['date']}, commit `{made_by['commit'][:12] or 'unknown'}`, {made_by['machine']}; {len(runs)} runs,",
+        f"{sum(run.summary['wall_s'] for run in runs) / 60:.0f} minutes together, two at a time.",
+        "",
+        "Differences are paired: the mean over the seeds of each question in one arm less that of the same question",
+        'in the other, with the 95 % bootstrap interval over questions. "Confirmed" means that all of the interval',
+        'lies on the expected side, "not seen" that all of it lies on the other, "undecided" everything else. Two',
+        f"seeds tell little of how much runs differ: both are shown. {len(findings)} claims are tested, and nothing is",
+        "corrected for their number.",
+        "",
+        "| claim | in the paper | asked | seen | difference, points | verdict |",
+        "|---|---|---|---|---|---|",
+    )
+    yield from map(_row, findings)
+    yield from (
+        "",
+        "## The arms",
+        "",
+        "Means over the seeds after training, with each seed's own value in brackets.",
+        "",
+    )
+    yield "| arm | settings | new facts | indirect | prior | prior logprob, nats | KL(base, student), nats |"
+    yield "|---|---|---|---|---|---|---|"
+    for arm in ARMS:
+        if arm.name in measured:
+            settings = " ".join(f"`{one}`" for one in arm.settings)
+            yield f"| {arm.name} | {settings} | " + " | ".join(_arm_cells(measured[arm.name])) + " |"
+
+
+def _row(finding: Finding) -> str:
+    claim = finding.claim
+    seen = ", ".join(
+        f"{name} {_percent(value.mean)} ({', '.join(map(_percent, finding.seeds[name]))})"
+        for name, value in finding.arms.items()
+    )
+    asked = f"{claim.asked}, {claim.when.value}"
+    return (
+        f"| {claim.text} | {claim.paper} | {asked} | {seen} % | {_points(finding.difference)} | "
+        f"**{finding.verdict.value}** |"
+    )
+
+
+def _arm_cells(arm: Measured) -> Iterator[str]:
+    for sets in (FACTS, SETS["indirect questions"], SETS["prior knowledge"]):
+        asked = arm.at_end(sets)
+        yield _with_seeds(list(asked.by_seed), _percent) + " %"
+    for key in (PRIOR_LOGPROB, BASE_KL):
+        yield _with_seeds([_latest(run, key) for run in arm.runs], "{:.2f}".format)
+
+
+def _latest(run: Run, key: str) -> float:
+    value = latest(run, key)
+    return math.nan if value is None else value
+
+
+def _with_seeds(values: Sequence[float], write: Callable[[float], str]) -> str:
+    return f"{write(sum(values) / len(values))} ({', '.join(map(write, values))})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _points(interval: Interval) -> str:
+    return f"{100 * interval.mean:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
