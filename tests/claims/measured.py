@@ -1,13 +1,17 @@
 """What the finished runs of an arm answered, question by question."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sdft_ray.report.curves import latest
 from sdft_ray.report.runs import Run, json_lines, read_runs
 from sdft_ray.report.stages import borders
 from sdft_ray.tracking.jsonl import ANSWERS_FILE
 from tests.claims.arms import ARMS, SEEDS
 from tests.claims.running import is_finished, run_folder
+
+PRIOR_LOGPROB, BASE_KL = "evaluation/prior_logprob_nats", "retention/base_student_kl_nats"
 
 Answers = dict[str, float]  # 1 for right, 0 for wrong, by question
 
@@ -25,6 +29,11 @@ class Measured:
     """An arm with its finished runs."""
 
     runs: tuple[Run, ...]
+
+    def by_seed(self, metric: str) -> tuple[float, ...]:
+        """A metric of each run after training; NaN where it was not measured."""
+        values = [latest(run, metric) for run in self.runs]
+        return tuple(math.nan if value is None else value for value in values)
 
     def at_end(self, sets: Sequence[str]) -> Questions:
         """Whether each question of the sets is right after training."""

@@ -5,18 +5,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 
-from sdft_ray.report.curves import latest
-from sdft_ray.report.runs import Run
-from sdft_ray.statistics import Interval
 from tests.benchmarks.processes import ROOT
 from tests.benchmarks.results import origin
-from tests.claims.arms import ARMS
+from tests.claims.arms import ARMS, STAGES
 from tests.claims.claims import FACTS, SETS, Finding
-from tests.claims.measured import Measured
+from tests.claims.measured import BASE_KL, PRIOR_LOGPROB, Measured
 
 PAGE, JSON = ROOT / "docs" / "claims.md", ROOT / "docs" / "claims.json"
 BY_HAND = "## Why it came out like this"
-PRIOR_LOGPROB, BASE_KL = "evaluation/prior_logprob_nats", "retention/base_student_kl_nats"
 
 
 def write_page(findings: Sequence[Finding], measured: dict[str, Measured]) -> None:
@@ -76,20 +72,27 @@ def _page(findings: Sequence[Finding], measured: dict[str, Measured]) -> Iterato
     yield "|---|---|---|---|---|---|---|"
     for arm in ARMS:
         if arm.name in measured:
-            settings = " ".join(f"`{one}`" for one in arm.settings)
+            settings = " ".join(f"`{one.partition('=')[0] if one == STAGES else one}`" for one in arm.settings)
             yield f"| {arm.name} | {settings} | " + " | ".join(_arm_cells(measured[arm.name])) + " |"
 
 
 def _row(finding: Finding) -> str:
     claim = finding.claim
+    write, unit = (_nats, "nats") if claim.metric else (_percent, "%")
     seen = ", ".join(
-        f"{name} {_percent(value.mean)} ({', '.join(map(_percent, finding.seeds[name]))})"
+        f"{name} {write(value.mean)} ({', '.join(map(write, finding.seeds[name]))})"
         for name, value in finding.arms.items()
     )
-    asked = f"{claim.asked}, {claim.when.value}"
+    difference = finding.difference
+    size, unit_of_size = (1, " nats") if claim.metric else (100, "")
+    bounds = (
+        "no interval"
+        if math.isnan(difference.low)
+        else f"{size * difference.low:+.2f} to {size * difference.high:+.2f}"
+    )
     return (
-        f"| {claim.text} | {claim.paper} | {asked} | {seen} % | {_points(finding.difference)} | "
-        f"**{finding.verdict.value}** |"
+        f"| {claim.text} | {claim.paper} | {claim.asked}, {claim.when.value} | {seen} {unit} | "
+        f"{size * difference.mean:+.2f}{unit_of_size} ({bounds}) | **{finding.verdict.value}** |"
     )
 
 
@@ -97,13 +100,8 @@ def _arm_cells(arm: Measured) -> Iterator[str]:
     for sets in (FACTS, SETS["indirect questions"], SETS["prior knowledge"]):
         asked = arm.at_end(sets)
         yield _with_seeds(list(asked.by_seed), _percent) + " %"
-    for key in (PRIOR_LOGPROB, BASE_KL):
-        yield _with_seeds([_latest(run, key) for run in arm.runs], "{:.2f}".format)
-
-
-def _latest(run: Run, key: str) -> float:
-    value = latest(run, key)
-    return math.nan if value is None else value
+    for metric in (PRIOR_LOGPROB, BASE_KL):
+        yield _with_seeds(arm.by_seed(metric), _nats)
 
 
 def _with_seeds(values: Sequence[float], write: Callable[[float], str]) -> str:
@@ -114,5 +112,5 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _points(interval: Interval) -> str:
-    return f"{100 * interval.mean:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
+def _nats(value: float) -> str:
+    return f"{value:.2f}"

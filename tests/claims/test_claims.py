@@ -8,7 +8,7 @@ import pytest
 from sdft_ray.report.runs import read_runs
 from tests.claims.arms import ARMS
 from tests.claims.claims import CLAIMS, NEW, Claim, Verdict, When, examine
-from tests.claims.measured import Measured
+from tests.claims.measured import BASE_KL, Measured
 from tests.report.folders import settings_of, summary_of, write_run
 
 CLAIM = Claim(name="learns", text="One learns more.", paper="", better="one", worse="other", asked=NEW)
@@ -73,6 +73,20 @@ def test_what_is_kept_is_counted_from_the_end_of_the_first_stage(tmp_path: Path)
     assert finding.verdict is Verdict.CONFIRMED
 
 
+def test_a_metric_of_whole_runs_needs_two_seeds_and_less_of_it_is_better(tmp_path: Path) -> None:
+    claim = replace(CLAIM, metric=BASE_KL)
+    arms = {
+        "one": _arm(tmp_path / "one", [_right(1), _right(2)], base_kl=0.3),
+        "other": _arm(tmp_path / "other", [_right(1), _right(2)], base_kl=1.3),
+    }
+    finding = examine(claim, arms)
+    assert finding is not None
+    assert finding.difference.mean == pytest.approx(1.0)
+    assert finding.verdict is Verdict.CONFIRMED
+    alone = examine(claim, {name: Measured(arm.runs[:1]) for name, arm in arms.items()})
+    assert alone is not None and alone.verdict is Verdict.UNDECIDED
+
+
 def test_a_claim_waits_for_its_arms(tmp_path: Path) -> None:
     assert examine(CLAIM, {"one": _arm(tmp_path / "one", [_right(3)])}) is None
 
@@ -87,12 +101,13 @@ def _arm(
     *,
     before: Mapping[str, bool] | None = None,
     between: Mapping[str, bool] | None = None,
+    base_kl: float = 0.0,
 ) -> Measured:
     """An arm with a run of four steps for each seed; its first stage ends in the middle."""
     folders = []
     for seed, end in enumerate(ends):
         lines = [
-            {"step": step, "stage": stage, "evaluation/taught_accuracy": 0.5}
+            {"step": step, "stage": stage, "evaluation/taught_accuracy": 0.5, BASE_KL: base_kl}
             for step, stage in ((0, "first"), (2, "first"), (4, "second"))
         ]
         path = write_run(folder / f"seed-{seed}", settings_of("sdft", seed), lines, summary=summary_of(4))
