@@ -8,6 +8,8 @@ import ray
 
 from sdft_ray.tracking.ray_metrics import RayMetrics
 
+RUN = "a run"
+
 
 @pytest.fixture
 def export_address(cluster: None) -> str:
@@ -25,19 +27,17 @@ def exported(address: str, name: str) -> str:
         except OSError:  # the exporter is still starting
             lines = []
         for line in lines:
-            if line.startswith(f"ray_{name}{{"):
+            if line.startswith(f"ray_{name}{{") and f'run="{RUN}"' in line:  # runs of other tests are there, too
                 return line
         time.sleep(0.2)
     raise AssertionError(f"{name} did not appear at {address}")
 
 
 def test_prometheus_finds_the_metrics_with_run_and_set(export_address: str) -> None:
-    sink = RayMetrics("a run")
+    sink = RayMetrics(RUN)
     sink.log_step(1, 0.0, {"learner/loss": 0.25}, ())
     sink.log_evaluation(1, 0.0, {"evaluation/taught-facts_accuracy": 0.5})
-    loss = exported(export_address, "sdft_learner_loss")
-    assert 'run="a run"' in loss
-    assert loss.endswith(" 0.25")
+    assert exported(export_address, "sdft_learner_loss").endswith(" 0.25")
     accuracy = exported(export_address, "sdft_evaluation_accuracy")
     assert 'set="taught-facts"' in accuracy
     assert accuracy.endswith(" 0.5")
