@@ -1,6 +1,8 @@
 """The paper's experiments: every arm of every sweep is a run that can be started as it stands."""
 
+import re
 from copy import copy
+from fnmatch import fnmatch
 from functools import cache
 from itertools import product
 from typing import Any
@@ -12,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import open_dict
 
 from sdft_ray.launch import CONF, Stage, compose_runs
+from sdft_ray.planning.shapes import KNOWN_SHAPES
 from sdft_ray.report.paper import PAPER
 
 SMALL = ("claims", "demo")  # experiments of this project's own, on two cores
@@ -56,9 +59,41 @@ def test_every_arm_composes_into_runs_with_folders_of_their_own(experiment: str)
             names.append(cfg.name)
             methods.append(cfg.method.name)
     assert len(set(names)) == len(names)
-    if experiment != "paper":
-        assert all(name.startswith(experiment) for name in names)
-    assert all(method in name for method, name in zip(methods, names, strict=True) if experiment in PAPER)
+    assert all(method in name for method, name in zip(methods, names, strict=True) if experiment != "paper")
+
+
+@pytest.mark.parametrize("experiment", [name for name in EXPERIMENTS if name != "paper"])
+def test_the_report_in_the_header_finds_every_run(experiment: str) -> None:
+    header = (CONF / "experiment" / f"{experiment}.yaml").read_text()
+    assert f"+experiment={experiment}" in header
+    (pattern,) = re.findall(r"mode=report 'runs=\[runs/(\S+)\]'", header)
+    names = [stages[0][1].name for arm in arms_of(experiment) for stages in runs_of(experiment, arm)]
+    assert [name for name in names if not fnmatch(name, pattern)] == []
+    assert set(re.findall(r"report\.paper=(\w+)", header)) <= set(PAPER)
+
+
+@pytest.mark.parametrize("experiment", PAPER)
+def test_no_two_runs_of_a_table_share_a_folder(experiment: str) -> None:
+    """Those of re-invocation lie beside those they mend."""
+    names = [
+        stages[0][1].name
+        for name in _with_reinvoke(experiment)
+        for arm in arms_of(name)
+        for stages in runs_of(name, arm)
+    ]
+    assert len(set(names)) == len(names)
+
+
+def test_re_invocation_mends_the_model_of_its_own_seed() -> None:
+    for experiment in ("skill_tooluse", "skill_science", "skill_medical"):
+        sft = runs_of(experiment, ["method=sft"])[0][0][1]
+        mending = runs_of(f"{experiment}_reinvoke", [])[0][0][1]
+        assert mending.model.path == f"{sft.runs_dir}/{sft.name}/model"
+        assert mending.teacher.path == sft.model.path
+
+
+def test_every_model_of_the_scaling_experiment_can_be_planned_without_its_files() -> None:
+    assert {runs_of("scaling", arm)[0][0][1].plan.model for arm in arms_of("scaling")} <= set(KNOWN_SHAPES)
 
 
 def test_every_experiment_has_three_seeds_unless_the_command_says_otherwise() -> None:

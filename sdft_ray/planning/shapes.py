@@ -23,6 +23,7 @@ def _qwen25(
 
 
 KNOWN_SHAPES = {
+    "qwen2.5-3b": _qwen25(hidden=2048, layers=36, heads=16, kv_heads=2, intermediate=11_008, rows=151_936, tied=True),
     "qwen2.5-7b": _qwen25(hidden=3584, layers=28, heads=28, kv_heads=4, intermediate=18_944),
     "qwen2.5-14b": _qwen25(hidden=5120, layers=48, heads=40, kv_heads=8, intermediate=13_824),
     "qwen2.5-32b": _qwen25(hidden=5120, layers=64, heads=40, kv_heads=8, intermediate=27_648),

@@ -214,11 +214,13 @@ def paper(study: Study) -> Section:
 
 def _paper_table(study: Study, printed: PaperTable) -> Table:
     columns = [part for name in printed.columns for part in (f"{name}, paper", f"{name}, here")]
+    # A run whose teacher is another model mends one that had been trained, so it did not begin with the base model.
+    from_base = [run for run in study.runs if not run.settings.get("teacher.path")]
     rows: list[list[Cell]] = []
     for row in printed.rows:
         arms = [arm for arm in study.arms if printed.row_of(arm) is row]
-        if not arms:  # the model before training is that of all arms
-            ours = [None if row.settings else _column_of(study, study.runs, name, first) for name in printed.columns]
+        if not arms:  # the model before training is that of all other arms
+            ours = [None if row.settings else _column_of(study, from_base, name, first) for name in printed.columns]
             rows.append(_paper_cells(row, None, printed.columns, ours))
         rows += [_paper_cells(row, arm, printed.columns, _columns_of(study, arm, printed)) for arm in arms]
     strangers = [arm for arm in study.arms if printed.row_of(arm) is None]

@@ -117,6 +117,15 @@ def test_the_papers_figures_stand_beside_the_arms(tmp_path: Path) -> None:
     assert rows["base model", "\N{EN DASH}"][1].startswith("0.0")
 
 
+def test_the_base_model_is_not_what_a_mended_model_began_as(tmp_path: Path) -> None:
+    base, mended = {"step": 0, "evaluation/taught_accuracy": 0.25}, {"step": 0, "evaluation/taught_accuracy": 0.75}
+    write_run(tmp_path / "sft", settings_of("sft", 0), [base])
+    write_run(tmp_path / "reinvoke", settings_of("reinvoke", 0, teacher={"path": "base"}), [mended])
+    paper = sections(str(tmp_path / "*"), ReportConfig(paper="skill_tooluse"))["paper"]
+    (row,) = [row for row in texts(paper) if row[0] == "base model"]
+    assert row[3] == "25.0%"
+
+
 def test_the_stages_have_borders_a_matrix_and_transfer(tmp_path: Path) -> None:
     for seed in (0, 1):
         staged_run(tmp_path / f"run{seed}", "sft", seed, ("tooluse", "science"))
