@@ -1,7 +1,6 @@
 """mode=check_teacher from beginning to end: rollout workers with the model as it is, asked about some of the data."""
 
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -62,8 +61,7 @@ class TeacherCheck:
         # Divergences are those of the distributions themselves, whatever the run samples with.
         self.cfg = replace(cfg, rollout=replace(cfg.rollout, temperature=1.0))
         self.material = read_check_material(cfg)
-        name = cfg.name or f"check_teacher-{time.strftime('%Y%m%d-%H%M%S')}"
-        self.folder: RunFolder = open_run_folder(replace(cfg, name=name))
+        self.folder: RunFolder = open_run_folder(cfg)
         write_settings(self.folder.path, settings)
 
     async def run(self) -> None:

@@ -13,7 +13,7 @@ import yaml
 from sdft_ray.config.written import CONFIG_FILE, flat_settings
 from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.tracking.jsonl import METRICS_FILE, SAMPLES_FILE
-from sdft_ray.tracking.summary import SUMMARY_FILE
+from sdft_ray.tracking.summary import read_summary
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,7 +117,7 @@ def _read_run(folder: Path, name: str) -> Run:
         settings=flat_settings(_read_settings(folder / CONFIG_FILE)),
         lines=tuple(_metric_line(*line) for line in json_lines(folder / METRICS_FILE)),
         samples=tuple(_sample_line(*line) for line in json_lines(folder / SAMPLES_FILE)),
-        summary=_read_summary(folder / SUMMARY_FILE),
+        summary=read_summary(folder) or {},
     )
 
 
@@ -127,23 +127,10 @@ def _read_settings(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
-        raise DataError(str(path), line, "is not YAML", "mend it, or leave this run out of runs") from error
+        raise broken(path, line, "is not YAML") from error
     if not isinstance(settings, dict):
-        raise DataError(str(path), 1, "holds no settings", "mend it, or leave this run out of runs")
+        raise broken(path, 1, "holds no settings")
     return settings
-
-
-def _read_summary(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        problem = f"is not JSON ({error.msg})"
-        raise DataError(str(path), error.lineno, problem, "mend it, or leave this run out of runs") from error
-    if not isinstance(summary, dict):
-        raise DataError(str(path), 1, "is no JSON object", "mend it, or leave this run out of runs")
-    return summary
 
 
 def json_lines(path: Path) -> Iterator[tuple[Path, int, dict[str, Any]]]:

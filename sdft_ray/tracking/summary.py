@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sdft_ray.errors import DataError
 from sdft_ray.records import SampleReport, WorkerStatus
 from sdft_ray.tracking.metrics import METRICS
 
@@ -130,11 +131,20 @@ def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
 
 
 def read_summary(run_dir: Path) -> dict[str, Any] | None:
-    """The summary of a finished run; None where the run in this folder has not come to its end."""
-    path = run_dir / SUMMARY_FILE
-    if not path.is_file():
+    """The summary of a finished run; None where the run in this folder has not come to its end.
+
+    Raises:
+        DataError: the file is no JSON object.
+    """
+    path, remedy = run_dir / SUMMARY_FILE, "mend it, or leave this run out of runs"
+    if not path.exists():
         return None
-    summary: dict[str, Any] = json.loads(path.read_text())
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(str(path), error.lineno, f"is not JSON ({error.msg})", remedy) from error
+    if not isinstance(summary, dict):
+        raise DataError(str(path), 1, "is no JSON object", remedy)
     return summary
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from sdft_ray.report.curves import latest
 from sdft_ray.report.runs import Run, json_lines, read_runs
@@ -56,8 +57,8 @@ class Measured:
         by_run = [of_run(run) for run in self.runs]
         common = [name for name in by_run[0] if all(name in values for values in by_run)]
         return Questions(
-            means={name: _mean([values[name] for values in by_run]) for name in common},
-            by_seed=tuple(_mean(list(values.values())) for values in by_run),
+            means={name: fmean(values[name] for values in by_run) for name in common},
+            by_seed=tuple(fmean(values.values()) for values in by_run),
         )
 
 
@@ -78,7 +79,3 @@ def answers(run: Run, step: int, sets: Sequence[str]) -> Answers:
 
 def _less(after: Answers, before: Answers) -> Answers:
     return {name: after[name] - before[name] for name in after if name in before}
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

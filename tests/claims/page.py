@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from statistics import fmean
 
 from tests.benchmarks.processes import ROOT
 from tests.benchmarks.results import origin
@@ -99,13 +100,13 @@ def _row(finding: Finding) -> str:
 def _arm_cells(arm: Measured) -> Iterator[str]:
     for sets in (FACTS, SETS["indirect questions"], SETS["prior knowledge"]):
         asked = arm.at_end(sets)
-        yield _with_seeds(list(asked.by_seed), _percent) + " %"
+        yield _with_seeds(asked.by_seed, _percent) + " %"
     for metric in (PRIOR_LOGPROB, BASE_KL):
         yield _with_seeds(arm.by_seed(metric), _nats)
 
 
 def _with_seeds(values: Sequence[float], write: Callable[[float], str]) -> str:
-    return f"{write(sum(values) / len(values))} ({', '.join(map(write, values))})"
+    return f"{write(fmean(values))} ({', '.join(map(write, values))})"
 
 
 def _percent(share: float) -> str:

@@ -9,10 +9,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from sdft_ray.tracking.summary import read_summary
 from tests.benchmarks.processes import ROOT
 from tests.claims.arms import ARMS, SEEDS, Arm
 
@@ -32,7 +32,7 @@ def run_folder(arm: Arm, seed: int) -> Path:
 
 def is_finished(folder: Path) -> bool:
     """Whether a run came to its end: the summary is the last thing it writes."""
-    return (folder / "summary.json").exists()
+    return read_summary(folder) is not None
 
 
 def run_all() -> None:
@@ -65,7 +65,7 @@ def _run(arm: Arm, seed: int, started: list[subprocess.Popen[bytes]]) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     log = folder.with_suffix(".log")
     with log.open("w") as output:
-        process = subprocess.Popen([*_command(arm, seed)], cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(_command(arm, seed), cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
         started.append(process)
         code = process.wait()
     if code:
@@ -74,6 +74,7 @@ def _run(arm: Arm, seed: int, started: list[subprocess.Popen[bytes]]) -> str:
     return f"{folder.name}: {(time.monotonic() - began) / 60:.1f} min"
 
 
-def _command(arm: Arm, seed: int) -> Iterator[str]:
-    yield from (sys.executable, "-m", "sdft_ray.launch", *BASE, *arm.settings)
-    yield from (f"seed={seed}", f"runs_dir={RUNS}", f"name={arm.name}-seed-{seed}")
+def _command(arm: Arm, seed: int) -> list[str]:
+    folder = run_folder(arm, seed)
+    own = [f"seed={seed}", f"runs_dir={folder.parent}", f"name={folder.name}"]
+    return [sys.executable, "-m", "sdft_ray.launch", *BASE, *arm.settings, *own]
