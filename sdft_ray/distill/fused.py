@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sdft_ray.distill.chunks import FullChunk, TokenChunk, TopKChunk
-from sdft_ray.distill.head import Head
+from sdft_ray.distill.head import Head, add_exact_product
 from sdft_ray.distill.reduction import (
     LossOutput,
     TokenTerms,
@@ -250,11 +250,7 @@ class _Gradient:
         self._of_hidden[rows] = of_logits @ weight[: self._num_vocab]
         if self._of_weight is None:
             return
-        total, states = self._of_weight[: self._num_vocab], hidden[rows].to(weight.dtype)
-        if total.dtype == weight.dtype:
-            total.addmm_(of_logits.T, states)
-        else:
-            total += of_logits.T @ states
+        add_exact_product(self._of_weight[: self._num_vocab], of_logits.T, hidden[rows].to(weight.dtype))
 
     def take(self) -> tuple[Tensor | None, ...]:
         """In the order and the dtypes of the inputs."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AttentionInterface
 
 from sdft_ray.errors import ModelError
@@ -25,6 +26,17 @@ class Layout(NamedTuple):
 
     shared: int  # tokens of the common prefix
     lengths: list[int]  # tokens of each sequence that lie in the pack; the first one's hold the prefix
+
+
+class Pack(NamedTuple):
+    """A layout with what attention over it needs, the same in every layer."""
+
+    layout: Layout
+    masks: list[torch.Tensor | None]  # of each sequence: which keys its queries see; None where causal says it
+
+
+# By the tensor of position ids, which every layer of a forward pass is handed: reading it waits for the GPU.
+_packs: Any = WeakIdKeyDictionary()
 
 
 def read_layout(position_ids: torch.Tensor) -> Layout:
@@ -72,19 +84,15 @@ def packed_attention(
     Raises:
         ModelError: the network asks for more than causal attention.
     """
-    num_tokens = query.shape[2]
-    layout = Layout(0, [num_tokens]) if position_ids is None else read_layout(position_ids[0])
+    layout, masks = Pack(Layout(0, [query.shape[2]]), [None]) if position_ids is None else _pack_of(position_ids)
     _check(module, kwargs, layout)
     shared_key, shared_value = key[:, :, : layout.shared], value[:, :, : layout.shared]
     results = []
-    parts = zip(*(tensor.split(layout.lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    for index, (own_query, own_key, own_value) in enumerate(parts):
-        mask = None
-        if index and layout.shared:
+    parts = zip(*(tensor.split(layout.lengths, dim=2) for tensor in (query, key, value)), masks, strict=True)
+    for own_query, own_key, own_value, mask in parts:
+        if mask is not None:
             own_key = torch.cat([shared_key, own_key], dim=2)
             own_value = torch.cat([shared_value, own_value], dim=2)
-            shape = (own_query.shape[2], own_key.shape[2])
-            mask = torch.ones(shape, dtype=torch.bool, device=query.device).tril(layout.shared)
         result = F.scaled_dot_product_attention(
             own_query,
             own_key,
@@ -97,6 +105,19 @@ def packed_attention(
         )
         results.append(result)
     return torch.cat(results, dim=2).transpose(1, 2).contiguous(), None
+
+
+def _pack_of(position_ids: torch.Tensor) -> Pack:
+    """The pack that position ids [1, N] tell of."""
+    if position_ids not in _packs:
+        layout = read_layout(position_ids[0])
+        masks: list[torch.Tensor | None] = [None] * len(layout.lengths)
+        for index, length in enumerate(layout.lengths[1:] if layout.shared else [], start=1):
+            shape = (length, layout.shared + length)
+            masks[index] = torch.ones(shape, dtype=torch.bool, device=position_ids.device).tril(layout.shared)
+        _packs[position_ids] = Pack(layout, masks)
+    pack: Pack = _packs[position_ids]
+    return pack
 
 
 def _check(module: torch.nn.Module, kwargs: dict[str, Any], layout: Layout) -> None:

@@ -30,6 +30,14 @@ MIB = 2**20
 SETTINGS = LossSettings(divergence="reverse_kl", jsd_beta=0.5, estimator="analytic", temperature=1.0, mismatch="none")
 
 
+class Place(NamedTuple):
+    """Where and in what size the divergence is computed."""
+
+    device: str = "cpu"
+    dtype: torch.dtype = torch.float32
+    hidden_size: int = HIDDEN_SIZE
+
+
 class Sides(NamedTuple):
     """What the divergence is computed from."""
 
@@ -40,24 +48,28 @@ class Sides(NamedTuple):
     token_ids: Tensor  # [T]
 
 
-def make_sides(num_tokens: int, num_vocab: int) -> Sides:
+def make_sides(num_tokens: int, num_vocab: int, place: Place = Place()) -> Sides:  # noqa: B008 - it cannot change
     """Random sides that differ as student and teacher do; made in place, so that no scratch memory is left behind."""
     torch.manual_seed(0)
-    hidden = torch.empty(num_tokens, HIDDEN_SIZE).normal_()
-    weight = torch.empty(num_vocab, HIDDEN_SIZE).normal_(std=2 * HIDDEN_SIZE**-0.5)
-    teacher_hidden = torch.empty(num_tokens, HIDDEN_SIZE).normal_(std=0.3).add_(hidden)
-    teacher_weight = torch.empty(num_vocab, HIDDEN_SIZE).copy_(weight).mul_(1.01)
-    token_ids = torch.randint(num_vocab, (num_tokens,))
+
+    def empty(num_rows: int) -> Tensor:
+        return torch.empty(num_rows, place.hidden_size, device=place.device, dtype=place.dtype)
+
+    hidden = empty(num_tokens).normal_()
+    weight = empty(num_vocab).normal_(std=2 * place.hidden_size**-0.5)
+    teacher_hidden = empty(num_tokens).normal_(std=0.3).add_(hidden)
+    teacher_weight = empty(num_vocab).copy_(weight).mul_(1.01)
+    token_ids = torch.randint(num_vocab, (num_tokens,), device=place.device)
     return Sides(hidden.requires_grad_(), weight.requires_grad_(), teacher_hidden, teacher_weight, token_ids)
 
 
 def _given(sides: Sides) -> dict[str, Any]:
-    num_tokens = len(sides.token_ids)
+    num_tokens, device = len(sides.token_ids), sides.hidden.device
     return {
         "token_ids": sides.token_ids,
-        "token_weights": torch.full((num_tokens,), 1.0 / num_tokens),
-        "sequence_ids": torch.zeros(num_tokens, dtype=torch.long),
-        "sampler_logprobs": torch.zeros(num_tokens),
+        "token_weights": torch.full((num_tokens,), 1.0 / num_tokens, device=device),
+        "sequence_ids": torch.zeros(num_tokens, dtype=torch.long, device=device),
+        "sampler_logprobs": torch.zeros(num_tokens, device=device),
         "settings": SETTINGS,
         "num_vocab": len(sides.weight),
     }

@@ -29,10 +29,10 @@ def make_network(config: Any = LLAMA, attention: str = "packed") -> Any:
         return AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation=attention).double()
 
 
-def packed_hidden(network: Any, *, share_prefix: bool, sequences: Any = SEQUENCES) -> torch.Tensor:
+def packed_hidden(network: Any, *, share_prefix: bool, sequences: Any = SEQUENCES, device: str = "cpu") -> torch.Tensor:
     packed = pack_sequences(sequences, share_prefix=share_prefix)
     arrays = (packed.input_ids, packed.position_ids, packed.predictor_index)
-    return completion_hidden(network, *map(torch.from_numpy, arrays))
+    return completion_hidden(network, *(torch.from_numpy(array).to(device) for array in arrays))
 
 
 def one_by_one(network: Any) -> torch.Tensor:
