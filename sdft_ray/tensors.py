@@ -4,6 +4,7 @@ Ray moves a NumPy array through shared memory at the speed of one copy and a tor
 bfloat16, which NumPy lacks, travels as its bit pattern in uint16.
 """
 
+import ctypes
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,11 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(num_threads)
+
+
+def release_freed_memory() -> None:
+    """Gives this process's freed memory back to the system, which glibc may have been told to keep."""
+    ctypes.CDLL(None).malloc_trim(0)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -3,17 +3,21 @@
 The engine is a child process of an actor and knows no Ray, so it is handed buckets as anonymous files in
 memory: the learner's own, or copies that the actor made from the object store, one at a time. The three steps are
 those of vLLM's own weight transfer engines (`start`, `update`, `finish`) around its layer-wise reload; a plain
-`model.load_weights` fails on a CPU, where weights are repacked after loading.
+`model.load_weights` fails on a CPU, where weights are packed after loading. Well-known networks on a CPU are spared
+the reload (`stacked_weights`).
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from vllm.config import set_current_vllm_config
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.platforms import current_platform
 
 from sdft_ray.errors import ModelError
+from sdft_ray.inference.stacked_weights import NETWORKS, StackedWeights
 from sdft_ray.records import Bucket, ParameterEntry
 from sdft_ray.tensors import one_thread
 from sdft_ray.weights.buckets import unpack
@@ -31,9 +35,10 @@ class WeightLoading:
 
     def begin_weights(self) -> None:
         """Opens the model for new weights; nothing may be computed until `finish_weights`."""
-        self._loaded: set[str] = set()
+        model = self._model()
+        stacked = current_platform.is_cpu() and type(model).__name__ in NETWORKS
         with set_current_vllm_config(self.vllm_config):
-            initialize_layerwise_reload(self._model())
+            self._new = StackedWeights(model) if stacked else LayerwiseReload(model, self.vllm_config.model_config)
 
     def load_bucket(self, handle: tuple[str, str], dtype: str, entries: list[tuple[str, list[int], int]]) -> None:
         """Loads the parameters of one bucket, (name, shape, offset in elements), from the memory behind `handle`.
@@ -48,7 +53,7 @@ class WeightLoading:
         )
         array = map_memory(MemoryHandle(*handle), dtype)
         with set_current_vllm_config(self.vllm_config), torch.no_grad(), one_thread():
-            self._loaded |= self._model().load_weights(unpack(bucket, array))
+            self._new.load(unpack(bucket, array))
 
     def finish_weights(self) -> None:
         """Closes the model again.
@@ -56,18 +61,36 @@ class WeightLoading:
         Raises:
             ModelError: a parameter got no new weights.
         """
-        model = self._model()
         with set_current_vllm_config(self.vllm_config), torch.no_grad(), one_thread():
-            finalize_layerwise_reload(model, self.vllm_config.model_config)
-            for name, head in model.named_modules():
-                if isinstance(head, ParallelLMHead) and f"{name}.weight" not in self._loaded:
-                    # Tied to the embedding, through which alone vLLM 0.32 reloads the shared parameter. On a
-                    # CPU the head computes with a repacked copy of it, which would stay the old one.
-                    head.quant_method.process_weights_after_loading(head)
+            missing = self._new.finish()
         torch.accelerator.synchronize()  # copies to a device may still be under way
-        missing = {name for name, _ in model.named_parameters()} - self._loaded
         if missing:
             raise ModelError(f"the publication holds no weights for {', '.join(sorted(missing))}")
 
     def _model(self) -> Any:
         return self.model_runner.get_model()
+
+
+class LayerwiseReload:
+    """One set of new weights on its way into any network, on any hardware, as vLLM itself reloads them."""
+
+    def __init__(self, model: torch.nn.Module, model_config: Any):
+        """Opens `model`."""
+        self._model = model
+        self._model_config = model_config
+        self._loaded: set[str] = set()
+        initialize_layerwise_reload(model)
+
+    def load(self, published: Iterable[tuple[str, torch.Tensor]]) -> None:
+        """Takes over what is complete; views of the rest are kept until it is."""
+        self._loaded |= self._model.load_weights(published)
+
+    def finish(self) -> set[str]:
+        """Closes the network; its parameters that got no new weights."""
+        finalize_layerwise_reload(self._model, self._model_config)
+        for name, head in self._model.named_modules():
+            if isinstance(head, ParallelLMHead) and f"{name}.weight" not in self._loaded:
+                # Tied to the embedding, through which alone vLLM 0.32 reloads the shared parameter. On a
+                # CPU the head computes with a repacked copy of it, which would stay the old one.
+                head.quant_method.process_weights_after_loading(head)
+        return {name for name, _ in self._model.named_parameters()} - self._loaded

@@ -33,6 +33,9 @@ def build_engine(model_path: str, model: ModelConfig, cfg: LearnerConfig, device
         optimizer=make_optimizer(student.parameters(), cfg),
         config=settings,
     )
+    if cfg.zero_stage == 0 and engine.dp_world_size == 1:
+        # The sum over one rank would still go through a flat copy of all gradients.
+        engine.enable_backward_allreduce = False
     engine.train()
     return engine
 

@@ -71,6 +71,13 @@ def _replicated_fragment(name: str, param: torch.nn.Parameter, rank: int, num_ra
     return Fragment(name, rank * size, param.data.view(-1)[rank * size : (rank + 1) * size])
 
 
+def move_parameters(module: torch.nn.Module, house: Callable[[list[Fragment]], list[Fragment]]) -> None:
+    """Keeps the weights of a rank that holds all of them, whole, from now on where `house` copies them to."""
+    parameters = dict(module.named_parameters())
+    for name, _, values in house(list(master_fragments(module, rank=0, num_ranks=1))):
+        parameters[name].data = values.view_as(parameters[name])
+
+
 def assemble(
     entries: tuple[ParameterEntry, ...],
     fragments: Callable[[], Iterator[Fragment]],

@@ -32,8 +32,8 @@ class Publisher(Protocol):
         """Handles of the weights on rank 0, None elsewhere."""
         ...
 
-    def house(self, average: list[Fragment]) -> list[Fragment]:
-        """The same values where publishing them costs least; where they are already, if no place is better."""
+    def house(self, kind: WeightKind, owned: list[Fragment]) -> list[Fragment]:
+        """This rank's values where publishing them costs least; where they are already, if no place is better."""
         ...
 
 
@@ -60,17 +60,18 @@ class ObjectStorePublisher:
         ]
         return Publication(version=version, buckets=tuple(buckets)) if buckets else None
 
-    def house(self, average: list[Fragment]) -> list[Fragment]:
+    def house(self, kind: WeightKind, owned: list[Fragment]) -> list[Fragment]:
         """See `Publisher`: the object store never holds what still changes."""
-        return average
+        return owned
 
 
 class SharedMemoryPublisher:
     """Writes into memory that the workers of this node map: one bucket, as large as the model, for each kind.
 
     Every rank writes the fragments it owns straight to their places, so ranks exchange no weights. The memory is
-    written anew for every version; `WeightChannel` sees to it that nobody is still reading. An fp32 average lives
-    there, so that publishing it moves nothing at all: the learner takes no step while weights are being loaded.
+    written anew for every version; `WeightChannel` sees to it that nobody is still reading. What is kept in fp32 and
+    whole in host memory lives there, so that publishing it moves nothing at all: the learner takes no step while
+    weights are being loaded.
     """
 
     def __init__(self, module: torch.nn.Module, dtype: torch.dtype, device: torch.device):
@@ -78,29 +79,29 @@ class SharedMemoryPublisher:
         self._dtype = dtype_name(dtype)
         self._device = device
         self._memory: dict[WeightKind, tuple[MemoryHandle, torch.Tensor]] = {}
-        self._houses_average = False
+        self._housed: set[WeightKind] = set()
 
     def publish(self, kind: WeightKind, version: int, fragments: Fragments) -> Publication | None:
         """See `Publisher`. The buckets hold this version until the next one of `kind` is published."""
         handle, flat = self._memory_of(kind)
-        if not (kind is WeightKind.EMA and self._houses_average):
+        if kind not in self._housed:
             place(self._entries, fragments(), flat)
         if dist.get_rank() != 0:
             return None
         return Publication(version=version, buckets=(Bucket(dtype=self._dtype, entries=self._entries, array=handle),))
 
-    def house(self, average: list[Fragment]) -> list[Fragment]:
-        """See `Publisher`. An average on a GPU, or for workers in bf16, stays where it is."""
+    def house(self, kind: WeightKind, owned: list[Fragment]) -> list[Fragment]:
+        """See `Publisher`. What is on a GPU, or for workers in bf16, stays where it is."""
         if self._dtype != "float32" or self._device.type != "cpu":
-            return average
-        _, flat = self._memory_of(WeightKind.EMA)
-        place(self._entries, average, flat)
-        self._houses_average = True
+            return owned
+        _, flat = self._memory_of(kind)
+        place(self._entries, owned, flat)
+        self._housed.add(kind)
         begins = {entry.name: entry.offset for entry in self._entries}
         # Through NumPy, since a checkpoint of a tensor's view would hold all of the memory, in every rank's file.
         return [
             Fragment(name, start, to_tensor(flat[begins[name] + start :][: values.numel()].numpy()))
-            for name, start, values in average
+            for name, start, values in owned
         ]
 
     def _memory_of(self, kind: WeightKind) -> tuple[MemoryHandle, torch.Tensor]:
@@ -153,9 +154,9 @@ class DirectPublisher:
         self._end.send()
         return self.announcement(version) if dist.get_rank() == 0 else None
 
-    def house(self, average: list[Fragment]) -> list[Fragment]:
+    def house(self, kind: WeightKind, owned: list[Fragment]) -> list[Fragment]:
         """See `Publisher`."""
-        return self._others.house(average)
+        return self._others.house(kind, owned)
 
     def _parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
         for entries in self._plan:

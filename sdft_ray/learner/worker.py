@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ class LearnerWorker(Worker):
         }
         from sdft_ray.learner.bound import MatmulBound
         from sdft_ray.learner.engine import build_engine
+        from sdft_ray.learner.fragments import move_parameters
         from sdft_ray.learner.objective import Objective
         from sdft_ray.learner.publisher import Publisher, make_publisher
         from sdft_ray.learner.teacher_heads import TeacherHeads
@@ -107,6 +109,8 @@ class LearnerWorker(Worker):
         )
         dtype = TORCH_DTYPE[settings.model.dtype]
         self._publisher: Publisher = make_publisher(settings.channel, self._network, dtype, self._device)
+        if self._num_ranks == 1 and settings.learner.zero_stage == 0:
+            move_parameters(self._network, partial(self._publisher.house, WeightKind.STUDENT))
         self._average = self._make_average()
         parameters = dict(self._network.named_parameters())
         self._bound = MatmulBound(parameters, output_head(self._network).weight, self._device)
@@ -242,7 +246,7 @@ class LearnerWorker(Worker):
         if settings.target is not Target.TEACHER or settings.teacher.weights is not TeacherWeights.EMA:
             return None
         average = TeacherAverage(self._student(), settings.teacher.ema_decay)
-        average.move(self._publisher.house)
+        average.move(partial(self._publisher.house, WeightKind.EMA))
         return average
 
     def _head_maker(self) -> Callable[[], None]:

@@ -16,8 +16,9 @@ from sdft_ray.data.packing import pack_sequences
 from sdft_ray.models.network import check_head, completion_hidden, load_network, output_head
 from sdft_ray.records import Publication, TeacherPayload
 from sdft_ray.teacher.payload import PayloadPacker
-from sdft_ray.teacher.weights import average_weights, copy_weights
+from sdft_ray.teacher.weights import average_weights, copy_weights, map_weights
 from sdft_ray.teacher.worker import ScoreRequest, TeacherWorker
+from sdft_ray.tensors import release_freed_memory
 
 T = TypeVar("T")
 
@@ -36,6 +37,7 @@ class TransformersTeacher(TeacherWorker):
         num_tokens: int,
         temperature: float,
         device: str,
+        maps_weights: bool,
     ):
         """Loads the network.
 
@@ -48,6 +50,8 @@ class TransformersTeacher(TeacherWorker):
             num_tokens: V; rows of the head from there on are padding and leave no trace in a payload.
             temperature: of the sampler; a TOPK payload holds probabilities at this temperature.
             device: "cpu", or "cuda" where the actor was given a GPU.
+            maps_weights: whether published weights are used where they lie: in host memory of this node that does not
+                change while anything is scored.
 
         Raises:
             ModelError: the network's head is of an unknown kind.
@@ -60,6 +64,7 @@ class TransformersTeacher(TeacherWorker):
         check_head(self._network)
         self._packer = PayloadPacker(teacher, output_head(self._network), num_tokens, temperature)
         self._parameters = dict(self._network.named_parameters())
+        self._maps_weights = maps_weights
         self._ema_decay = teacher.ema_decay
         self._shares_prefix = model.shares_prefix
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forward")
@@ -76,7 +81,12 @@ class TransformersTeacher(TeacherWorker):
         return await self._in_thread(partial(self._forward, requests))
 
     async def _replace_weights(self, publication: Publication) -> None:
-        await self._in_thread(partial(copy_weights, self._parameters, publication))
+        if not self._maps_weights:
+            await self._in_thread(partial(copy_weights, self._parameters, publication))
+            return
+        await self._in_thread(partial(map_weights, self._parameters, publication))
+        if self.weight_version == 0:
+            release_freed_memory()  # the weights of the model folder
 
     async def _average_weights(self, publication: Publication) -> None:
         await self._in_thread(

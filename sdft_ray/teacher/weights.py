@@ -1,4 +1,4 @@
-"""New weights for a teacher's network, in place: copied as they were published, or averaged where they are used."""
+"""New weights for a teacher's network: copied or mapped as they were published, or averaged where they are used."""
 
 from collections.abc import Mapping
 
@@ -24,6 +24,17 @@ def copy_weights(parameters: Parameters, publication: Publication) -> None:
     with one_thread():
         for name, tensor in open_publication(publication):
             parameters[name].copy_(tensor)
+
+
+def map_weights(parameters: Parameters, publication: Publication) -> None:
+    """Makes `parameters` the publication's own memory, which must not change while anything is scored.
+
+    Raises:
+        ModelError: the publication and the network do not hold the same parameters.
+    """
+    _check_same(parameters, publication)
+    for name, tensor in open_publication(publication):
+        parameters[name].data = tensor
 
 
 def average_weights(parameters: Parameters, version: int, publication: Publication, ema_decay: float) -> None:

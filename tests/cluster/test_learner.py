@@ -428,7 +428,8 @@ def make_worker(cluster: None, folder: str, num_tokens: int, tmp_path_factory: p
 
 @pytest.fixture(scope="module")
 def open_teacher(make_worker: Any) -> Any:
-    return make_worker(OpenTeacher, teacher=TeacherConfig(ema_decay=EMA_DECAY), temperature=1.0, device="cpu")
+    teacher = TeacherConfig(ema_decay=EMA_DECAY)
+    return make_worker(OpenTeacher, teacher=teacher, temperature=1.0, device="cpu", maps_weights=False)
 
 
 @pytest.fixture(scope="module")

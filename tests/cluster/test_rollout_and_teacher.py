@@ -112,6 +112,7 @@ def workers(cluster, tmp_path_factory):
             num_tokens=NUM_TOKENS,
             temperature=TEMPERATURE,
             device="cpu",
+            maps_weights=bool(rank),  # one copies what is published, one uses it where it lies
         )
         for rank in range(2)
     ]

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch.distributed as dist
 
 from sdft_ray.config import Channel
 from sdft_ray.learner.average import TeacherAverage
-from sdft_ray.learner.fragments import Fragment, master_fragments
+from sdft_ray.learner.fragments import Fragment, master_fragments, move_parameters
 from sdft_ray.learner.publisher import DirectPublisher, full_state, make_publisher
 from sdft_ray.weights.channel import Meeting, WeightKind
 from sdft_ray.weights.opening import open_publication
@@ -80,7 +81,7 @@ def test_an_average_goes_on_where_its_publisher_houses_it(channel: Channel) -> N
     average = TeacherAverage(master_fragments(module, 0, 1), ema_decay=0.9)
     alone = TeacherAverage(master_fragments(module, 0, 1), ema_decay=0.9)
     publisher = make_publisher(channel, module, torch.float32, torch.device("cpu"))
-    average.move(publisher.house)
+    average.move(partial(publisher.house, WeightKind.EMA))
     for _ in range(3):
         with torch.no_grad():
             for value in module.parameters():
@@ -101,12 +102,36 @@ def test_an_average_for_workers_in_bf16_stays_in_fp32_and_is_rounded_when_publis
     module = Tied()
     average = TeacherAverage(master_fragments(module, 0, 1), ema_decay=0.9)
     publisher = make_publisher(Channel.SHARED_MEMORY, module, torch.bfloat16, torch.device("cpu"))
-    average.move(publisher.house)
+    average.move(partial(publisher.house, WeightKind.EMA))
     assert {fragment.values.dtype for fragment in average.fragments()} == {torch.float32}
     publication = publisher.publish(WeightKind.EMA, 1, average.fragments)
     assert publication is not None
     for name, tensor in open_publication(publication):
         assert torch.equal(tensor, module.get_parameter(name).bfloat16())
+
+
+@pytest.mark.parametrize("channel", [Channel.SHARED_MEMORY, Channel.OBJECT_STORE])
+def test_weights_of_a_single_rank_go_on_as_the_same_parameters_where_their_publisher_houses_them(
+    channel: Channel,
+) -> None:
+    module, alone = Tied(), Tied()
+    alone.load_state_dict(module.state_dict())
+    publisher = make_publisher(channel, module, torch.float32, torch.device("cpu"))
+    parameters = dict(module.named_parameters())
+    optimizers = [torch.optim.AdamW(each.parameters(), lr=0.1) for each in (module, alone)]
+    move_parameters(module, partial(publisher.house, WeightKind.STUDENT))
+    for _ in range(2):
+        for each, optimizer in zip((module, alone), optimizers, strict=True):
+            optimizer.zero_grad()
+            sum(value.square().sum() for value in each.parameters()).backward()
+            optimizer.step()
+    assert all(value is parameters[name] for name, value in module.named_parameters())
+    assert all(torch.equal(value, alone.get_parameter(name)) for name, value in module.named_parameters())
+    assert all(value.untyped_storage().nbytes() == value.nbytes for value in module.parameters())
+    if channel is Channel.SHARED_MEMORY:
+        publication = publisher.publish(WeightKind.STUDENT, 2, lambda: iter(()))  # from where they are
+        assert publication is not None
+        assert all(torch.equal(tensor, parameters[name]) for name, tensor in open_publication(publication))
 
 
 def test_the_full_state_is_that_of_the_fragments() -> None:

@@ -5,7 +5,8 @@ from sdft_ray.distill.ema import blend
 from sdft_ray.errors import ModelError, WeightVersionError
 from sdft_ray.learner.average import TeacherAverage
 from sdft_ray.learner.fragments import Fragment
-from sdft_ray.teacher.weights import average_weights, copy_weights
+from sdft_ray.teacher.weights import average_weights, copy_weights, map_weights
+from sdft_ray.weights.memory_file import map_memory
 from tests.weights.publications import publish
 
 SHAPES = {"embedding": (40, 5), "norm": (5,), "scale": ()}
@@ -25,6 +26,16 @@ def test_copied_weights_are_those_of_the_publication_in_the_same_memory() -> Non
         assert [tensor.data_ptr() for tensor in held.values()] == places
 
 
+def test_mapped_weights_are_the_publication_s_own_memory() -> None:
+    held, published = make_parameters(0), make_parameters(1)
+    publication = publish(7, published)
+    map_weights(held, publication)
+    assert all(torch.equal(held[name], published[name]) for name in SHAPES)
+    for bucket in publication.buckets:
+        map_memory(bucket.array, bucket.dtype, writable=True)[:] = 0.5
+    assert all((tensor == 0.5).all() for tensor in held.values())
+
+
 def test_a_publication_of_other_parameters_is_refused_by_name_and_changes_nothing() -> None:
     held = make_parameters(0)
     for wrong, message in (
@@ -34,6 +45,8 @@ def test_a_publication_of_other_parameters_is_refused_by_name_and_changes_nothin
         publication = publish(1, make_parameters(1) | wrong)
         with pytest.raises(ModelError, match=message):
             copy_weights(held, publication)
+        with pytest.raises(ModelError, match=message):
+            map_weights(held, publication)
         with pytest.raises(ModelError, match=message):
             average_weights(held, 0, publication, 0.9)
     del held["scale"]
