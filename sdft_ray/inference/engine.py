@@ -38,7 +38,6 @@ class InferenceEngine:
         shares_device: bool,
         gpu_memory_share: float,
         kv_cache_gib: float,
-        compiles: bool | None = None,
         **arguments: Any,
     ):
         """Starts the engine's processes; returns when they are up.
@@ -52,11 +51,9 @@ class InferenceEngine:
             shares_device: whether other workers use the same memory, so that the engine must not take what is free.
             gpu_memory_share: of each of its GPUs, what the engine may fill.
             kv_cache_gib: of an engine that shares its device.
-            compiles: whether vLLM compiles the network before it answers; None: on GPUs.
             arguments: of vLLM, by the names of `AsyncEngineArgs`: what the role alone needs.
         """
         self._request_ids = itertools.count()
-        runs_eagerly = current_platform.is_cpu() if compiles is None else not compiles
         self._llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(
                 model=model_path,
@@ -69,7 +66,7 @@ class InferenceEngine:
                 # Where memory is shared, measuring what is free would measure the neighbours. (The environment variable
                 # VLLM_CPU_KVCACHE_SPACE takes whole GiB only.)
                 kv_cache_memory_bytes=int(kv_cache_gib * 2**30) if shares_device else None,
-                enforce_eager=runs_eagerly,
+                enforce_eager=current_platform.is_cpu(),
                 skip_tokenizer_init=True,
                 disable_log_stats=True,
                 worker_extension_cls=f"{extension.__module__}.{extension.__qualname__}",

@@ -46,7 +46,6 @@ class SamplingEngine(InferenceEngine):
             max_num_seqs=rollout.max_concurrent,
             gpu_memory_share=rollout.gpu_memory_share,
             kv_cache_gib=rollout.kv_cache_gib,
-            compiles=rollout.compile,
             enable_prefix_caching=True,
             generation_config="vllm",  # the model folder's own would change the sampling
             logprobs_mode="processed_logprobs",

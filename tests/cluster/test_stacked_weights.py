@@ -41,16 +41,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=[None, True], ids=["eager", "compiled"])
-def engine(
-    request: pytest.FixtureRequest, cluster: Any, folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def engine(cluster: Any, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     worker = ray.remote(RolloutWorker).remote(
         rank=0,
         log_dir=str(tmp_path_factory.mktemp("logs")),
         model_path=str(folder),
         model=ModelConfig(path=str(folder)),
-        rollout=RolloutConfig(kv_cache_gib=0.125, max_new_tokens=8, compile=request.param),
+        rollout=RolloutConfig(kv_cache_gib=0.125, max_new_tokens=8),
         num_tokens=NUM_TOKENS,
         eos_token_ids=(2,),
         max_model_len=64,
