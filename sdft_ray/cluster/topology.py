@@ -23,16 +23,7 @@ from sdft_ray.cluster.material import Asked, Material
 from sdft_ray.cluster.placement import Reservation, reserve
 from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.cluster.stages import Stages
-from sdft_ray.config import (
-    NEVER,
-    Channel,
-    CompletionSource,
-    RolePlacement,
-    RunConfig,
-    Target,
-    TeacherBackend,
-    TeacherEma,
-)
+from sdft_ray.config import NEVER, Channel, CompletionSource, RolePlacement, RunConfig, Target, TeacherBackend
 from sdft_ray.evaluate.evaluator import NoEvaluation
 from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.learner.stages import StagePlan
@@ -246,21 +237,8 @@ def _teacher_workers(cfg: RunConfig, material: Material, reservation: Reservatio
         teacher=cfg.teacher,
         num_tokens=material.facts.num_tokens,
         temperature=cfg.rollout.temperature,
-        maps_weights=_teacher_maps_weights(cfg),
+        maps_weights=cfg.weights.teachers_map(_channel_kind(cfg), cfg.cluster, cfg.max_staleness),
         **shared,
-    )
-
-
-def _teacher_maps_weights(cfg: RunConfig) -> bool:
-    """Whether teachers score with the learner's own memory: it changes in a step, and on-policy nothing is scored then.
-
-    A teacher that averages by itself writes to its weights, which have to be its own.
-    """
-    return (
-        cfg.max_staleness == 0
-        and _channel_kind(cfg) is Channel.SHARED_MEMORY
-        and cfg.weights.teacher_ema is TeacherEma.LEARNER
-        and cfg.cluster.teacher.device == "cpu"
     )
 
 

@@ -48,6 +48,19 @@ class WeightsConfig:
             return self.channel
         return Channel.SHARED_MEMORY if num_nodes == 1 and cluster.num_gpus == 0 else Channel.OBJECT_STORE
 
+    def teachers_map(self, channel: Channel, cluster: ClusterConfig, max_staleness: int) -> bool:
+        """Whether teachers on a CPU score with the learner's own memory instead of copying what is in it.
+
+        It changes while the learner takes a step, and on-policy nothing is scored then. A teacher that averages by
+        itself writes to its weights, which have to be its own.
+        """
+        return (
+            channel is Channel.SHARED_MEMORY
+            and max_staleness == 0
+            and self.teacher_ema is TeacherEma.LEARNER
+            and cluster.teacher.device == "cpu"
+        )
+
     def check_fit(self, cluster: ClusterConfig, teacher: TeacherConfig, model: ModelConfig) -> None:
         """Refuses what the rest of the run's settings rule out."""
         channel = f"weights.channel={self.channel.name}"

@@ -72,7 +72,7 @@ def object_store_gib(work: Workload) -> float:
     """What Ray's object store has to hold at a time: the payloads of the open samples, and what is published."""
     cfg = work.cfg
     sets = 0
-    if cfg.weights.choose_channel(cfg.cluster, cfg.cluster.num_nodes) is not Channel.SHARED_MEMORY:
+    if work.channel is not Channel.SHARED_MEMORY:
         sets = work.num_published_sets
     payloads = 0
     if "teacher" in work.roles:
@@ -107,8 +107,9 @@ def _engine(
     limit = work.cfg.cluster.hardware.memory_gib * (placement.gpu_share * cfg.gpu_memory_share if on_gpu else 1.0)
     phases = {
         "forward pass": inference_bytes(shape, batch_tokens, width) / parts + logits,
-        # On a CPU vLLM computes with repacked weights; a load makes them anew beside the old ones, from a mapped file.
-        "loading weights": float(_bucket_elements(work) * width) if on_gpu else 2 * weights,
+        # On a CPU they are packed from a mapped file, matrix by matrix; networks that have to go through vLLM's own
+        # reload hold a second set besides.
+        "loading weights": float(_bucket_elements(work) * width) if on_gpu else weights,
     }
     cache = cfg.kv_cache_gib * GIB
     if not placement.shares_device:  # it needs room for one whole sequence
@@ -129,8 +130,9 @@ def _teacher(work: Workload) -> RoleMemory:
     row = shape.hidden_size if cfg.payload is Payload.HIDDEN else shape.vocab_size
     forward += num_samples * work.lengths.completion * row * (width + ELEMENT_BYTES[cfg.payload_precision])
     phases = {"forward pass": forward}
-    if placement.device == "cpu":
-        phases["loading weights"] = weight_bytes(shape, width)  # the whole file or publication is mapped
+    if placement.device == "cpu":  # the whole file or publication is mapped
+        mapped = work.cfg.weights.teachers_map(work.channel, work.cfg.cluster, work.cfg.max_staleness)
+        phases["loading weights"] = 0 if mapped else weight_bytes(shape, width)
     elif cfg.weights is not TeacherWeights.FROZEN:
         phases["loading weights"] = _bucket_elements(work) * width
     return _in_gib("teacher", work, {"weights": weight_bytes(shape, width)}, phases, _limit(work, "teacher"))
@@ -148,10 +150,8 @@ def _learner(work: Workload) -> RoleMemory:
         "AdamW moments": ADAMW_BYTES_PER_PARAMETER * params / (ranks if stage else 1),
         "EMA": FP32_BYTES * params / ranks if work.has_average else 0,
         "teacher heads": _teacher_heads(work),
-        "publications": 0,
+        "publications": _copies_published(work) * weight_bytes(shape, work.worker_element_bytes),
     }
-    if device == "cpu":  # what is published lies in memory that this process maps
-        held["publications"] = weight_bytes(shape, work.worker_element_bytes) * work.num_published_sets
     whole = min(params, DEEPSPEED_LIVE_ELEMENTS) * width if stage == 3 else 0
     logits = work.microbatch_samples * work.lengths.completion * shape.vocab_size
     chunk = CHUNK_BUFFERS * min(CHUNK_ELEMENTS[device], logits) * FP32_BYTES
@@ -164,6 +164,19 @@ def _learner(work: Workload) -> RoleMemory:
         "publishing": _bucket_elements(work) * (FP32_BYTES + work.worker_element_bytes),
     }
     return _in_gib("learner", work, held, phases, _limit(work, "learner"))
+
+
+def _copies_published(work: Workload) -> int:
+    """Sets of weights that a rank on a CPU maps beside its own, for the workers to read.
+
+    What it keeps whole, in the workers' dtype, lies there itself.
+    """
+    cfg = work.cfg
+    if cfg.cluster.learner.device != "cpu":
+        return 0
+    if work.channel is not Channel.SHARED_MEMORY or work.worker_element_bytes != FP32_BYTES:
+        return work.num_published_sets
+    return int(cfg.learner.zero_stage > 0 or cfg.cluster.learner.num_workers > 1)
 
 
 def _activations(work: Workload) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdft_ray.config import Precision, RunConfig, Target, TeacherEma, TeacherWeights
+from sdft_ray.config import Channel, Precision, RunConfig, Target, TeacherEma, TeacherWeights
 from sdft_ray.data.dataset import read_dataset
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.models.arithmetic import NetworkShape, read_shape
@@ -52,6 +52,11 @@ class Workload:
     def num_published_sets(self) -> int:
         """Sets of weights that leave the learner: the student's, and the average unless teachers make it themselves."""
         return 1 + (self.has_average and self.cfg.weights.teacher_ema is TeacherEma.LEARNER)
+
+    @property
+    def channel(self) -> Channel:
+        """That brings the workers their weights."""
+        return self.cfg.weights.choose_channel(self.cfg.cluster, self.cfg.cluster.num_nodes)
 
     @property
     def sequence_tokens(self) -> int:

@@ -67,7 +67,7 @@ def _page(results: Results) -> Iterator[str]:
     yield "# Benchmarks"
     yield ""
     yield 'Written by `make bench`, which measures on the machine it runs on; `make bench ARGS="fused payloads"`'
-    yield "measures some of it anew and keeps the rest. All figures are in `runs/bench/latest.json`."
+    yield "measures some of it anew and keeps the rest. All figures are in `benchmarks.json` beside it."
     yield ""
     rows = [
         {"key": f"`{line.key}`", "value": results[line.key], "target": line.target()}

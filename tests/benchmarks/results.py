@@ -1,4 +1,7 @@
-"""runs/bench/latest.json: the newest figures of every measurement, and where each of them comes from."""
+"""The newest figures of every measurement, and where each of them comes from.
+
+They stand in docs/benchmarks.json, so that a clone knows them, and in runs/bench/latest.json for who reads runs.
+"""
 
 import importlib.metadata
 import json
@@ -13,6 +16,7 @@ import psutil
 from sdft_ray.tracking.summary import git_commit, package_versions
 from tests.benchmarks.processes import GIB, ROOT
 
+KEPT = ROOT / "docs" / "benchmarks.json"
 LATEST = ROOT / "runs" / "bench" / "latest.json"
 PEERS = ("trl", "liger-kernel")
 
@@ -30,7 +34,7 @@ def origin() -> dict[str, Any]:
     }
 
 
-def read_results(path: Path = LATEST) -> Results:
+def read_results(path: Path = KEPT) -> Results:
     """What has been measured so far."""
     return json.loads(path.read_text()) if path.exists() else {"measured": {}}
 
@@ -40,12 +44,13 @@ def merge(results: Results, name: str, figures: dict[str, Any], made_by: dict[st
     return results | figures | {"measured": results["measured"] | {name: made_by}}
 
 
-def write_results(results: Results, path: Path = LATEST) -> None:
-    """Writes them in one move."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".new")
-    scratch.write_text(json.dumps(results, indent=2) + "\n")
-    os.replace(scratch, path)
+def write_results(results: Results, *paths: Path) -> None:
+    """Writes them to each of `paths`, in one move."""
+    for path in paths or (KEPT, LATEST):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(".new")
+        scratch.write_text(json.dumps(results, indent=2) + "\n")
+        os.replace(scratch, path)
 
 
 def _processor() -> str:

@@ -100,6 +100,22 @@ def test_teachers_that_average_themselves_spare_a_publication() -> None:
     assert spared == pytest.approx(PARAMETERS * 4 / GIB)
 
 
+@pytest.mark.parametrize(
+    ("settings", "copies"),
+    [
+        (["learner.zero_stage=0"], 0),
+        (["learner.zero_stage=2"], 1),
+        (["learner.zero_stage=0", "cluster.learner.num_workers=2"], 1),
+        (["learner.zero_stage=0", "model.dtype=BFLOAT16"], 2),
+        (["learner.zero_stage=0", "weights.channel=OBJECT_STORE"], 2),
+    ],
+)
+def test_what_a_learner_on_a_cpu_keeps_whole_is_published_where_it_is(settings: list[str], copies: int) -> None:
+    work = workload("+cluster=local", *settings)
+    held = {memory.role: memory.held for memory in role_memory(work)}["learner"]
+    assert held.get("publications", 0) == pytest.approx(copies * PARAMETERS * work.worker_element_bytes / GIB)
+
+
 def test_on_a_cpu_the_bare_processes_count() -> None:
     on_cpu = {memory.role: memory.held for memory in role_memory(workload("+cluster=local"))}
     assert all("processes" in held for held in on_cpu.values())
