@@ -41,6 +41,7 @@ def _record(finding: Finding) -> dict[str, object]:
 def _page(findings: Sequence[Finding], measured: dict[str, Measured]) -> Iterator[str]:
     runs = [run for arm in measured.values() for run in arm.runs]
     made_by = origin()
+    commits = ", ".join(sorted({f"`{run.summary['git_commit'][:12] or 'unknown'}`" for run in runs}))
     yield from (
         "# The paper's claims, measured small",
         "",
@@ -49,7 +50,7 @@ def _page(findings: Sequence[Finding], measured: dict[str, Measured]) -> Iterato
         "what can be seen here is a direction, not a size. Every arm has the same examples, steps and learning rate",
         "(2e-4, not tuned for any of them); `conf/experiment/claims.yaml` and `tests/claims/arms.py` are all settings.",
         "",
-        f"{made_by['date']}, commit `{made_by['commit'][:12] or 'unknown'}`, {made_by['machine']}; {len(runs)} runs,",
+        f"{made_by['date']}, {made_by['machine']}; {len(runs)} runs at commit {commits},",
         f"{sum(run.summary['wall_s'] for run in runs) / 60:.0f} minutes together, two at a time.",
         "",
         "Differences are paired: the mean over the seeds of each question in one arm less that of the same question",

@@ -1,4 +1,4 @@
-"""Tests on a GPU: `make gpu-test` where there is one; everywhere else they are left out."""
+"""Tests on a GPU: `python -m pytest -m gpu` where there is one; everywhere else they are skipped."""
 
 from pathlib import Path
 
