@@ -6,7 +6,7 @@ them on top of each other (query, key and value), one next to the other in a buc
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
@@ -19,7 +19,7 @@ NETWORKS = ("LlamaForCausalLM", "Qwen2ForCausalLM")
 class _Target(NamedTuple):
     """A parameter of the network, and what it is made of."""
 
-    module: torch.nn.Module
+    module: Any
     name: str  # of the parameter in its module
     sources: tuple[str, ...]  # published parameters, from the first row to the last
 
@@ -27,7 +27,7 @@ class _Target(NamedTuple):
 class StackedWeights:
     """One set of new weights on its way into a network on one CPU worker, in any number of buckets."""
 
-    def __init__(self, network: torch.nn.Module):
+    def __init__(self, network: Any):
         """`network` is one of `NETWORKS`, as vLLM has built it; every parameter of it is awaited."""
         self._left: list[_Target] = []
         self._tied_heads: list[ParallelLMHead] = []
@@ -67,14 +67,16 @@ def _load(target: _Target, parts: list[torch.Tensor]) -> None:
     if isinstance(method, UnquantizedLinearMethod) and name == "weight":
         module.cpu_linear = None  # the old ones make room for the new
         module.weight = torch.nn.Parameter(values, requires_grad=False)
-        method.process_weights_after_loading(module)  # packs it, and lets go of it
+        method.process_weights_after_loading(module)  # packs it and lets go of it, where oneDNN can
+        if module.weight.numel():
+            module.weight.data = values.clone()  # the published memory is written anew for the next version
         return
     getattr(module, name).data[: len(values)].copy_(values)  # an embedding has rows that are padding
     if isinstance(module, ParallelLMHead):
         _pack_head(module)
 
 
-def _pack_head(head: ParallelLMHead) -> None:
+def _pack_head(head: Any) -> None:
     """Anew: a head computes with a packed copy of its weights, which may be the embedding's."""
     head.cpu_linear = None
     head.quant_method.process_weights_after_loading(head)
@@ -82,8 +84,12 @@ def _pack_head(head: ParallelLMHead) -> None:
 
 def _stacked(parts: list[torch.Tensor]) -> torch.Tensor:
     """The parts on top of each other, as a view where they lie so already."""
-    if all(above.data_ptr() + above.nbytes == below.data_ptr() for above, below in zip(parts, parts[1:], strict=False)):
-        first = parts[0]
+    first = parts[0]
+    memory = first.untyped_storage().data_ptr()
+    if all(
+        below.untyped_storage().data_ptr() == memory and above.data_ptr() + above.nbytes == below.data_ptr()
+        for above, below in zip(parts, parts[1:], strict=False)
+    ):
         num_rows = sum(map(len, parts))
         return first.as_strided((num_rows, *first.shape[1:]), first.stride())
     return torch.cat(parts)

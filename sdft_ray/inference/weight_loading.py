@@ -36,7 +36,9 @@ class WeightLoading:
     def begin_weights(self) -> None:
         """Opens the model for new weights; nothing may be computed until `finish_weights`."""
         model = self._model()
-        stacked = current_platform.is_cpu() and type(model).__name__ in NETWORKS
+        # zentorch, where it is installed, may compute with the weights as they are instead of packing them.
+        packs = current_platform.is_cpu() and not current_platform.is_zen_cpu()
+        stacked = packs and type(model).__name__ in NETWORKS
         with set_current_vllm_config(self.vllm_config):
             self._new = StackedWeights(model) if stacked else LayerwiseReload(model, self.vllm_config.model_config)
 
@@ -74,7 +76,7 @@ class WeightLoading:
 class LayerwiseReload:
     """One set of new weights on its way into any network, on any hardware, as vLLM itself reloads them."""
 
-    def __init__(self, model: torch.nn.Module, model_config: Any):
+    def __init__(self, model: Any, model_config: Any):
         """Opens `model`."""
         self._model = model
         self._model_config = model_config
