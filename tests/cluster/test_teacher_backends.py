@@ -56,7 +56,7 @@ def workers(cluster, tmp_path_factory):
             **settings,
         ),
         "transformers": ray.remote(TransformersTeacher).remote(
-            log_dir=f"{logs}/transformers", num_tokens=NUM_TOKENS, temperature=1.0, **settings
+            log_dir=f"{logs}/transformers", num_tokens=NUM_TOKENS, temperature=1.0, maps_weights=False, **settings
         ),
     }
     assert ray.get([actor.ready.remote() for actor in actors.values()]) == [0, 0]
