@@ -12,7 +12,7 @@ import torch
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 
-# Whose own loading in vLLM does nothing else to any weight, as tests/cluster/test_rollout_and_teacher.py sees.
+# Whose own loading in vLLM does nothing else to any weight; tests/cluster has an engine of each.
 NETWORKS = ("LlamaForCausalLM", "Qwen2ForCausalLM")
 
 
