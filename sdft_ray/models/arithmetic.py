@@ -24,15 +24,16 @@ class _Family(NamedTuple):
     norms_per_layer: int = 2  # of size H
     biased_qkv: bool = False  # whatever the config says
     normed_qk: bool = False  # queries and keys have norms of their own, of size head_dim
+    lean: bool = False  # `lean_layers` knows its norms and gated layers
 
 
 _FAMILIES = {
-    "llama": _Family(),
-    "mistral": _Family(),
+    "llama": _Family(lean=True),
+    "mistral": _Family(lean=True),
     "phi3": _Family(),
     "granite": _Family(),
-    "qwen2": _Family(biased_qkv=True),
-    "qwen3": _Family(normed_qk=True),
+    "qwen2": _Family(biased_qkv=True, lean=True),
+    "qwen3": _Family(normed_qk=True, lean=True),
     "gemma2": _Family(norms_per_layer=4),
     "gemma3_text": _Family(norms_per_layer=4, normed_qk=True),
 }
@@ -54,6 +55,7 @@ class NetworkShape:
     norms_per_layer: int = 2
     normed_qk: bool = False
     bias_elements_per_layer: int = 0
+    lean: bool = False  # whether norms and gated layers are those of `lean_layers` in fp32
 
     @property
     def query_size(self) -> int:
@@ -140,6 +142,7 @@ def shape_of(config: PreTrainedConfig) -> NetworkShape:
         norms_per_layer=family.norms_per_layer,
         normed_qk=family.normed_qk,
         bias_elements_per_layer=biases,
+        lean=family.lean and config.hidden_act == "silu",
     )
 
 
@@ -180,18 +183,20 @@ def kv_cache_bytes_per_token(shape: NetworkShape, element_bytes: int) -> int:
 def activation_bytes(shape: NetworkShape, num_tokens: int, element_bytes: int, *, checkpointing: bool = False) -> int:
     """What a forward pass of `num_tokens` keeps for the backward pass; head and loss are left out.
 
-    Transformers' modules under `packed` attention; under `sdpa` its `sdpa_bytes` come on top. With `checkpointing` only
-    the layers' inputs stay, and one layer at a time is made again.
+    For a pack of several sequences under `packed` attention; under `sdpa` its `sdpa_bytes` come on top. With
+    `checkpointing` only the layers' inputs stay, and one layer at a time is made again.
     """
-    # An RMS norm computes in fp32 and keeps its input, the normalised input and its own result.
-    norm = FP32_BYTES + 2 * element_bytes
+    lean = shape.lean and element_bytes == FP32_BYTES
+    # transformers' RMS norm keeps its input, the normalised input in fp32, and its own result.
+    norm = 2 * element_bytes + (0 if lean else FP32_BYTES)
     norms = norm * shape.norms_per_layer * shape.hidden_size
     # Rotation and attention have no use for the result of those of queries and keys.
     norms += (norm - element_bytes) * (shape.query_size + shape.key_size) * shape.normed_qk
     attention = (
         3 * shape.query_size + 2 * shape.key_size
     ) * element_bytes  # queries, keys, values, results, their pack
-    gated = 4 * shape.intermediate_size * element_bytes  # gate, its activation, the other branch, their product
+    # The gate and the other branch; transformers' keeps the activation and the product of both, too.
+    gated = (2 if lean else 4) * shape.intermediate_size * element_bytes
     layer = norms + attention + gated
     kept = shape.num_layers * shape.hidden_size * element_bytes + layer if checkpointing else shape.num_layers * layer
     return num_tokens * (kept + norm * shape.hidden_size)

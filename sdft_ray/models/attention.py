@@ -103,8 +103,9 @@ def packed_attention(
             scale=scaling,
             enable_gqa=key.shape[1] != query.shape[1],
         )
-        results.append(result)
-    return torch.cat(results, dim=2).transpose(1, 2).contiguous(), None
+        # The kernels lay a result out token by token, so this is no copy, nor is what follows with one sequence.
+        results.append(result.transpose(1, 2))
+    return (torch.cat(results, dim=1) if len(results) > 1 else results[0].contiguous()), None
 
 
 def _pack_of(position_ids: torch.Tensor) -> Pack:

@@ -16,6 +16,7 @@ from sdft_ray.config import ModelConfig, Precision
 from sdft_ray.distill.head import Head
 from sdft_ray.errors import ModelError
 from sdft_ray.models import attention  # noqa: F401 - makes model.attention=packed known to transformers
+from sdft_ray.models.lean_layers import make_lean
 
 TORCH_DTYPE = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16}
 
@@ -30,6 +31,8 @@ def load_network(path: str, precision: Precision, model: ModelConfig, **kwargs: 
         path, dtype=TORCH_DTYPE[precision], attn_implementation=model.attention, **kwargs
     )
     network.config.use_cache = False
+    if precision is Precision.FLOAT32:
+        make_lean(network)
     return network
 
 

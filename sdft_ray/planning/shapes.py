@@ -19,6 +19,7 @@ def _qwen25(
         tied_head=tied,
         context_length=32_768,
         bias_elements_per_layer=(heads + 2 * kv_heads) * head_dim,
+        lean=True,
     )
 
 

@@ -19,6 +19,7 @@ from sdft_ray.models.arithmetic import (
     weight_bytes,
 )
 from sdft_ray.models.attention import PACKED
+from sdft_ray.models.lean_layers import make_lean
 from tests.tiny import make_tiny_model
 
 SIZES = {
@@ -131,6 +132,8 @@ def kept_for_backward(network: PreTrainedModel) -> int:
 def test_activations_are_what_autograd_keeps(model_type: str, dtype: torch.dtype, attention: str) -> None:
     sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 6}
     network = make(model_type, attn_implementation=attention, **sizes).to(dtype)
+    if dtype is torch.float32:
+        make_lean(network)
     shape, of_pass = shape_of(network.config), (TWO_SEQUENCES.numel(), dtype.itemsize)
     predicted = activation_bytes(shape, *of_pass) + (sdpa_bytes(shape, *of_pass) if attention == "sdpa" else 0)
     assert predicted == pytest.approx(kept_for_backward(network), rel=0.03)
