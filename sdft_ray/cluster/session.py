@@ -52,7 +52,7 @@ class RaySession:
             num_cpus=max(self._cluster.num_cpus, os.cpu_count() or 1),
             # Ray refuses to start with more than the machine has, before anybody can say what else is missing.
             object_store_memory=int(min(self._cluster.object_store_gib * GIB, 0.3 * psutil.virtual_memory().total)),
-            include_dashboard=True,
+            include_dashboard=self._cluster.dashboard,
             dashboard_host="127.0.0.1",
             log_to_driver=False,
             logging_level="ERROR",

@@ -75,6 +75,7 @@ class ClusterConfig:
     num_nodes: int = 1
     gpus_per_node: int = 0
     object_store_gib: float = 4.0  # of a Ray started here, at most 30 % of memory; weights and payloads use it
+    dashboard: bool = True  # of a Ray started here: nine processes, 0.2 GiB together
     rollout: RolePlacement = field(default_factory=RolePlacement)
     teacher: RolePlacement = field(default_factory=RolePlacement)
     learner: RolePlacement = field(default_factory=RolePlacement)
