@@ -60,3 +60,7 @@ class LearnerConfig:
             "has no fp32 masters beside bf16 weights, so small updates would be rounded away",
             "set learner.zero_stage=1 or more, or learner.precision=FLOAT32",
         )
+
+    def holds_all(self, num_ranks: int) -> bool:
+        """Whether a rank holds all weights, gradients and moments, in fp32, and is the only one that does."""
+        return self.zero_stage == 0 and num_ranks == 1

@@ -10,7 +10,9 @@ tokens' divergence), whole sequences share a chunk, and one longer than a chunk 
 terms, then for the gradient. The weights themselves are not this file's business: `loss_of` turns terms into a loss,
 and its derivative on each token's terms is what that token weighs.
 
-The backward pass only scales what the forward pass has made.
+The backward pass only scales what the forward pass has made. Where few tokens meet a large head that has a place for
+its gradient, the forward pass leaves the gradient on the logits, which is smaller, and the backward pass adds the
+head's to its place.
 """
 
 from collections.abc import Callable, Iterator
@@ -177,7 +179,7 @@ class _FusedLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, problem: _Problem) -> tuple[Tensor, ...]:
         gradient = _Gradient(hidden, weight, bias, problem) if any(ctx.needs_input_grad) else None
         outputs = [_solve_group(hidden, group, problem, gradient) for group in problem.groups()]
-        ctx.gradients = gradient.take() if gradient else None
+        ctx.gradient = gradient
         losses, *per_token = zip(*(output.as_tuple() for output in outputs), strict=True)
         results = (torch.stack(losses).sum().detach(), *(torch.cat(values) for values in per_token))
         ctx.mark_non_differentiable(*results[1:])
@@ -185,10 +187,10 @@ class _FusedLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        gradients, ctx.gradients = ctx.gradients, None
-        if gradients is None:
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:
             raise RuntimeError("the fused loss has given its gradient away already: it can be asked for once")
-        return (*(None if value is None else value.mul_(grad_loss) for value in gradients), None)
+        return (*gradient.scaled(grad_loss), None)
 
 
 def _solve_group(hidden: Tensor, group: slice, problem: _Problem, gradient: "_Gradient | None") -> LossOutput:
@@ -232,33 +234,45 @@ class _Gradient:
     """The gradient of the loss, added up chunk by chunk."""
 
     def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, problem: _Problem):
-        self._inputs = (hidden, weight, bias)
+        self._inputs = (hidden.detach(), weight, bias)
         self._num_vocab = problem.num_vocab
+        self._place = problem.head.gradient if len(hidden) * problem.num_vocab < weight.numel() else None
+        self._of_logits: list[tuple[slice, Tensor]] = []  # [n, V] of every chunk, for the place
         exact = torch.promote_types(weight.dtype, torch.float32)
+        sums_weight = weight.requires_grad and self._place is None
         self._of_hidden = torch.empty_like(hidden)
-        self._of_weight = torch.zeros_like(weight, dtype=exact) if weight.requires_grad else None
+        self._of_weight = torch.zeros_like(weight, dtype=exact) if sums_weight else None
         self._of_bias = torch.zeros_like(bias, dtype=exact) if bias is not None else None
 
     def add(self, rows: slice, of_logits: Tensor, slope: Tensor | float) -> None:
         """Adds what `of_logits` [n, V], used up here, sends to the rows' hidden states and to the head."""
-        hidden, weight, _ = self._inputs
+        _, weight, _ = self._inputs
         if isinstance(slope, Tensor) or slope != 1.0:
             of_logits *= slope
         if self._of_bias is not None:
             self._of_bias[: self._num_vocab] += of_logits.sum(0)
         of_logits = of_logits.to(weight.dtype)
         self._of_hidden[rows] = of_logits @ weight[: self._num_vocab]
-        if self._of_weight is None:
-            return
-        add_exact_product(self._of_weight[: self._num_vocab], of_logits.T, hidden[rows].to(weight.dtype))
+        if self._place is not None:
+            self._of_logits.append((rows, of_logits))
+        elif self._of_weight is not None:
+            self._add_to(self._of_weight, rows, of_logits)
 
-    def take(self) -> tuple[Tensor | None, ...]:
-        """In the order and the dtypes of the inputs."""
+    def scaled(self, factor: Tensor) -> tuple[Tensor | None, ...]:
+        """Times `factor`, in the order and the dtypes of the inputs; None for what is in its place already."""
+        if self._place is not None:
+            place = self._place()
+            for rows, of_logits in self._of_logits:
+                self._add_to(place, rows, of_logits.mul_(factor))
         sums = (self._of_hidden, self._of_weight, self._of_bias)
         return tuple(
-            None if total is None or value is None else total.to(value.dtype)
+            None if total is None or value is None else total.to(value.dtype).mul_(factor)
             for total, value in zip(sums, self._inputs, strict=True)
         )
+
+    def _add_to(self, total: Tensor, rows: slice, of_logits: Tensor) -> None:
+        hidden, weight, _ = self._inputs
+        add_exact_product(total[: self._num_vocab], of_logits.T, hidden[rows].to(weight.dtype))
 
 
 def _log_softmax(logits: Tensor, temperature: float) -> Tensor:

@@ -3,6 +3,7 @@
 Legend: n rows (completion tokens), H hidden size, R rows of the head, V vocabulary entries that count, V <= R.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ class Head(NamedTuple):
     bias: Tensor | None = None  # [R]
     scale: float = 1.0
     softcap: float = 0.0
+    gradient: Callable[[], Tensor] | None = None  # [R, H] that the weight's gradient may be added to; else autograd's
 
     def logits(self, hidden: Tensor, num_vocab: int) -> Tensor:
         """The logits of the entries that count, before any temperature.

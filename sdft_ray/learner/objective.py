@@ -12,6 +12,7 @@ from sdft_ray.distill.head import Head
 from sdft_ray.distill.reduction import LossOutput
 from sdft_ray.distill.settings import LossSettings
 from sdft_ray.distill.teacher_rows import TeacherRows
+from sdft_ray.errors import NonFiniteError
 from sdft_ray.learner.opening import open_payloads
 from sdft_ray.learner.student import run_student
 from sdft_ray.learner.teacher_heads import TeacherHeads
@@ -180,3 +181,19 @@ def views_by_sample(output: LossOutput, tops: TopsBySequence, microbatch: Microb
             columns
         )
     ]
+
+
+def check_loss(loss: torch.Tensor, by_sample: list[TokenViews], microbatch: Microbatch, step: int) -> None:
+    """Refuses a loss that is not finite.
+
+    Raises:
+        NonFiniteError: names the samples whose divergences are not finite, or all where it is none of these.
+    """
+    if torch.isfinite(loss):
+        return
+    guilty = [
+        example_id
+        for example_id, views in zip(microbatch.example_ids, by_sample, strict=True)
+        if not np.isfinite(views.divergence).all()
+    ]
+    raise NonFiniteError("loss", step, guilty or microbatch.example_ids)

@@ -177,6 +177,9 @@ def full_state(
     module: torch.nn.Module, fragments: Fragments, dtype: torch.dtype, device: torch.device
 ) -> dict[str, torch.Tensor]:
     """All parameters in host memory on rank 0, empty elsewhere; every rank has to call it."""
+    if dist.get_world_size() == 1 and dtype is torch.float32:  # the masters themselves, not copied
+        shapes = dict(parameter_shapes(module))
+        return {name: values.view(shapes[name]).cpu() for name, _, values in fragments()}
     state: dict[str, torch.Tensor] = {}
     for entries, array in assembled(module, fragments, dtype, device):
         state |= dict(unpack(Bucket(dtype=dtype_name(dtype), entries=entries, array=None), array))

@@ -45,11 +45,12 @@ class StudentHead(torch.nn.Module):
     def __init__(self, head: Head):
         super().__init__()
         self.weight, self.bias = head.weight, head.bias
-        self._transform = head[2:]
+        self._transform = head.scale, head.softcap
+        self.gradient: Callable[[], torch.Tensor] | None = None  # see `Head.gradient`
 
     def forward(self, hidden: torch.Tensor, loss_of: LossOf) -> tuple[torch.Tensor, ...]:
         """A tuple, since DeepSpeed finds the tensors it has to watch in tuples but not in dataclasses."""
-        return loss_of(hidden, Head(self.weight, self.bias, *self._transform)).as_tuple()
+        return loss_of(hidden, Head(self.weight, self.bias, *self._transform, self.gradient)).as_tuple()
 
 
 def run_student(engine: Any, loss_of: LossOf, **inputs: torch.Tensor) -> LossOutput:

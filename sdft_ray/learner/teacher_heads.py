@@ -45,7 +45,15 @@ class TeacherHeads:
 class HeadMaker:
     """Puts the head together from the fragments of all ranks."""
 
-    def __init__(self, head: Head, parameters: dict[str, torch.Tensor], dtype: torch.dtype, device: torch.device):
+    def __init__(
+        self,
+        head: Head,
+        parameters: dict[str, torch.Tensor],
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        in_place: bool,
+    ):
         """Finds the head's parameters by their identity.
 
         Args:
@@ -53,8 +61,10 @@ class HeadMaker:
             parameters: all of the network by name, tied ones once.
             dtype: that of the teacher's workers, so that both multiply with the same numbers.
             device: where heads are kept.
+            in_place: whether this rank's fp32 fragments are whole parameters and stay as they are for as long as
+                anybody asks for the head: it is a view of them then.
         """
-        self._transform = head[2:]
+        self._transform = head.scale, head.softcap
         self._entries = [
             ParameterEntry(name=name, shape=full_shape(parameter), offset=0)
             for wanted in head[:2]
@@ -63,11 +73,19 @@ class HeadMaker:
         ]
         self._dtype = dtype
         self._device = device
+        self._in_place = in_place
 
     def make(self, fragments: Callable[[], Iterator[Fragment]]) -> Head:
         """The head of one set of weights; every rank has to call it and gets it."""
-        weight, *bias = [
+        weight, *bias = self._views(fragments) if self._in_place else self._copies(fragments)
+        return Head(weight, bias[0] if bias else None, *self._transform)
+
+    def _views(self, fragments: Callable[[], Iterator[Fragment]]) -> list[torch.Tensor]:
+        values = {name: values for name, _, values in fragments()}
+        return [values[entry.name].view(entry.shape) for entry in self._entries]
+
+    def _copies(self, fragments: Callable[[], Iterator[Fragment]]) -> list[torch.Tensor]:
+        return [
             assemble((entry,), fragments, self._device, on_all_ranks=True).view(entry.shape).to(self._dtype)
             for entry in self._entries
         ]
-        return Head(weight, bias[0] if bias else None, *self._transform)

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from sdft_ray.config import (
@@ -28,6 +27,7 @@ from sdft_ray.errors import NonFiniteError
 from sdft_ray.learner.metrics import OpenStep
 from sdft_ray.learner.stages import StagePlan
 from sdft_ray.records import Microbatch, Publication, RankReport, TokenViews
+from sdft_ray.tensors import release_freed_memory
 from sdft_ray.weights.channel import Meeting, WeightKind
 from sdft_ray.workers import Worker
 
@@ -89,6 +89,7 @@ class LearnerWorker(Worker):
         from sdft_ray.learner.fragments import move_parameters
         from sdft_ray.learner.objective import Objective
         from sdft_ray.learner.publisher import Publisher, make_publisher
+        from sdft_ray.learner.settled import settle
         from sdft_ray.learner.teacher_heads import TeacherHeads
         from sdft_ray.models.network import TORCH_DTYPE, output_head
 
@@ -109,7 +110,8 @@ class LearnerWorker(Worker):
         )
         dtype = TORCH_DTYPE[settings.model.dtype]
         self._publisher: Publisher = make_publisher(settings.channel, self._network, dtype, self._device)
-        if self._num_ranks == 1 and settings.learner.zero_stage == 0:
+        holds_all = settings.learner.holds_all(self._num_ranks)
+        if holds_all:
             move_parameters(self._network, partial(self._publisher.house, WeightKind.STUDENT))
         self._average = self._make_average()
         parameters = dict(self._network.named_parameters())
@@ -118,6 +120,9 @@ class LearnerWorker(Worker):
         self._step = OpenStep()
         self._make_teacher_head = self._head_maker()
         self._make_teacher_head()
+        if holds_all:
+            settle(self._engine)
+        release_freed_memory()  # weights that have moved, and what measuring the bound took
         return self.weight_version
 
     def accumulate(self, microbatch: Microbatch, is_last: bool) -> list[TokenViews]:
@@ -133,13 +138,13 @@ class LearnerWorker(Worker):
         Raises:
             NonFiniteError: the loss is not finite; it has not touched the gradient.
         """
-        from sdft_ray.learner.objective import token_sums, views_by_sample
+        from sdft_ray.learner.objective import check_loss, token_sums, views_by_sample
 
         started = time.perf_counter()
         self._engine.set_gradient_accumulation_boundary(is_last)
         output, tops = self._objective(self._engine, microbatch)
         by_sample = views_by_sample(output, tops, microbatch)
-        self._check_loss(output.loss, by_sample, microbatch)
+        check_loss(output.loss, by_sample, microbatch, self.weight_version + 1)
         # DeepSpeed averages gradients over ranks; the loss is already a share of the global batch's.
         self._engine.backward(output.loss * self._num_ranks)
         self._step.add(microbatch, token_sums(output, microbatch), time.perf_counter() - started)
@@ -214,6 +219,7 @@ class LearnerWorker(Worker):
         from sdft_ray.learner.publisher import full_state
         from sdft_ray.models.network import TORCH_DTYPE
 
+        release_freed_memory()  # makes room for a copy of the weights
         dtype = TORCH_DTYPE[self._settings.learner.precision]
         state = full_state(self._network, self._student, dtype, self._device)
         if self.rank == 0:
@@ -260,24 +266,19 @@ class LearnerWorker(Worker):
         if settings.teacher.weights is TeacherWeights.FROZEN:
             self._heads.hold(0, load_head(settings.teacher_path, settings.model.dtype, self._device))
             return lambda: None
+        dtype = TORCH_DTYPE[settings.model.dtype]
         maker = HeadMaker(
             output_head(self._network),
             dict(self._network.named_parameters()),
-            TORCH_DTYPE[settings.model.dtype],
+            dtype,
             self._device,
+            # On-policy, all samples of a version are trained on before the weights change.
+            in_place=settings.learner.holds_all(self._num_ranks)
+            and dtype is torch.float32
+            and settings.max_staleness == 0,
         )
         fragments = self._fragments_of(WeightKind.EMA)  # the student's where there is no average: a live teacher
         return lambda: self._heads.hold(self.weight_version, maker.make(fragments))
-
-    def _check_loss(self, loss: torch.Tensor, by_sample: list[TokenViews], microbatch: Microbatch) -> None:
-        if torch.isfinite(loss):
-            return
-        guilty = [
-            example_id
-            for example_id, views in zip(microbatch.example_ids, by_sample, strict=True)
-            if not np.isfinite(views.divergence).all()
-        ]
-        raise NonFiniteError("loss", self.weight_version + 1, guilty or microbatch.example_ids)
 
     def _apply_gradients(self, example_ids: Sequence[str]) -> float:
         from sdft_ray.learner.engine import gradient_norm

@@ -157,13 +157,20 @@ def _learner(work: Workload) -> RoleMemory:
     chunk = CHUNK_BUFFERS * min(CHUNK_ELEMENTS[device], logits) * FP32_BYTES
     if work.cfg.method.target is Target.TEACHER and work.cfg.teacher.payload is Payload.LOGITS:
         chunk += logits * FP32_BYTES
-    head_gradient = shape.head_parameters * FP32_BYTES
     phases = {
-        "forward and backward": _activations(work) + chunk + head_gradient + whole + _reduction(work),
+        "forward and backward": _activations(work) + chunk + _head_gradient(work, logits) + whole + _reduction(work),
         "optimizer step": _step_buffers(work),
         "publishing": _bucket_elements(work) * (FP32_BYTES + work.worker_element_bytes),
     }
     return _in_gib("learner", work, held, phases, _limit(work, "learner"))
+
+
+def _head_gradient(work: Workload, logits: int) -> int:
+    """What is kept until the backward pass: the gradient itself, or, where it has a place, that on the logits."""
+    kept = work.shape.head_parameters
+    if work.holds_all:
+        kept = min(kept, logits)
+    return kept * FP32_BYTES
 
 
 def _copies_published(work: Workload) -> int:
@@ -176,7 +183,7 @@ def _copies_published(work: Workload) -> int:
         return 0
     if work.channel is not Channel.SHARED_MEMORY or work.worker_element_bytes != FP32_BYTES:
         return work.num_published_sets
-    return int(cfg.learner.zero_stage > 0 or cfg.cluster.learner.num_workers > 1)
+    return int(not work.holds_all)
 
 
 def _activations(work: Workload) -> int:
@@ -217,9 +224,13 @@ def _step_buffers(work: Workload) -> float:
 
 def _teacher_heads(work: Workload) -> int:
     """One for each version that samples of one batch may have been scored with."""
-    if work.cfg.method.target is not Target.TEACHER or work.cfg.teacher.payload is not Payload.HIDDEN:
+    cfg = work.cfg
+    if cfg.method.target is not Target.TEACHER or cfg.teacher.payload is not Payload.HIDDEN:
         return 0
-    return (work.cfg.max_staleness + 1) * work.shape.head_parameters * work.worker_element_bytes
+    follows = cfg.teacher.weights is not TeacherWeights.FROZEN
+    if follows and work.holds_all and work.worker_element_bytes == FP32_BYTES and cfg.max_staleness == 0:
+        return 0  # a view of the average, or of the student
+    return (cfg.max_staleness + 1) * work.shape.head_parameters * work.worker_element_bytes
 
 
 def _bucket_elements(work: Workload) -> int:

@@ -44,6 +44,11 @@ class Workload:
         return ELEMENT_BYTES[self.cfg.learner.precision]
 
     @property
+    def holds_all(self) -> bool:
+        """See `LearnerConfig.holds_all`."""
+        return self.cfg.learner.holds_all(self.cfg.cluster.learner.num_workers)
+
+    @property
     def has_average(self) -> bool:
         """Whether the learner keeps a moving average of the student."""
         return self.cfg.method.target is Target.TEACHER and self.cfg.teacher.weights is TeacherWeights.EMA

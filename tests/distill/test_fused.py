@@ -254,3 +254,32 @@ def test_what_does_not_fit_is_refused() -> None:
 def test_a_chunk_holds_at_least_one_row_of_the_largest_vocabulary() -> None:
     assert default_chunk_rows(10**9, torch.device("cpu")) == 1
     assert default_chunk_rows(152_064, torch.device("cpu")) > 64
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("num_tokens", [3, TOKENS])  # fewer elements on the logits than the head has, or more
+def test_a_head_with_a_place_for_its_gradient_has_it_added_there(head: str, num_tokens: int) -> None:
+    problem, few = Problem(**HEADS[head]), slice(0, num_tokens)
+
+    def leaves_after(place: Tensor | None) -> list[Tensor]:
+        leaves = problem.parameters()
+        output = fused_token_loss(
+            student_hidden=leaves[0][few],
+            student_head=problem.head_of(leaves)._replace(gradient=None if place is None else lambda: place),
+            token_ids=problem.token_ids[few],
+            token_weights=problem.token_weights[few],
+            target="nll",
+            temperature=0.7,
+            num_vocab=NUM_VOCAB,
+            chunk_rows=2,
+        )
+        (3.0 * output.loss).backward()
+        return leaves
+
+    place = torch.ones(NUM_ROWS, HIDDEN, dtype=torch.float64)
+    own, expected = leaves_after(place), leaves_after(None)
+    uses_place = num_tokens * NUM_VOCAB < NUM_ROWS * HIDDEN
+    assert (own[1].grad is None) == uses_place
+    torch.testing.assert_close(place - 1.0 if uses_place else own[1].grad, expected[1].grad)
+    for mine, other in zip([own[0], *own[2:]], [expected[0], *expected[2:]], strict=True):
+        torch.testing.assert_close(mine.grad, other.grad)

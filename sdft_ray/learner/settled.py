@@ -1,0 +1,87 @@
+"""Gradients and moments with memory of their own for the whole run, on a rank that holds all of them in fp32.
+
+DeepSpeed lets go of the gradients with every step, and torch makes the moments in the first one. Both would come to lie
+among the activations of some microbatch, and what is left between them would fit no other's. Besides, with a place
+that is known beforehand, embedding and head can add their gradients to it, instead of making one of the whole
+vocabulary for every microbatch.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sdft_ray.learner.engine import reset_moments
+
+
+def settle(engine: Any) -> None:
+    """Allocates gradients and moments, before there are any activations; weights stay as they are."""
+    student = engine.module
+    places = {param: Place(param) for param in student.parameters()}
+    for group in engine.optimizer.param_groups:
+        group["lr"] = 0.0  # every step is given its own
+    engine.optimizer.step()
+    reset_moments(engine)
+    engine.zero_grad()
+    student.head.gradient = places[student.head.weight].take
+    embedding = student.network.get_input_embeddings()
+    if type(embedding) is nn.Embedding:  # others do more than to look up
+        student.network.set_input_embeddings(SettledEmbedding(embedding, places[embedding.weight]))
+
+
+class Place:
+    """The memory of one parameter's gradient."""
+
+    def __init__(self, param: nn.Parameter):
+        """Gives the parameter a gradient of zero."""
+        self._param = param
+        self._values = param.grad = torch.zeros_like(param)
+        param.register_post_accumulate_grad_hook(self._move)
+
+    def take(self) -> Tensor:
+        """The gradient, to be added to: that of the step so far."""
+        if self._param.grad is None:
+            self._param.grad = self._values.zero_()
+        return self._values
+
+    def _move(self, param: Tensor) -> None:
+        """A step's first gradient from autograd; torch adds all others to it where it lies."""
+        if param.grad is not None and param.grad is not self._values:
+            param.grad = self._values.copy_(param.grad)
+
+
+class SettledEmbedding(nn.Module):
+    """An embedding that adds its gradient to the rows that were looked up."""
+
+    def __init__(self, embedding: nn.Embedding, place: Place):
+        """Takes over the weight [R, H], whose gradient is at `place`."""
+        super().__init__()
+        self.weight = embedding.weight
+        self._padding_idx = embedding.padding_idx
+        self._place = place
+        self._anchor = torch.zeros((), requires_grad=True)  # autograd asks those for gradients that lead to a leaf
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """Ids [...] to their rows [..., H]."""
+        rows: Tensor = _Lookup.apply(self._anchor, input_ids, self)
+        return rows
+
+    def add(self, input_ids: Tensor, gradient: Tensor) -> None:
+        """Adds the gradient [..., H] on the rows of `input_ids` [...]; that of padding is none, as in nn.Embedding."""
+        if self._padding_idx is not None:
+            gradient = gradient.masked_fill((input_ids == self._padding_idx).unsqueeze(-1), 0.0)
+        self._place.take().index_add_(0, input_ids.flatten(), gradient.flatten(0, -2))
+
+
+class _Lookup(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, input_ids: Tensor, embedding: SettledEmbedding) -> Tensor:
+        ctx.save_for_backward(input_ids)
+        ctx.embedding = embedding
+        return embedding.weight[input_ids]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
+        (input_ids,) = ctx.saved_tensors
+        ctx.embedding.add(input_ids, gradient)
+        return None, None, None

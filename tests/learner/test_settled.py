@@ -1,0 +1,124 @@
+"""Gradients with a place of their own: the same values, in the same memory in every step."""
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from sdft_ray.distill.fused import fused_token_loss
+from sdft_ray.learner.settled import SettledEmbedding, settle
+from sdft_ray.learner.student import Student, run_student
+
+PADDING = 3
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "pad_token_id": PADDING,
+}
+TOKENS = torch.tensor([5, PADDING, 9, 5, 60, 8, 1, 5, 7, PADDING, 2, 4])
+
+
+class Engine:
+    """What `settle` and `run_student` know of DeepSpeed's engine, without ZeRO."""
+
+    def __init__(self, student: Student):
+        self.module = student
+        self.optimizer = self.basic_optimizer = torch.optim.AdamW(student.parameters(), lr=0.1, weight_decay=0.1)
+
+    def __call__(self, **inputs: Any) -> Any:
+        return self.module(**inputs)
+
+    def zero_grad(self) -> None:
+        for param in self.module.parameters():
+            param.grad = None
+
+    def accumulate(self, num_completion: int) -> None:
+        """Adds the gradient of one microbatch whose last `num_completion` tokens are trained on."""
+
+        def loss_of(hidden: torch.Tensor, head: Any) -> Any:
+            return fused_token_loss(
+                student_hidden=hidden,
+                student_head=head,
+                token_ids=TOKENS[-num_completion:],
+                token_weights=torch.full((num_completion,), 0.3),
+                target="nll",
+                temperature=1.0,
+                num_vocab=61,
+                chunk_rows=2,
+            )
+
+        positions = torch.arange(len(TOKENS))
+        index = positions[-num_completion - 1 : -1]
+        output = run_student(self, loss_of, input_ids=TOKENS, position_ids=positions, predictor_index=index)
+        (output.loss * 2.0).backward()
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        return {name: param.grad for name, param in self.module.named_parameters()}
+
+
+def make_pair(**settings: Any) -> SimpleNamespace:
+    """The same student twice, one of them settled."""
+    torch.manual_seed(0)
+    student = Student(LlamaForCausalLM(LlamaConfig(**SIZES | settings)))
+    pair = SimpleNamespace(settled=Engine(copy.deepcopy(student)), plain=Engine(student))
+    settle(pair.settled)
+    return pair
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("num_completion", [3, 11])  # few enough for the gradient on the logits to be kept, or not
+def test_gradients_are_those_of_autograd_in_every_step(tied: bool, checkpointing: bool, num_completion: int) -> None:
+    pair = make_pair(tie_word_embeddings=tied)
+    if checkpointing:
+        pair.settled.module.network.gradient_checkpointing_enable({"use_reentrant": False})
+    for _ in range(2):
+        for engine in (pair.settled, pair.plain):
+            engine.accumulate(num_completion)
+            engine.accumulate(2)
+        expected = pair.plain.gradients()
+        assert expected.keys() == pair.settled.gradients().keys()
+        for name, own in pair.settled.gradients().items():
+            torch.testing.assert_close(own, expected[name], rtol=1e-5, atol=1e-7, msg=name)
+        for engine in (pair.settled, pair.plain):
+            engine.zero_grad()
+
+
+def test_gradients_stay_where_they_are() -> None:
+    engine = make_pair().settled
+    places = []
+    for _ in range(2):
+        engine.accumulate(3)
+        places.append({name: gradient.data_ptr() for name, gradient in engine.gradients().items()})
+        engine.zero_grad()
+    assert places[0] == places[1]
+
+
+def test_moments_are_there_as_if_no_step_had_been_taken_and_weights_are_as_they_were() -> None:
+    pair = make_pair()
+    for own, other in zip(pair.settled.module.parameters(), pair.plain.module.parameters(), strict=True):
+        assert torch.equal(own, other)
+        assert own.grad is None
+    states = list(pair.settled.optimizer.state.values())
+    assert len(states) == len(list(pair.settled.module.parameters()))
+    assert not any(value.any() for state in states for value in state.values())
+
+
+def test_an_embedding_of_another_kind_stays() -> None:
+    class Scaled(torch.nn.Embedding):
+        """As Gemma's."""
+
+        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+            return 3.0 * super().forward(input_ids)
+
+    student = Student(LlamaForCausalLM(LlamaConfig(tie_word_embeddings=False, **SIZES)))
+    student.network.set_input_embeddings(Scaled(64, 32))
+    settle(Engine(student))
+    assert type(student.network.get_input_embeddings()) is Scaled
+    assert isinstance(make_pair().settled.module.network.get_input_embeddings(), SettledEmbedding)
