@@ -15,6 +15,7 @@ from sdft_ray.cluster.topology import Roles, start_roles
 from sdft_ray.config import RunConfig, Target, Wandb
 from sdft_ray.config.written import changed_settings, flat_settings, write_settings
 from sdft_ray.loop import LoopConfig, train
+from sdft_ray.tensors import release_freed_memory
 from sdft_ray.tracking.alarms import Alarms
 from sdft_ray.tracking.console import ConsoleSink
 from sdft_ray.tracking.jsonl import JsonLines
@@ -66,6 +67,7 @@ class Job:
             )
             with RunTracker([lines, summary, self.console, *self._other_sinks()]) as tracker:
                 roles = await start_roles(self._stages, self.folder, self.console.phase)
+                release_freed_memory()  # what reading model and data took
                 tracker.add_source(roles.channel.take_metrics)
                 tracker.add_watcher(alarms.watch)
                 try:

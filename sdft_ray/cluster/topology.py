@@ -115,6 +115,8 @@ async def start_roles(stages: Stages, folder: RunFolder, phase: Phase) -> Roles:
                 tasks.create_task(_wait_until_ready(role, group, learner, phase))
         if isinstance(channel, DirectChannel) and "rollout" in groups:
             channel.announcement = await _meet(groups["learner"], groups["rollout"], cfg.cluster.rollout)
+        await roles.teacher.load_weights(learner.weight_version)  # for workers that map: all others hold version 0
+        channel.take_metrics()  # of no step
         if isinstance(roles.completions, RecordedCompletions):
             with phase("sampling the teacher's completions"):
                 await roles.completions.record(stages.drawn())
@@ -134,9 +136,7 @@ def _wire(
     rollouts = RolloutPool(groups["rollout"], channel) if "rollout" in groups else None
     return Roles(
         completions=_completions(cfg, material, folder, rollouts),
-        teacher=TeacherPool(groups["teacher"], channel, cfg.teacher.weights, cfg.weights.teacher_ema)
-        if "teacher" in groups
-        else TokenTarget(),
+        teacher=_teacher(cfg, groups["teacher"], channel) if "teacher" in groups else TokenTarget(),
         learner=learner,
         evaluator=NoEvaluation() if rollouts is None else make_evaluator(cfg, material, folder, rollouts),
         harness=NoEvaluation() if rollouts is None else make_harness(cfg, material, folder, rollouts),
@@ -144,6 +144,10 @@ def _wire(
         groups=list(groups.values()),
         reservations=reservations,
     )
+
+
+def _teacher(cfg: RunConfig, group: WorkerGroup, channel: WeightChannel) -> TeacherPool:
+    return TeacherPool(group, channel, cfg.teacher.weights, cfg.weights.teacher_ema, maps_weights=_teachers_map(cfg))
 
 
 def _completions(cfg: RunConfig, material: Material, folder: RunFolder, rollouts: RolloutPool | None) -> Completions:
@@ -164,6 +168,10 @@ async def _wait_until_ready(role: str, group: WorkerGroup, learner: LearnerGroup
 
 def _channel_kind(cfg: RunConfig) -> Channel:
     return cfg.weights.choose_channel(cfg.cluster, num_nodes=sum(node["Alive"] for node in ray.nodes()))
+
+
+def _teachers_map(cfg: RunConfig) -> bool:
+    return cfg.weights.teachers_map(_channel_kind(cfg), cfg.cluster, cfg.max_staleness)
 
 
 async def _meet(learner: WorkerGroup, rollout: WorkerGroup, placement: RolePlacement) -> Publication:
@@ -207,6 +215,7 @@ def make_rollout_workers(cfg: RunConfig, material: Asked, reservation: Reservati
         tensor_parallel_size=placement.tensor_parallel_size,
         shares_device=placement.shares_device,
         channel=_channel_kind(cfg),
+        maps_weights=cfg.weights.engines_map(_channel_kind(cfg), cfg.cluster, cfg.max_staleness),
         seed=cfg.seed,
     )
 
@@ -237,7 +246,7 @@ def _teacher_workers(cfg: RunConfig, material: Material, reservation: Reservatio
         teacher=cfg.teacher,
         num_tokens=material.facts.num_tokens,
         temperature=cfg.rollout.temperature,
-        maps_weights=cfg.weights.teachers_map(_channel_kind(cfg), cfg.cluster, cfg.max_staleness),
+        maps_weights=_teachers_map(cfg),
         **shared,
     )
 

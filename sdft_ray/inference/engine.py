@@ -38,6 +38,7 @@ class InferenceEngine:
         shares_device: bool,
         gpu_memory_share: float,
         kv_cache_gib: float,
+        maps_weights: bool = False,
         **arguments: Any,
     ):
         """Starts the engine's processes; returns when they are up.
@@ -51,9 +52,12 @@ class InferenceEngine:
             shares_device: whether other workers use the same memory, so that the engine must not take what is free.
             gpu_memory_share: of each of its GPUs, what the engine may fill.
             kv_cache_gib: of an engine that shares its device.
+            maps_weights: whether published weights may be used where they lie: in host memory of this node that does
+                not change while anything is computed.
             arguments: of vLLM, by the names of `AsyncEngineArgs`: what the role alone needs.
         """
         self._request_ids = itertools.count()
+        self._maps_weights = maps_weights
         self._llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(
                 model=model_path,
@@ -80,7 +84,7 @@ class InferenceEngine:
         Raises:
             ModelError: the model has a parameter that the publication lacks.
         """
-        await self._on_ranks(WeightLoading.begin_weights)
+        await self._on_ranks(WeightLoading.begin_weights, self._maps_weights)
         for bucket in publication.buckets:
             async with mappable(bucket) as in_memory:
                 await self._load_bucket(in_memory)

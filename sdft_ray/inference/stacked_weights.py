@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
-from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
 # Whose own loading in vLLM does nothing else to any weight; tests/cluster has an engine of each.
 NETWORKS = ("LlamaForCausalLM", "Qwen2ForCausalLM")
@@ -27,8 +27,15 @@ class _Target(NamedTuple):
 class StackedWeights:
     """One set of new weights on its way into a network on one CPU worker, in any number of buckets."""
 
-    def __init__(self, network: Any):
-        """`network` is one of `NETWORKS`, as vLLM has built it; every parameter of it is awaited."""
+    def __init__(self, network: Any, *, maps: bool):
+        """Every parameter of the network is awaited.
+
+        Args:
+            network: one of `NETWORKS`, as vLLM has built it.
+            maps: whether the published memory does not change while anything is computed: what needs no packing, and
+                is large, is used where it lies.
+        """
+        self._maps = maps
         self._left: list[_Target] = []
         self._tied_heads: list[ParallelLMHead] = []
         for path, module in network.named_modules():
@@ -48,7 +55,7 @@ class StackedWeights:
         still_left = []
         for target in self._left:
             if all(source in self._waiting for source in target.sources):
-                _load(target, [self._waiting.pop(source) for source in target.sources])
+                _load(target, [self._waiting.pop(source) for source in target.sources], self._maps)
             else:
                 still_left.append(target)
         self._left = still_left
@@ -60,7 +67,7 @@ class StackedWeights:
         return {source for target in self._left for source in target.sources if source not in self._waiting}
 
 
-def _load(target: _Target, parts: list[torch.Tensor]) -> None:
+def _load(target: _Target, parts: list[torch.Tensor], maps: bool) -> None:
     module, name, _ = target
     method = getattr(module, "quant_method", None)
     values = _stacked(parts)
@@ -71,7 +78,11 @@ def _load(target: _Target, parts: list[torch.Tensor]) -> None:
         if module.weight.numel():
             module.weight.data = values.clone()  # the published memory is written anew for the next version
         return
-    getattr(module, name).data[: len(values)].copy_(values)  # an embedding has rows that are padding
+    parameter = getattr(module, name)
+    if maps and type(module) is VocabParallelEmbedding and parameter.shape == values.shape:
+        parameter.data = values
+    else:
+        parameter.data[: len(values)].copy_(values)  # an embedding has rows that are padding
     if isinstance(module, ParallelLMHead):
         _pack_head(module)
 

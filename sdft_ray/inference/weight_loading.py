@@ -19,7 +19,7 @@ from vllm.platforms import current_platform
 from sdft_ray.errors import ModelError
 from sdft_ray.inference.stacked_weights import NETWORKS, StackedWeights
 from sdft_ray.records import Bucket, ParameterEntry
-from sdft_ray.tensors import one_thread
+from sdft_ray.tensors import one_thread, release_freed_memory
 from sdft_ray.weights.buckets import unpack
 from sdft_ray.weights.memory_file import MemoryHandle, map_memory
 
@@ -32,15 +32,21 @@ class WeightLoading:
 
     model_runner: Any
     vllm_config: Any
+    _has_loaded = False
 
-    def begin_weights(self) -> None:
-        """Opens the model for new weights; nothing may be computed until `finish_weights`."""
+    def begin_weights(self, maps: bool) -> None:
+        """Opens the model for new weights; nothing may be computed until `finish_weights`.
+
+        `maps` allows to compute with the published memory itself, which then must not change meanwhile.
+        """
         model = self._model()
         # zentorch, where it is installed, may compute with the weights as they are instead of packing them.
         packs = current_platform.is_cpu() and not current_platform.is_zen_cpu()
         stacked = packs and type(model).__name__ in NETWORKS
         with set_current_vllm_config(self.vllm_config):
-            self._new = StackedWeights(model) if stacked else LayerwiseReload(model, self.vllm_config.model_config)
+            self._new = (
+                StackedWeights(model, maps=maps) if stacked else LayerwiseReload(model, self.vllm_config.model_config)
+            )
 
     def load_bucket(self, handle: tuple[str, str], dtype: str, entries: list[tuple[str, list[int], int]]) -> None:
         """Loads the parameters of one bucket, (name, shape, offset in elements), from the memory behind `handle`.
@@ -66,6 +72,9 @@ class WeightLoading:
         with set_current_vllm_config(self.vllm_config), torch.no_grad(), one_thread():
             missing = self._new.finish()
         torch.accelerator.synchronize()  # copies to a device may still be under way
+        if not self._has_loaded:
+            release_freed_memory()  # the model folder's weights
+            self._has_loaded = True
         if missing:
             raise ModelError(f"the publication holds no weights for {', '.join(sorted(missing))}")
 

@@ -28,6 +28,7 @@ class RolloutWorker(Worker):
         tensor_parallel_size: int,
         shares_device: bool,
         channel: Channel,
+        maps_weights: bool,
         seed: int,
     ):
         """Starts the engine; returns when it is up.
@@ -44,6 +45,7 @@ class RolloutWorker(Worker):
             tensor_parallel_size: GPUs of the engine; 1 on a CPU.
             shares_device: whether other workers use the same memory, so that the engine must not take what is free.
             channel: that brings new weights.
+            maps_weights: whether they may be used where they lie; see `InferenceEngine`.
             seed: of the engine; completions have their own.
         """
         super().__init__(rank, log_dir)
@@ -64,6 +66,7 @@ class RolloutWorker(Worker):
             tensor_parallel_size=tensor_parallel_size,
             shares_device=shares_device,
             channel=channel,
+            maps_weights=maps_weights,
             seed=seed,
         )
 

@@ -13,13 +13,30 @@ from sdft_ray.workers import WorkerGroup
 class TeacherPool:
     """Implements roles.Teacher on the least busy worker each time."""
 
-    def __init__(self, group: WorkerGroup, channel: WeightChannel, weights: TeacherWeights, ema: TeacherEma):
-        """`ema` says who averages the weights of an EMA teacher."""
+    def __init__(
+        self,
+        group: WorkerGroup,
+        channel: WeightChannel,
+        weights: TeacherWeights,
+        ema: TeacherEma,
+        *,
+        maps_weights: bool = False,
+    ):
+        """Workers start with the model folder's weights, version 0.
+
+        Args:
+            group: the workers.
+            channel: that brings new weights.
+            weights: which of the learner's weights they score with.
+            ema: who averages the weights of an EMA teacher.
+            maps_weights: whether they score with the learner's own memory, which spares them the folder's weights
+                once they have loaded version 0, too.
+        """
         self._group = group
         self._channel = channel
         self._weights = weights
         self._ema = ema
-        self._weight_version = 0  # workers start with the model folder's weights
+        self._weight_version = None if maps_weights else 0
         self._loading = asyncio.Lock()
 
     async def score(self, example: TokenizedExample, rollout: Rollout) -> TeacherScores:
@@ -45,7 +62,7 @@ class TeacherPool:
                 return
             if self._weights is TeacherWeights.LIVE:
                 kind, load = WeightKind.STUDENT, _replace
-            elif self._ema is TeacherEma.RECEIVER and version == self._weight_version + 1:
+            elif self._ema is TeacherEma.RECEIVER and self._weight_version == version - 1:
                 kind, load = WeightKind.STUDENT, _average
             else:  # also for workers that cannot average on, since they lack versions: a resumed run's
                 kind, load = WeightKind.EMA, _replace

@@ -85,8 +85,8 @@ class TransformersTeacher(TeacherWorker):
             await self._in_thread(partial(copy_weights, self._parameters, publication))
             return
         await self._in_thread(partial(map_weights, self._parameters, publication))
-        if self.weight_version == 0:
-            release_freed_memory()  # the weights of the model folder
+        if publication.version == 0:
+            release_freed_memory()  # the weights of the model folder, which are the same
 
     async def _average_weights(self, publication: Publication) -> None:
         await self._in_thread(

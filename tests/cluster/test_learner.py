@@ -442,6 +442,7 @@ def engine(make_worker: Any) -> Any:
         tensor_parallel_size=1,
         shares_device=True,
         channel=Channel.SHARED_MEMORY,
+        maps_weights=True,
         seed=0,
     )
 
@@ -450,7 +451,7 @@ def engine(make_worker: Any) -> Any:
 def test_engines_sample_from_what_every_layout_publishes(
     begin: Any, engine: Any, folder: str, batches: Any, size: int, stage: int
 ) -> None:
-    group = begin(size, zero_stage=stage, learning_rate=0.01)
+    group = begin(size, zero_stage=stage, learning_rate=0.01, channel=Channel.SHARED_MEMORY)
     before = ray.get(engine.logprobs.remote(*sequence_of(batches)))
     train(group, batches[:1])
     assert ray.get(engine.load_weights.remote(asyncio.run(group.publish(WeightKind.STUDENT, 1)))) == 1
@@ -465,6 +466,9 @@ def test_engines_sample_from_what_every_layout_publishes(
     assert held == pytest.approx(expected, abs=1e-4)
     if (size, stage) == LAYOUTS[0]:
         assert held != pytest.approx(before, abs=1e-2), "the step was too small to tell old weights from new ones"
+        train(group, batches[1:2])
+        shared = ray.get(engine.logprobs.remote(prompt, completion))
+        assert shared != pytest.approx(held, abs=1e-3), "the embedding is a copy of what was published"
 
 
 def sequence_of(batches: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -100,6 +100,7 @@ def workers(cluster, tmp_path_factory):
         tensor_parallel_size=1,
         shares_device=True,
         channel=Channel.OBJECT_STORE,
+        maps_weights=False,
         seed=0,
     )
     teachers = [

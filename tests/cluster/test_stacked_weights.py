@@ -55,6 +55,7 @@ def engine(cluster: Any, folder: Path, tmp_path_factory: pytest.TempPathFactory)
         tensor_parallel_size=1,
         shares_device=True,
         channel=Channel.SHARED_MEMORY,
+        maps_weights=True,
         seed=0,
     )
     ray.get(worker.ready.remote())

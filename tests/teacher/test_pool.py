@@ -59,14 +59,15 @@ class FakeActor:
         return self.version
 
 
-def make_pool(weights, *actors, ema=TeacherEma.LEARNER):
+def make_pool(weights, *actors, ema=TeacherEma.LEARNER, maps_weights=False):
     fetched = []
 
     async def publish(kind, version):
         fetched.append((kind, version))
         return Publication(version=version, buckets=())
 
-    return TeacherPool(WorkerGroup("teacher", actors, "logs"), WeightChannel(publish, 10.0), weights, ema), fetched
+    group, channel = WorkerGroup("teacher", actors, "logs"), WeightChannel(publish, 10.0)
+    return TeacherPool(group, channel, weights, ema, maps_weights=maps_weights), fetched
 
 
 def test_the_completion_is_scored_under_the_teacher_prompt_and_its_payload_is_passed_on_unopened():
@@ -91,6 +92,19 @@ def test_each_kind_of_teacher_fetches_its_own_weights_once():
     assert asyncio.run(load(TeacherWeights.EMA)) == ([(WeightKind.EMA, 2)], [2, 2])
     assert asyncio.run(load(TeacherWeights.LIVE)) == ([(WeightKind.STUDENT, 2)], [2, 2])
     assert asyncio.run(load(TeacherWeights.FROZEN)) == ([], [0, 0])
+
+
+def test_only_teachers_that_map_load_the_weights_the_run_begins_with():
+    async def load(weights, maps_weights):
+        pool, fetched = make_pool(weights, FakeActor(), maps_weights=maps_weights)
+        await pool.load_weights(0)
+        await pool.load_weights(0)
+        return fetched
+
+    assert asyncio.run(load(TeacherWeights.EMA, True)) == [(WeightKind.EMA, 0)]
+    assert asyncio.run(load(TeacherWeights.LIVE, True)) == [(WeightKind.STUDENT, 0)]
+    assert asyncio.run(load(TeacherWeights.FROZEN, True)) == []
+    assert asyncio.run(load(TeacherWeights.EMA, False)) == []
 
 
 def test_teachers_that_average_themselves_get_the_student_step_by_step():
