@@ -140,13 +140,15 @@ def _settings(workload: Workload, num_steps: int) -> list[str]:
         f"batch_size={workload.batch_size}",
         f"num_steps={num_steps}",
         f"rollout.max_new_tokens={workload.max_new_tokens}",
-        "rollout.kv_cache_gib=0.25",
+        "rollout.kv_cache_gib=0.2",
         f"teacher.template={workload.template}",
         f"teacher.ema_decay={EMA_DECAY}",
         "loss.skip_first_tokens=0",
         f"learner.learning_rate={LEARNING_RATE}",
         "learner.zero_stage=0",
-        "learner.max_tokens_per_microbatch=768",  # less memory, and the first begins while others are still sampled
+        "learner.max_tokens_per_microbatch=512",  # less memory, and the first begins while others are still sampled
+        "teacher.max_tokens_per_forward=1024",
+        "cluster.dashboard=false",  # TRL has none
     ]
 
 
