@@ -171,7 +171,8 @@ def _channel_kind(cfg: RunConfig) -> Channel:
 
 
 def _teachers_map(cfg: RunConfig) -> bool:
-    return cfg.weights.teachers_map(_channel_kind(cfg), cfg.cluster, cfg.max_staleness)
+    in_transformers = cfg.teacher.backend is TeacherBackend.TRANSFORMERS
+    return in_transformers and cfg.weights.teachers_map(_channel_kind(cfg), cfg.cluster, cfg.max_staleness)
 
 
 async def _meet(learner: WorkerGroup, rollout: WorkerGroup, placement: RolePlacement) -> Publication:

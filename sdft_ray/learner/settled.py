@@ -59,7 +59,8 @@ class SettledEmbedding(nn.Module):
         self.weight = embedding.weight
         self._padding_idx = embedding.padding_idx
         self._place = place
-        self._anchor = torch.zeros((), requires_grad=True)  # autograd asks those for gradients that lead to a leaf
+        # Autograd asks only those for a gradient that something with a gradient has gone into.
+        self._anchor = torch.zeros((), device=embedding.weight.device, requires_grad=True)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Ids [...] to their rows [..., H]."""
