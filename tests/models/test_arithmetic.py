@@ -20,6 +20,7 @@ from sdft_ray.models.arithmetic import (
 )
 from sdft_ray.models.attention import PACKED
 from sdft_ray.models.lean_layers import make_lean
+from tests.models.kept import kept_bytes
 from tests.tiny import make_tiny_model
 
 SIZES = {
@@ -109,21 +110,8 @@ def test_the_cache_is_as_large_as_transformers_own() -> None:
 
 def kept_for_backward(network: PreTrainedModel) -> int:
     """Bytes autograd keeps of a packed forward pass besides the parameters."""
-    weights = {param.untyped_storage().data_ptr() for param in network.parameters()}
-    kept: dict[int, int] = {}
-    alive = []
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        ids = torch.zeros_like(TWO_SEQUENCES)
-        network.model(input_ids=ids, position_ids=TWO_SEQUENCES, use_cache=False)
-    return sum(kept.values())
+    ids = torch.zeros_like(TWO_SEQUENCES)
+    return kept_bytes(lambda: network.model(input_ids=ids, position_ids=TWO_SEQUENCES, use_cache=False), network)
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3"])

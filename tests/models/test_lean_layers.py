@@ -1,7 +1,6 @@
 """Lean layers against those of transformers, in value, gradient and what they keep."""
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from sdft_ray.models.lean_layers import GATED, NORMS, LeanGated, LeanNorm, make_lean
+from tests.models.kept import kept_bytes
 
 SIZES = {
     "vocab_size": 50,
@@ -31,23 +31,6 @@ def network_of(config: Any) -> Any:
             if "norm" in name:
                 torch.nn.init.normal_(parameter, mean=1.0)  # they are all 1 otherwise
     return network
-
-
-def kept_bytes(call: Callable[[], torch.Tensor], network: Any) -> int:
-    """Of what the call keeps for its backward pass, weights left out."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
-    kept: dict[int, torch.UntypedStorage] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        result = call()
-    del result
-    return sum(storage.nbytes() for storage in kept.values())
 
 
 @pytest.mark.parametrize("config", CONFIGS)
