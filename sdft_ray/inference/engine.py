@@ -78,6 +78,10 @@ class InferenceEngine:
             )
         )
 
+    async def release_start_up_memory(self) -> None:
+        """See `WeightLoading.release_start_up_memory`."""
+        await self._on_ranks(WeightLoading.release_start_up_memory)
+
     async def load_weights(self, publication: Publication) -> None:
         """Replaces all weights; nothing may be computed meanwhile.
 

@@ -34,6 +34,10 @@ class WeightLoading:
     vllm_config: Any
     _has_loaded = False
 
+    def release_start_up_memory(self) -> None:
+        """Gives back what loading the model folder and trying out the network took."""
+        release_freed_memory()
+
     def begin_weights(self, maps: bool) -> None:
         """Opens the model for new weights; nothing may be computed until `finish_weights`.
 

@@ -4,7 +4,6 @@ from vllm.model_executor.layers.logits_processor import LogitsProcessor
 
 from sdft_ray.errors import ModelError
 from sdft_ray.inference.weight_loading import WeightLoading
-from sdft_ray.tensors import release_freed_memory
 
 
 class PaddedRows(WeightLoading):
@@ -21,4 +20,3 @@ class PaddedRows(WeightLoading):
             raise ModelError(f"{type(self._model()).__name__} has no LogitsProcessor to cut to {num_tokens} tokens")
         for head in heads:
             head.org_vocab_size = min(head.org_vocab_size, num_tokens)
-        release_freed_memory()

@@ -73,6 +73,7 @@ class RolloutWorker(Worker):
     async def ready(self) -> int:
         """Prepares the engine; called once, before anything else. Returns the weight version, 0."""
         await self._engine.drop_padded_rows(self._num_tokens)
+        await self._engine.release_start_up_memory()
         self.weight_version = 0
         return self.weight_version
 
