@@ -45,6 +45,14 @@ class TokenizedExample:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GuardRow:
+    """A real row that the guards of a start compute in two ways: a student prompt with its demonstration."""
+
+    prompt_tokens: tuple[int, ...]  # [P]
+    completion_tokens: tuple[int, ...]  # [T] the demonstration, with the token that ends it
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Rollout:
     """A completion with the logprobs it was sampled with and the weight version that made it."""
 

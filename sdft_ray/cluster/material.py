@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from sdft_ray.cluster.probes import ProbeMaterial, read_probes
 from sdft_ray.config import CompletionSource, EvaluationSetConfig, Match, RunConfig
-from sdft_ray.data.dataset import TokenizedDataset, read_dataset
+from sdft_ray.data.dataset import TokenizedDataset, TokenizedRow, read_dataset
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.stream import ExampleStream
 from sdft_ray.errors import ConfigError
@@ -17,6 +17,9 @@ from sdft_ray.evaluate.harness.sources import check_harness
 from sdft_ray.evaluate.judge import api_key
 from sdft_ray.evaluate.questions import Question, read_questions
 from sdft_ray.models.resolve import ModelFacts, check_agreement, check_model, load_tokenizer, resolve_model
+from sdft_ray.records import GuardRow
+
+NUM_GUARD_ROWS = 2
 
 
 class Asked(Protocol):
@@ -52,6 +55,7 @@ class Material:
     evaluation_sets: dict[str, list[Question]]
     prior: list[Question]
     probes: ProbeMaterial
+    guard_rows: tuple[GuardRow, ...]  # what the guards of the start compute on
     max_model_len: int  # the longest prompt with its completion that a rollout worker will see, plus one
     max_teacher_len: int  # the longest teacher prompt with its completion
 
@@ -115,9 +119,24 @@ def read_material(cfg: RunConfig) -> Material:
         evaluation_sets=evaluation_sets,
         prior=prior,
         probes=probes,
+        guard_rows=choose_guard_rows(dataset.rows),
         max_model_len=max(_longest(cfg, facts, dataset, asked), probes.max_model_len),
         max_teacher_len=_longest_teacher(cfg, dataset),
     )
+
+
+def choose_guard_rows(rows: Sequence[TokenizedRow]) -> tuple[GuardRow, ...]:
+    """Rows of middling length: long rows would make a start slow, and short ones may hide what they share."""
+    by_length = sorted(rows, key=lambda row: len(row.prompt_tokens) + len(row.demonstration_tokens))
+    first = max(0, (len(by_length) - NUM_GUARD_ROWS) // 2)
+    return tuple(_guard_row(row) for row in by_length[first : first + NUM_GUARD_ROWS])
+
+
+def _guard_row(row: TokenizedRow) -> GuardRow:
+    """The row; without a demonstration the prompt's own last token is what is scored."""
+    if row.demonstration_tokens:
+        return GuardRow(prompt_tokens=row.prompt_tokens, completion_tokens=row.demonstration_tokens)
+    return GuardRow(prompt_tokens=row.prompt_tokens[:-1], completion_tokens=row.prompt_tokens[-1:])
 
 
 def _longest(
