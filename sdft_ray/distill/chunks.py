@@ -5,12 +5,7 @@ distribution, both at the sampling temperature; y the token that was written. Ev
 
 Three buffers [n, V] live at a time: nothing here is kept for a backward pass. A chunk's `terms` come first; its
 `gradient` is asked for once, overwrites what the terms were made of, and is that on the student's logits divided by
-the temperature:
-
-    log p(y)        one_hot(y) - p
-    KL(p || q)      p (log p/q - KL)                        arXiv 2601.19897, App. A.1
-    KL(q || p)      p - q
-    JSD             (1 - beta) p (log p/m - KL(p || m))     m = (1 - beta) p + beta q; the terms through m cancel
+the temperature. That of log p(y) is one_hot(y) - p; the divergences' own stand in `divergence.py`.
 """
 
 import math
@@ -18,9 +13,9 @@ import math
 import torch
 from torch import Tensor
 
-from sdft_ray.distill.divergence import LOG_OF_ZERO, divergence, entropy, gather_logprobs
+from sdft_ray.distill.distributions import LOG_OF_ZERO, dot, entropy, gather_logprobs
+from sdft_ray.distill.divergence import TokenDivergence
 from sdft_ray.distill.reduction import TokenTerms
-from sdft_ray.distill.settings import LossSettings
 from sdft_ray.distill.teacher_rows import TopKRows
 
 
@@ -32,7 +27,7 @@ class TokenChunk:
         self._token_ids = token_ids
         token_logprobs = gather_logprobs(logprobs, token_ids)
         self._probs = logprobs.exp()
-        student_entropy = -_dot(self._probs, logprobs)
+        student_entropy = -dot(self._probs, logprobs)
         self.terms = TokenTerms(
             divergence=-token_logprobs,
             student_logprobs=token_logprobs,
@@ -53,39 +48,20 @@ class TokenChunk:
 class FullChunk:
     """Both distributions over the whole vocabulary."""
 
-    def __init__(self, logprobs: Tensor, teacher_logprobs: Tensor, token_ids: Tensor, settings: LossSettings):
+    def __init__(self, logprobs: Tensor, teacher_logprobs: Tensor, token_ids: Tensor, divergence: TokenDivergence):
         """Takes over `logprobs` [n, V] of the student and `teacher_logprobs` [n, V]; `token_ids` [n]."""
-        self._settings = settings
+        self._divergence = divergence
         self._token_ids = token_ids
         token_logprobs = gather_logprobs(logprobs, token_ids)
         teacher_token_logprobs = gather_logprobs(teacher_logprobs, token_ids)
         teacher_probs = teacher_logprobs.exp()
-        teacher_entropy = -_dot(teacher_probs, teacher_logprobs)
-        match settings.divergence:
-            case "reverse_kl":
-                self._probs = torch.exp(logprobs, out=teacher_probs)
-                student_entropy = -_dot(self._probs, logprobs)
-                self._other = torch.sub(logprobs, teacher_logprobs, out=teacher_logprobs)
-                value = self._mean = _dot(self._probs, self._other)
-            case "forward_kl":
-                value = _dot(teacher_probs, teacher_logprobs.sub_(logprobs))
-                self._probs = torch.exp(logprobs, out=teacher_logprobs)
-                student_entropy = -_dot(self._probs, logprobs)
-                self._other = teacher_probs
-            case "jsd":
-                beta = settings.jsd_beta
-                mixture = torch.logaddexp(logprobs + math.log1p(-beta), teacher_logprobs + math.log(beta))
-                teacher_part = _dot(teacher_probs, teacher_logprobs.sub_(mixture))
-                self._probs = torch.exp(logprobs, out=teacher_probs)
-                student_entropy = -_dot(self._probs, logprobs)
-                self._other = torch.sub(logprobs, mixture, out=mixture)
-                self._mean = _dot(self._probs, self._other)
-                value = beta * teacher_part + (1.0 - beta) * self._mean
+        teacher_entropy = -dot(teacher_probs, teacher_logprobs)
+        self._fused = divergence.fuse(logprobs, teacher_logprobs, teacher_probs)
         self.terms = TokenTerms(
-            divergence=value,
+            divergence=self._fused.value,
             student_logprobs=token_logprobs,
             teacher_logprobs=teacher_token_logprobs,
-            student_entropy=student_entropy,
+            student_entropy=-dot(self._fused.probs, logprobs),
             teacher_entropy=teacher_entropy,
         )
 
@@ -99,16 +75,12 @@ class FullChunk:
         Returns:
             [n, V]
         """
-        result = self._other
         if of_divergence is None:
-            result.zero_()
-        elif self._settings.divergence == "forward_kl":
-            torch.sub(self._probs, self._other, out=result).mul_(of_divergence.unsqueeze(-1))
+            result = self._fused.factor.zero_()
         else:
-            share = 1.0 if self._settings.divergence == "reverse_kl" else 1.0 - self._settings.jsd_beta
-            result.sub_(self._mean.unsqueeze(-1)).mul_(self._probs).mul_((share * of_divergence).unsqueeze(-1))
+            result = self._divergence.gradient(self._fused, of_divergence)
         if of_logprobs is not None:
-            result.addcmul_(self._probs, of_logprobs.unsqueeze(-1), value=-1.0)
+            result.addcmul_(self._fused.probs, of_logprobs.unsqueeze(-1), value=-1.0)
             result.scatter_add_(-1, self._token_ids.unsqueeze(-1), of_logprobs.unsqueeze(-1))
         return result
 
@@ -116,12 +88,12 @@ class FullChunk:
 class TopKChunk:
     """The student over the whole vocabulary, the teacher's K most likely tokens, and one bucket for all others."""
 
-    def __init__(self, logprobs: Tensor, teacher: TopKRows, token_ids: Tensor, settings: LossSettings):
+    def __init__(self, logprobs: Tensor, teacher: TopKRows, token_ids: Tensor, divergence: TokenDivergence):
         """Takes over `logprobs` [n, V] of the student; `teacher` and `token_ids` are those of the same n tokens."""
         self._token_ids, self._ids = token_ids, teacher.ids
         token_logprobs = gather_logprobs(logprobs, token_ids)
         self._probs = logprobs.exp()
-        student_entropy = -_dot(self._probs, logprobs)
+        student_entropy = -dot(self._probs, logprobs)
         candidates = logprobs.gather(-1, self._ids)
         rest = logprobs.scatter_(-1, self._ids, -math.inf).logsumexp(-1, keepdim=True).clamp(min=LOG_OF_ZERO)
         outcomes = torch.cat([candidates, rest], dim=-1).requires_grad_()
@@ -131,7 +103,7 @@ class TopKChunk:
             if teacher.tail == "renormalize":
                 student_outcomes = outcomes[:, :-1].log_softmax(-1)
                 teacher_outcomes = teacher.logprobs.log_softmax(-1)
-            value = divergence(settings.divergence, student_outcomes, teacher_outcomes, settings.jsd_beta)
+            value = divergence.value(student_outcomes, teacher_outcomes)
             (self._on_outcomes,) = torch.autograd.grad(value.sum(), outcomes)  # [n, K + 1]
         self._rest_prob = rest.exp()
         self.terms = TokenTerms(
@@ -162,11 +134,6 @@ class TopKChunk:
             factor = factor - at_token
         result = self._probs.mul_(factor).scatter_(-1, self._ids, at_candidates)
         return result if at_token is None else result.scatter_add_(-1, self._token_ids.unsqueeze(-1), at_token)
-
-
-def _dot(left: Tensor, right: Tensor) -> Tensor:
-    """sum_v left_v right_v [n], without a product [n, V] in between."""
-    return torch.einsum("nv,nv->n", left, right)
 
 
 def _sum(left: Tensor | None, right: Tensor | None) -> Tensor | None:

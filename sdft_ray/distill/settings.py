@@ -7,9 +7,8 @@ the other. No tensors here, hence no shapes.
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from sdft_ray.distill.divergence import check_jsd_beta
+from sdft_ray.distill.divergence import TokenDivergence, make_divergence
 
-DivergenceName = Literal["reverse_kl", "forward_kl", "jsd"]
 EstimatorName = Literal["analytic", "sampled_token", "rao_blackwell"]
 MismatchName = Literal["none", "sequence", "token"]
 TargetName = Literal["nll", "dft"]
@@ -23,8 +22,8 @@ class LossSettings:
         ValueError: a name is unknown, a number is out of range, or the estimator does not fit the divergence.
     """
 
-    divergence: DivergenceName
-    """reverse_kl is KL(student || teacher), forward_kl is KL(teacher || student), jsd the mixture's."""
+    divergence: str
+    """A name of `DIVERGENCES`."""
     jsd_beta: float
     """The teacher's share of the JSD's mixture, in (0, 1); read by jsd only."""
     estimator: EstimatorName
@@ -37,7 +36,7 @@ class LossSettings:
     """The upper bound of a token's probability ratio, > 0 (2.0 in the authors' code)."""
 
     def __post_init__(self) -> None:
-        check_name("divergence", self.divergence, DivergenceName)
+        self.make_divergence()  # checks its name and jsd_beta
         check_name("estimator", self.estimator, EstimatorName)
         check_name("mismatch", self.mismatch, MismatchName)
         if self.estimator != "analytic" and self.divergence != "reverse_kl":
@@ -45,11 +44,13 @@ class LossSettings:
                 f"estimator={self.estimator} estimates the gradient of reverse_kl, not of "
                 f"divergence={self.divergence}: choose estimator=analytic, or divergence=reverse_kl"
             )
-        if self.divergence == "jsd":
-            check_jsd_beta(self.jsd_beta)
         for key, value in (("temperature", self.temperature), ("mismatch_clip", self.mismatch_clip)):
             if not value > 0.0:
                 raise ValueError(f"{key}={value} must be greater than 0")
+
+    def make_divergence(self) -> TokenDivergence:
+        """The divergence that these settings name."""
+        return make_divergence(self.divergence, self.jsd_beta)
 
 
 def check_name(key: str, name: str, names: Any) -> None:

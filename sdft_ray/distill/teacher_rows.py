@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from sdft_ray.distill.divergence import LOG_OF_ZERO
+from sdft_ray.distill.distributions import LOG_OF_ZERO
 from sdft_ray.distill.head import Head
 
 TailName = Literal["bucket", "renormalize"]

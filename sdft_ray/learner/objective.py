@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from sdft_ray.config import LossConfig, Tail, Target
-from sdft_ray.distill.fused import fused_teacher_loss, fused_token_loss
+from sdft_ray.distill.fused_loss import fused_teacher_loss, fused_token_loss
 from sdft_ray.distill.head import Head
 from sdft_ray.distill.reduction import LossOutput
 from sdft_ray.distill.settings import LossSettings
@@ -60,7 +60,7 @@ class Objective:
         self._heads = heads
         self._device = device
         self._settings = LossSettings(
-            divergence=loss.divergence.name.lower(),  # type: ignore[arg-type]
+            divergence=loss.divergence.name.lower(),
             jsd_beta=loss.jsd_beta,
             estimator=loss.estimator.name.lower(),  # type: ignore[arg-type]
             temperature=temperature,

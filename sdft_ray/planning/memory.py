@@ -7,7 +7,7 @@ P parameters, n learner ranks, R x H the output head, N tokens of a microbatch, 
 from dataclasses import dataclass
 
 from sdft_ray.config import Channel, Payload, RolloutConfig, Target, TeacherBackend, TeacherConfig, TeacherWeights
-from sdft_ray.distill.fused import CHUNK_ELEMENTS
+from sdft_ray.distill.fused_loss import CHUNK_ELEMENTS
 from sdft_ray.models.arithmetic import (
     ADAMW_BYTES_PER_PARAMETER,
     FP32_BYTES,

@@ -19,9 +19,9 @@ import psutil
 import torch
 from torch import Tensor
 
-from sdft_ray.distill.fused import fused_teacher_loss
+from sdft_ray.distill.fused_loss import fused_teacher_loss
 from sdft_ray.distill.head import Head
-from sdft_ray.distill.loss import teacher_loss
+from sdft_ray.distill.reference_loss import teacher_loss
 from sdft_ray.distill.settings import LossSettings
 from sdft_ray.distill.teacher_rows import HiddenRows
 

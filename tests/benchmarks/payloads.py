@@ -19,7 +19,7 @@ from sdft_ray.data.dataset import tokenize_examples
 from sdft_ray.data.packing import PackedSequences, pack_microbatch, pack_sequences
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.sources import load_examples
-from sdft_ray.distill.fused import fused_teacher_loss
+from sdft_ray.distill.fused_loss import fused_teacher_loss
 from sdft_ray.distill.head import Head
 from sdft_ray.distill.settings import LossSettings
 from sdft_ray.learner.opening import open_payloads

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sdft_ray.distill.fused import fused_token_loss
+from sdft_ray.distill.fused_loss import fused_token_loss
 from sdft_ray.learner.settled import SettledEmbedding, settle
 from sdft_ray.learner.student import Student, run_student
 

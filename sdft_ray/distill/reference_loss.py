@@ -1,4 +1,6 @@
-"""The loss of one packed microbatch from its logits: the plain definition that fused.py is held against.
+"""The reference loss of one packed microbatch, from its logits. It does not train: `fused_loss.py` does.
+
+The plain definition that the tests hold the fused loss against, and that the benchmarks compare it with.
 
 Legend: T tokens of all completions of the microbatch laid end to end, without padding; V vocabulary rows; p
 is the student's and q the teacher's next-token distribution; y_t is the token written at position t.
@@ -8,7 +10,7 @@ Everything is in nats. What token_weights hold, and how losses add up, stands at
 import torch
 from torch import Tensor
 
-from sdft_ray.distill.divergence import divergence, entropy, gather_logprobs, log_softmax_at
+from sdft_ray.distill.distributions import entropy, gather_logprobs, log_softmax_at
 from sdft_ray.distill.reduction import (
     LossOutput,
     TokenTerms,
@@ -58,11 +60,8 @@ def teacher_loss(
     # The divergence sends no gradient where a token is not counted: an infinity there would make 0 * inf =
     # NaN. For sampled_token it sends none at all, and without a graph the full sum needs less memory.
     with torch.set_grad_enabled(torch.is_grad_enabled() and settings.estimator != "sampled_token"):
-        divergences = divergence(
-            settings.divergence,
-            _with_gradient_only_at(counted, student_logprobs),
-            teacher_logprobs,
-            settings.jsd_beta,
+        divergences = settings.make_divergence().value(
+            _with_gradient_only_at(counted, student_logprobs), teacher_logprobs
         )
     terms = TokenTerms(
         divergence=divergences,

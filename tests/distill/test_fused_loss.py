@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdft_ray.distill.fused import default_chunk_rows, fused_teacher_loss, fused_token_loss
+from sdft_ray.distill.fused_loss import default_chunk_rows, fused_teacher_loss, fused_token_loss
 from sdft_ray.distill.head import Head
-from sdft_ray.distill.loss import teacher_loss, token_loss
 from sdft_ray.distill.reduction import LossOutput
+from sdft_ray.distill.reference_loss import teacher_loss, token_loss
 from sdft_ray.distill.settings import LossSettings
 from sdft_ray.distill.teacher_rows import HiddenRows, JoinedRows, LogitsRows
 

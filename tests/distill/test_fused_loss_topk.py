@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdft_ray.distill.divergence import divergence
-from sdft_ray.distill.fused import fused_teacher_loss
+from sdft_ray.distill.divergence import make_divergence
+from sdft_ray.distill.fused_loss import fused_teacher_loss
 from sdft_ray.distill.head import Head
 from sdft_ray.distill.reduction import LossOutput
 from sdft_ray.distill.settings import LossSettings
@@ -72,7 +72,7 @@ def test_value_and_gradient_are_those_of_the_outcomes(name: str, tail: str) -> N
         teacher_part = torch.cat([teacher_part, teacher.tail_logprobs[:, None]], dim=-1)
     else:
         student_part, teacher_part = student_part.log_softmax(-1), teacher_part.log_softmax(-1)
-    expected = divergence(name, student_part, teacher_part, 0.3)
+    expected = make_divergence(name, 0.3).value(student_part, teacher_part)
     gradients = torch.autograd.grad((TOKEN_WEIGHTS * expected).sum(), (hidden, weight))
     output, *mine = fused(teacher, chosen)
     torch.testing.assert_close(output.divergence, expected.detach())

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdft_ray.distill.loss import token_loss
 from sdft_ray.distill.reduction import LossOutput
+from sdft_ray.distill.reference_loss import token_loss
 
 NUM_VOCAB = 6
 WEIGHTS = [0.0, 0.25, 0.0, 0.5, 0.0]

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdft_ray.distill.loss import teacher_loss
 from sdft_ray.distill.normalization import token_weights
 from sdft_ray.distill.reduction import LossOutput
+from sdft_ray.distill.reference_loss import teacher_loss
 from sdft_ray.distill.settings import LossSettings
 
 NUM_VOCAB, HIDDEN_SIZE = 6, 4

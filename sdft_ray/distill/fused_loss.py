@@ -1,4 +1,4 @@
-"""The loss of one packed microbatch from hidden states, chunk by chunk: exact, and no [T, V] ever exists.
+"""The loss that trains: of one packed microbatch from hidden states, chunk by chunk. Exact, and no [T, V] ever exists.
 
 Legend: T tokens of all completions of the microbatch laid end to end, n of them in a chunk; H hidden size; R rows of
 the student's head, V of them count.
@@ -54,7 +54,7 @@ def fused_teacher_loss(
     num_vocab: int,
     chunk_rows: int = 0,
 ) -> LossOutput:
-    """`loss.teacher_loss` without its logits.
+    """`reference_loss.teacher_loss` without its logits.
 
     Args:
         student_hidden: [T, H] after the final norm, carries the gradient; row t predicts token_ids[t].
@@ -76,11 +76,13 @@ def fused_teacher_loss(
     """
     check_shapes(token_ids, student_hidden=student_hidden[:, 0], token_weights=token_weights, sequence_ids=sequence_ids)
 
+    divergence = settings.make_divergence()
+
     def open_chunk(logprobs: Tensor, rows: slice) -> Chunk:
         if isinstance(teacher, TopKRows):
-            return TopKChunk(logprobs, teacher.part(rows), token_ids[rows], settings)
+            return TopKChunk(logprobs, teacher.part(rows), token_ids[rows], divergence)
         teacher_logprobs = _log_softmax(teacher.logits(rows, num_vocab), settings.temperature)
-        return FullChunk(logprobs, teacher_logprobs, token_ids[rows], settings)
+        return FullChunk(logprobs, teacher_logprobs, token_ids[rows], divergence)
 
     def loss_of(terms: TokenTerms, rows: slice) -> LossOutput:
         return reduce_terms(terms, token_weights[rows], sequence_ids[rows], sampler_logprobs[rows], settings)
@@ -110,7 +112,7 @@ def fused_token_loss(
     num_vocab: int,
     chunk_rows: int = 0,
 ) -> LossOutput:
-    """`loss.token_loss` without its logits; the arguments are those of `fused_teacher_loss`."""
+    """`reference_loss.token_loss` without its logits; the arguments are those of `fused_teacher_loss`."""
     check_name("target", target, TargetName)
     check_shapes(token_ids, student_hidden=student_hidden[:, 0], token_weights=token_weights)
     problem = _Problem(
