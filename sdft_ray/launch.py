@@ -28,7 +28,9 @@ from sdft_ray.config import Mode, ReportConfig, RunConfig
 from sdft_ray.errors import ConfigError, SdftError
 from sdft_ray.outcome import Outcome
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
+PACKAGE = Path(__file__).resolve().parent
+# Installed, the settings lie inside the package; in a clone beside it.
+CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 
 ConfigStore.instance().store(name="run_config", node=RunConfig)
 
