@@ -1,11 +1,14 @@
 """Attention over packed sequences, each for itself, with a common prefix computed once: `model.attention=packed`.
 
-Legend: N tokens packed end to end, D size of a head.
+Legend: N tokens packed end to end, n of them of one sequence, m keys that it sees, D size of a head.
 
 The layout is read off the position ids. Where they do not go on by one, the next sequence starts; where it starts at
 position r > 0, it continues the first r tokens of the pack, which it shares with all the others. Their keys and values
 are the same for every sequence, so this is exact, forward and backward. What a varlen kernel does on a GPU, and masks
 do at the price of N * N products and a mask a layer, is here one call of torch's fused attention a sequence.
+
+Sliding windows are part of a sequence's mask. A cap on the scores and attention sinks, which no fused kernel of torch
+knows, are computed from the scores of one sequence at a time.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +21,7 @@ from transformers import AttentionInterface
 from sdft_ray.errors import ModelError
 
 PACKED = "packed"
-NOT_COMPUTED = ("softcap", "s_aux", "position_bias")  # what some networks add to their attention
+NOT_COMPUTED = ("position_bias",)  # what some networks add to their attention
 
 
 class Layout(NamedTuple):
@@ -27,12 +30,37 @@ class Layout(NamedTuple):
     shared: int  # tokens of the common prefix
     lengths: list[int]  # tokens of each sequence that lie in the pack; the first one's hold the prefix
 
+    def begins(self, index: int) -> int:
+        """The position of a sequence's first own token."""
+        return self.shared if index else 0
 
-class Pack(NamedTuple):
-    """A layout with what attention over it needs, the same in every layer."""
 
-    layout: Layout
-    masks: list[torch.Tensor | None]  # of each sequence: which keys its queries see; None where causal says it
+class Pack:
+    """A layout with what attention over it needs, the same in every layer of one kind."""
+
+    def __init__(self, layout: Layout, device: torch.device):
+        """Makes no mask yet."""
+        self.layout = layout
+        self._device = device
+        self._masks: dict[int, list[torch.Tensor | None]] = {}
+
+    def masks(self, window: int) -> list[torch.Tensor | None]:
+        """Of each sequence, which keys [n, m] its queries see; None where plain causality says it.
+
+        Args:
+            window: how many tokens back a query sees, itself included; 0 for all.
+        """
+        if window not in self._masks:
+            self._masks[window] = [self._mask(index, window) for index in range(len(self.layout.lengths))]
+        return self._masks[window]
+
+    def _mask(self, index: int, window: int) -> torch.Tensor | None:
+        begin, length = self.layout.begins(index), self.layout.lengths[index]
+        reaches_all = not window or begin + length <= window
+        if not begin and reaches_all:
+            return None
+        seen = torch.ones((length, begin + length), dtype=torch.bool, device=self._device).tril(begin)
+        return seen if reaches_all else seen.triu(begin - window + 1)
 
 
 # By the tensor of position ids, which every layer of a forward pass is handed: reading it waits for the GPU.
@@ -63,6 +91,9 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     position_ids: torch.Tensor | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within every sequence of a pack; the interface is that of transformers' attention functions.
@@ -76,61 +107,88 @@ def packed_attention(
         scaling: of the products; None for 1 / sqrt(D).
         dropout: probability.
         position_ids: [1, N]; None for one sequence.
+        sliding_window: how many tokens back a query sees, itself included; None for all.
+        softcap: bound that a tanh puts on the scores; None for none.
+        s_aux: [heads], a score each head's softmax counts without a key, an attention sink; None for none.
         kwargs: what else a network asks of its attention.
 
     Returns:
         [1, N, heads, D], and no attention weights.
 
     Raises:
-        ModelError: the network asks for more than causal attention.
+        ModelError: the network asks for more than this; the check of the packing at the start finds it.
     """
-    layout, masks = Pack(Layout(0, [query.shape[2]]), [None]) if position_ids is None else _pack_of(position_ids)
-    _check(module, kwargs, layout)
-    shared_key, shared_value = key[:, :, : layout.shared], value[:, :, : layout.shared]
+    _check(module, attention_mask, kwargs)
+    pack = _pack_of(query, position_ids)
+    shared_key, shared_value = (tensor[:, :, : pack.layout.shared] for tensor in (key, value))
     results = []
-    parts = zip(*(tensor.split(layout.lengths, dim=2) for tensor in (query, key, value)), masks, strict=True)
-    for own_query, own_key, own_value, mask in parts:
-        if mask is not None:
+    parts = zip(*(tensor.split(pack.layout.lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    for index, ((own_query, own_key, own_value), mask) in enumerate(
+        zip(parts, pack.masks(sliding_window or 0), strict=True)
+    ):
+        if pack.layout.begins(index):
             own_key = torch.cat([shared_key, own_key], dim=2)
             own_value = torch.cat([shared_value, own_value], dim=2)
-        result = F.scaled_dot_product_attention(
-            own_query,
-            own_key,
-            own_value,
-            attn_mask=mask,
-            dropout_p=dropout,
-            is_causal=mask is None,
-            scale=scaling,
-            enable_gqa=key.shape[1] != query.shape[1],
-        )
+        if softcap is None and s_aux is None:
+            result = F.scaled_dot_product_attention(
+                own_query,
+                own_key,
+                own_value,
+                attn_mask=mask,
+                dropout_p=dropout,
+                is_causal=mask is None,
+                scale=scaling,
+                enable_gqa=key.shape[1] != query.shape[1],
+            )
+        else:
+            result = _from_scores(own_query, own_key, own_value, mask, scaling, dropout, softcap, s_aux)
         # The kernels lay a result out token by token, so this is no copy, nor is what follows with one sequence.
         results.append(result.transpose(1, 2))
     return (torch.cat(results, dim=1) if len(results) > 1 else results[0].contiguous()), None
 
 
-def _pack_of(position_ids: torch.Tensor) -> Pack:
+def _from_scores(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    dropout: float,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attention of one sequence [1, heads, n, D], its softmax in fp32; arguments as `packed_attention`'s."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    length = query.shape[2]
+    seen = torch.ones((length, length), dtype=torch.bool, device=query.device).tril() if mask is None else mask
+    scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
+    if sinks is not None:
+        sink_scores = sinks.to(scores.dtype)[None, :, None, None].expand(1, -1, length, 1)
+        scores = torch.cat([scores, sink_scores], dim=-1)
+    probs = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
+    return F.dropout(probs[..., : key.shape[2]], dropout) @ value
+
+
+def _pack_of(query: torch.Tensor, position_ids: torch.Tensor | None) -> Pack:
     """The pack that position ids [1, N] tell of."""
+    if position_ids is None:
+        return Pack(Layout(0, [query.shape[2]]), query.device)
     if position_ids not in _packs:
-        layout = read_layout(position_ids[0])
-        masks: list[torch.Tensor | None] = [None] * len(layout.lengths)
-        for index, length in enumerate(layout.lengths[1:] if layout.shared else [], start=1):
-            shape = (length, layout.shared + length)
-            masks[index] = torch.ones(shape, dtype=torch.bool, device=position_ids.device).tril(layout.shared)
-        _packs[position_ids] = Pack(layout, masks)
+        _packs[position_ids] = Pack(read_layout(position_ids[0]), position_ids.device)
     pack: Pack = _packs[position_ids]
     return pack
 
 
-def _check(module: torch.nn.Module, kwargs: dict[str, Any], layout: Layout) -> None:
-    longest = layout.shared + max(layout.lengths)
-    window = kwargs.get("sliding_window")
+def _check(module: torch.nn.Module, attention_mask: torch.Tensor | None, kwargs: dict[str, Any]) -> None:
     unknown = [name for name in NOT_COMPUTED if kwargs.get(name) is not None]
-    if window is not None and longest > window:
-        unknown.append(f"sliding_window={window} below {longest} tokens")
+    unknown += ["a mask of its own"] if attention_mask is not None else []
     if unknown:
         raise ModelError(
-            f"model.attention={PACKED}: {type(module).__name__} asks for {', '.join(unknown)}, which is not computed; "
-            "set model.attention=sdpa, or flash_attention_2 on GPUs."
+            f"model.attention={PACKED}: {type(module).__name__} asks for {', '.join(unknown)}, which is not computed."
         )
 
 

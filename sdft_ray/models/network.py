@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sdft_ray.config import ModelConfig, Precision
 from sdft_ray.distill.head import Head
@@ -27,9 +28,10 @@ PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}  # of the largest 
 
 def load_network(path: str, precision: Precision, model: ModelConfig, **kwargs: Any) -> PreTrainedModel:
     """Loads a causal language model whose position ids, restarting at 0, separate packed sequences."""
-    network = AutoModelForCausalLM.from_pretrained(
-        path, dtype=TORCH_DTYPE[precision], attn_implementation=model.attention, **kwargs
-    )
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(AutoConfig.from_pretrained(path)), None)
+    if kind is None or kind._can_set_attn_implementation():  # else it has an implementation of its own
+        kwargs["attn_implementation"] = model.attention
+    network = AutoModelForCausalLM.from_pretrained(path, dtype=TORCH_DTYPE[precision], **kwargs)
     network.config.use_cache = False
     if precision is Precision.FLOAT32:
         make_lean(network)
@@ -51,8 +53,41 @@ def completion_hidden(
     Returns:
         [T, H] in the network's dtype.
     """
-    output = network.get_decoder()(input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False)
+    output = _decoder(network)(input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False)
     return output.last_hidden_state[0, predictor_index]
+
+
+def _decoder(network: PreTrainedModel) -> torch.nn.Module:
+    """The network without its head."""
+    decoder = network.get_decoder()
+    # Where the name of the inner network is not the one transformers looks for (Llama 4), it answers the whole.
+    return network.model if decoder is network else decoder
+
+
+def train_as_sampled(network: PreTrainedModel) -> None:
+    """Puts the network into the mode it samples in, without dropout or router noise, also for its training.
+
+    Layers that can recompute their activations do so only when they are told that they train, so they are told; what
+    they hold is not.
+    """
+    network.eval()
+    for module in network.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
+            for name, value in vars(module).items():
+                if is_noise(name, value):
+                    setattr(module, name, 0.0)
+
+
+def is_noise(name: str, value: object) -> bool:
+    """True when a setting of a network makes its training random: a share above 0 of dropout or router jitter."""
+    return isinstance(value, float) and value > 0 and ("drop" in name or "jitter" in name)
+
+
+def configured_noise(network: PreTrainedModel) -> dict[str, float]:
+    """What of a network's configuration makes its training random."""
+    settings = network.config.get_text_config().to_dict()
+    return {name: value for name, value in settings.items() if is_noise(name, value)}
 
 
 def output_head(network: PreTrainedModel) -> Head:

@@ -12,8 +12,8 @@ from typing import TypeVar
 import torch
 
 from sdft_ray.config import ModelConfig, TeacherConfig
-from sdft_ray.data.packing import pack_sequences
 from sdft_ray.models.network import check_head, completion_hidden, load_network, output_head
+from sdft_ray.models.packing import pack_sequences
 from sdft_ray.records import Publication, TeacherPayload
 from sdft_ray.teacher.payload import PayloadPacker
 from sdft_ray.teacher.weights import average_weights, copy_weights, map_weights

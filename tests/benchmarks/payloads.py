@@ -16,16 +16,17 @@ import torch
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.config import ClusterConfig, DataConfig, ModelConfig, Payload, Precision, TeacherConfig
 from sdft_ray.data.dataset import tokenize_examples
-from sdft_ray.data.packing import PackedSequences, pack_microbatch, pack_sequences
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.sources import load_examples
 from sdft_ray.distill.fused_loss import fused_teacher_loss
 from sdft_ray.distill.head import Head
 from sdft_ray.distill.settings import LossSettings
 from sdft_ray.learner.opening import open_payloads
+from sdft_ray.learner.rounds import pack_microbatch
 from sdft_ray.learner.teacher_heads import TeacherHeads
 from sdft_ray.models.embedded import embedded_model
 from sdft_ray.models.network import completion_hidden, load_network, output_head
+from sdft_ray.models.packing import PackedSequences, pack_sequences
 from sdft_ray.models.resolve import load_tokenizer
 from sdft_ray.records import Microbatch, Rollout, Sample, TeacherScores
 from sdft_ray.teacher.payload import PayloadPacker

@@ -8,10 +8,10 @@ import torch
 from transformers import Gemma2Config, LlamaConfig, LlamaForCausalLM, MistralConfig
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
-from sdft_ray.data.packing import pack_sequences
 from sdft_ray.errors import ModelError
 from sdft_ray.models.attention import Layout, read_layout
 from sdft_ray.models.network import completion_hidden
+from sdft_ray.models.packing import pack_sequences
 from tests.models.test_network import SIZES
 
 PREFIX = (11, 12, 13, 14)

@@ -16,9 +16,9 @@ from transformers import (
 )
 
 from sdft_ray.config import ModelConfig, Precision
-from sdft_ray.data.packing import pack_sequences
 from sdft_ray.errors import ModelError
 from sdft_ray.models.network import check_head, completion_hidden, load_head, load_network, output_head
+from sdft_ray.models.packing import pack_sequences
 
 SIZES = {
     "vocab_size": 50,

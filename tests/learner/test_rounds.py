@@ -1,4 +1,4 @@
-"""Packing and the cut into rounds against their definitions, by brute force."""
+"""The cut into rounds against its definition, by brute force."""
 
 import asyncio
 import random
@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdft_ray.data.packing import Round, WeightedSample, cut_rounds, pack_microbatch, pack_sequences
+from sdft_ray.learner.rounds import Round, WeightedSample, cut_rounds, pack_microbatch
+from sdft_ray.models.packing import Packing
 from sdft_ray.records import Rollout, Sample, TeacherScores
 
 
@@ -25,48 +26,6 @@ def sample(example_id: str, prompt: Sequence[int], completion: Sequence[int]) ->
     return Sample(example_id=example_id, epoch=0, rollout=rollout, scores=scores)
 
 
-def random_sequences(seed: int) -> list[tuple[list[int], list[int]]]:
-    """Sequences in which no token id occurs twice, so that an id says where it is."""
-    source, ids = random.Random(seed), iter(range(10_000))
-    lengths = [(source.randint(1, 6), source.randint(1, 6)) for _ in range(source.randint(1, 5))]
-    return [
-        ([next(ids) for _ in range(prompt)], [next(ids) for _ in range(completion)]) for prompt, completion in lengths
-    ]
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_every_completion_token_is_predicted_from_all_and_only_its_own_sequences_tokens(seed: int) -> None:
-    sequences = random_sequences(seed)
-    packed = pack_sequences(sequences)
-    expected = [
-        (owner, token, [*prompt, *completion[:place]])
-        for owner, (prompt, completion) in enumerate(sequences)
-        for place, token in enumerate(completion)
-    ]
-    seen = []
-    for index, token, owner in zip(packed.predictor_index, packed.completion_ids, packed.sequence_ids, strict=True):
-        # What attention lets position `index` see: back to where position ids were last 0.
-        start = index - packed.position_ids[index]
-        seen.append((owner, token, packed.input_ids[start : index + 1].tolist()))
-    assert seen == expected
-
-
-def test_packed_arrays_are_as_written_down_by_hand() -> None:
-    packed = pack_sequences([([1, 2, 3], [4, 5]), ([6], [7])])
-    assert packed.input_ids.tolist() == [1, 2, 3, 4, 6]
-    assert packed.position_ids.tolist() == [0, 1, 2, 3, 0]
-    assert packed.predictor_index.tolist() == [2, 3, 4]
-    assert packed.completion_ids.tolist() == [4, 5, 7]
-    assert packed.sequence_ids.tolist() == [0, 0, 1]
-    assert all(array.dtype == np.int64 for array in packed)
-
-
-@pytest.mark.parametrize(("prompt", "completion"), [([], [1]), ([1], [])])
-def test_an_empty_prompt_or_completion_is_refused(prompt: list[int], completion: list[int]) -> None:
-    with pytest.raises(ValueError, match="sequence 1: prompt of"):
-        pack_sequences([([1], [2]), (prompt, completion)])
-
-
 def test_a_microbatch_keeps_ids_weights_logprobs_and_payloads_beside_their_tokens() -> None:
     batch = pack_microbatch([sample("a", [1, 2], [3, 4]), sample("b", [5], [6])], [[0.5, 0.25], [1.0]])
     assert batch.example_ids == ("a", "b")
@@ -77,7 +36,13 @@ def test_a_microbatch_keeps_ids_weights_logprobs_and_payloads_beside_their_token
     assert batch.token_weights.dtype == batch.sampler_logprobs.dtype == np.float32
 
 
-def in_rounds(lengths: Sequence[int], num_ranks: int, max_tokens: int, pauses: Iterator[float] | None = None) -> Any:
+def in_rounds(
+    lengths: Sequence[int],
+    num_ranks: int,
+    max_tokens: int,
+    pauses: Iterator[float] | None = None,
+    packing: Packing = Packing.END_TO_END,
+) -> Any:
     """The rounds of a batch whose samples hold a prompt token and the rest as completion."""
 
     async def samples() -> AsyncIterator[WeightedSample]:
@@ -87,7 +52,7 @@ def in_rounds(lengths: Sequence[int], num_ranks: int, max_tokens: int, pauses: I
             yield WeightedSample(sample(str(index), [1], [2] * (length - 1)), [0.5] * (length - 1))
 
     async def cut() -> list[Round]:
-        return [part async for part in cut_rounds(samples(), num_ranks, max_tokens)]
+        return [part async for part in cut_rounds(samples(), num_ranks, max_tokens, packing)]
 
     return asyncio.run(cut())
 
@@ -170,22 +135,14 @@ def test_a_sample_over_the_limit_stands_alone_and_the_other_ranks_of_its_round_a
 
 def test_a_rank_left_over_reads_a_sample_that_weighs_nothing() -> None:
     [whole] = in_rounds([5], num_ranks=2, max_tokens=100)
-    trained, filler = whole.microbatches(share_prefix=False)
+    trained, filler = whole.microbatches(Packing.END_TO_END)
     assert trained.example_ids == filler.example_ids == ("0",)
     assert trained.token_weights.tolist() == [0.5] * 4
     assert filler.token_weights.tolist() == [0.0] * 4
 
 
-def test_a_common_prefix_stands_once_and_a_prompt_keeps_its_last_token() -> None:
-    packed = pack_sequences([([7, 8, 1], [2]), ([7, 8], [3, 4]), ([7, 8, 9, 1], [5])], share_prefix=True)
-    assert packed.input_ids.tolist() == [7, 8, 1, 8, 3, 8, 9, 1], "the second prompt ends where the others go on"
-    assert packed.position_ids.tolist() == [0, 1, 2, 1, 2, 1, 2, 3]
-    assert packed.predictor_index.tolist() == [2, 3, 4, 7]
-    assert packed.completion_ids.tolist() == [2, 3, 4, 5]
-
-
-@pytest.mark.parametrize("prompts", [[[1, 2, 3]], [[1, 2], [3, 2]], [[1], [1]]])
-def test_without_a_common_prefix_nothing_changes(prompts: list[list[int]]) -> None:
-    pairs = [(prompt, [4, 5]) for prompt in prompts]
-    alone, shared = (pack_sequences(pairs, share_prefix=share) for share in (False, True))
-    assert all((one == other).all() for one, other in zip(alone, shared, strict=True))
+def test_a_network_that_computes_single_sequences_has_one_sample_a_rank_and_round() -> None:
+    assert layout(in_rounds([5, 9, 7], num_ranks=2, max_tokens=100, packing=Packing.SINGLE)) == [
+        [["1"], ["0"]],
+        [["2"], []],
+    ]

@@ -1,4 +1,4 @@
-"""Sequences packed end to end for one forward pass, and a batch cut into rounds of one microbatch on every rank."""
+"""A batch cut into rounds of one microbatch on every rank."""
 
 import heapq
 from collections.abc import AsyncIterator, Sequence
@@ -6,70 +6,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sdft_ray.models.packing import Packing, pack_sequences
 from sdft_ray.records import Microbatch, Sample
-
-
-class PackedSequences(NamedTuple):
-    """Prompts with their completions, end to end. N tokens in all, T completion tokens."""
-
-    input_ids: np.ndarray  # [N] int64
-    position_ids: np.ndarray  # [N] int64: a sequence starts where they do not go on by one
-    predictor_index: np.ndarray  # [T] int64: where completion token t is predicted, one before it
-    completion_ids: np.ndarray  # [T] int64
-    sequence_ids: np.ndarray  # [T] int64
-
-
-def pack_sequences(
-    sequences: Sequence[tuple[Sequence[int], Sequence[int]]], *, share_prefix: bool = False
-) -> PackedSequences:
-    """Packs (prompt, completion) pairs; both must hold at least one token.
-
-    The last completion token predicts nothing that is scored, so it is not fed to the network. With `share_prefix`
-    what all prompts begin with stands once, at the start of the pack, and every other sequence starts at the position
-    behind it (models/attention.py computes that).
-    """
-    inputs: list[int] = []
-    positions: list[int] = []
-    predictors: list[int] = []
-    completions: list[int] = []
-    owners: list[int] = []
-    shared = _common_prefix([prompt for prompt, _ in sequences]) if share_prefix else 0
-    for owner, (prompt, completion) in enumerate(sequences):
-        if not prompt or not completion:
-            raise ValueError(f"sequence {owner}: prompt of {len(prompt)} tokens, completion of {len(completion)}")
-        length = len(prompt) + len(completion) - 1
-        begin = shared if owner else 0
-        inputs.extend((*prompt, *completion[:-1])[begin:])
-        positions.extend(range(begin, length))
-        predictors.extend(range(len(inputs) - len(completion), len(inputs)))
-        completions.extend(completion)
-        owners.extend([owner] * len(completion))
-    return PackedSequences(
-        *(np.asarray(values, dtype=np.int64) for values in (inputs, positions, predictors, completions, owners))
-    )
-
-
-def _common_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """Tokens all prompts begin with; the last one of a prompt, which predicts, is never among them."""
-    length = 0
-    for tokens in zip(*(prompt[:-1] for prompt in prompts), strict=False):
-        if len(set(tokens)) > 1:
-            break
-        length += 1
-    return length
 
 
 def pack_microbatch(
     samples: Sequence[Sample],
     token_weights: Sequence[Sequence[float]],
     *,
-    share_prefix: bool = False,
+    packing: Packing = Packing.END_TO_END,
     reported: Sequence[int] = (),
 ) -> Microbatch:
     """The microbatch of `samples`; `token_weights` holds one weight a completion token of each."""
     rollouts = [sample.rollout for sample in samples]
     pairs = [(rollout.prompt_tokens, rollout.completion_tokens) for rollout in rollouts]
-    packed = pack_sequences(pairs, share_prefix=share_prefix)
+    packed = pack_sequences(pairs, share_prefix=packing is Packing.SHARED_PREFIX)
     return Microbatch(
         example_ids=tuple(sample.example_id for sample in samples),
         **packed._asdict(),
@@ -96,7 +47,7 @@ class Round(NamedTuple):
     ranks: list[list[int]]  # what each rank trains on, as ascending indices into `samples`; [] for a rank left over
     is_last: bool  # of its batch
 
-    def microbatches(self, *, share_prefix: bool) -> list[Microbatch]:
+    def microbatches(self, packing: Packing) -> list[Microbatch]:
         """One a rank. A rank left over repeats a sample at weight 0, since the collectives of all ranks must match."""
         first = self.samples[0]
         filler = WeightedSample(first.sample, [0.0] * len(first.token_weights))
@@ -105,20 +56,25 @@ class Round(NamedTuple):
             pack_microbatch(
                 [part.sample for part in shard],
                 [part.token_weights for part in shard],
-                share_prefix=share_prefix,
+                packing=packing,
                 reported=[index for index, part in enumerate(shard) if part.is_reported],
             )
             for shard in shards
         ]
 
 
-async def cut_rounds(samples: AsyncIterator[WeightedSample], num_ranks: int, max_tokens: int) -> AsyncIterator[Round]:
+async def cut_rounds(
+    samples: AsyncIterator[WeightedSample], num_ranks: int, max_tokens: int, packing: Packing = Packing.END_TO_END
+) -> AsyncIterator[Round]:
     """Cuts a batch into rounds and yields each once the sample after it has come, the last one at the batch's end.
 
     A round takes samples in their order as long as no rank has to read more than `max_tokens` tokens (prompt and
     completion) at once; a sample longer than that stands alone. So the cut depends on lengths and order and never on
-    when a sample comes, and only the last round of a batch can hold fewer samples than there are ranks.
+    when a sample comes, and only the last round of a batch can hold fewer samples than there are ranks. With
+    Packing.SINGLE every rank has one sample a round.
     """
+    if packing is Packing.SINGLE:
+        max_tokens = 0  # no two samples fit
     taken: list[WeightedSample] = []
     async for sample in samples:
         if not _fit([*taken, sample], num_ranks, max_tokens):
