@@ -188,7 +188,8 @@ def _check(module: torch.nn.Module, attention_mask: torch.Tensor | None, kwargs:
     unknown += ["a mask of its own"] if attention_mask is not None else []
     if unknown:
         raise ModelError(
-            f"model.attention={PACKED}: {type(module).__name__} asks for {', '.join(unknown)}, which is not computed."
+            f"model.attention={PACKED}: {type(module).__name__} asks for {', '.join(unknown)}, which is not computed; "
+            "set model.attention=sdpa."
         )
 
 

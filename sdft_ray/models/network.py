@@ -5,8 +5,9 @@ like (`distill.head.Head`).
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -67,16 +68,32 @@ def _decoder(network: PreTrainedModel) -> torch.nn.Module:
 def train_as_sampled(network: PreTrainedModel) -> None:
     """Puts the network into the mode it samples in, without dropout or router noise, also for its training.
 
-    Layers that can recompute their activations do so only when they are told that they train, so they are told; what
-    they hold is not.
+    Layers that can recompute their activations do so only when they are told that they train. They are told so where
+    they are asked, and no longer where they compute: some draw dropout themselves.
     """
     network.eval()
-    for module in network.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.training = True
-            for name, value in vars(module).items():
-                if is_noise(name, value):
-                    setattr(module, name, 0.0)
+    for layer in network.modules():
+        if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing:
+            layer.training = True
+            if not isinstance(layer._gradient_checkpointing_func, _RecomputeAsSampled):
+                layer._gradient_checkpointing_func = _RecomputeAsSampled(layer, layer._gradient_checkpointing_func)
+
+
+class _RecomputeAsSampled(NamedTuple):
+    """Computes a layer, and computes it again in the backward pass, without what is random in training."""
+
+    layer: torch.nn.Module
+    recompute: Callable[..., Any]  # torch's checkpointing
+
+    def __call__(self, forward: Callable[..., Any], *args: Any) -> Any:
+        return self.recompute(self._as_sampled, forward, *args)
+
+    def _as_sampled(self, forward: Callable[..., Any], *args: Any) -> Any:
+        self.layer.training = False
+        try:
+            return forward(*args)
+        finally:
+            self.layer.training = True
 
 
 def is_noise(name: str, value: object) -> bool:
@@ -105,9 +122,13 @@ def output_head(network: PreTrainedModel) -> Head:
 def logit_transform(config: Any) -> tuple[float, float]:
     """Scale and cap that a network of this configuration puts on its logits; see `Head`."""
     text = config.get_text_config()
-    scale = getattr(text, "logit_scale", None) or 1.0
-    scale /= getattr(text, "logits_scaling", None) or 1.0
-    return scale, getattr(text, "final_logit_softcapping", None) or 0.0
+
+    def first(*names: str) -> float:
+        """The first of these settings that is there and not 0, else 0."""
+        return next((value for name in names if (value := getattr(text, name, None))), 0.0)
+
+    scale = (first("logit_scale", "lm_head_multiplier") or 1.0) / (first("logits_scaling") or 1.0)
+    return scale, first("final_logit_softcapping", "logits_soft_cap")
 
 
 @torch.no_grad()
