@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sdft_ray.cluster.guards import check_engines, check_export
 from sdft_ray.cluster.probes import check_resumable
 from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
@@ -72,6 +73,7 @@ class Job:
                 tracker.add_watcher(alarms.watch)
                 try:
                     await self._resume(roles)
+                    await self._check_engines(roles)
                     tracker.start_clock(lines.elapsed_s)
                     await self._train(roles, tracker, [lines, alarms])
                     statuses = await roles.status()
@@ -113,6 +115,20 @@ class Job:
         await asyncio.gather(roles.completions.load_weights(version), roles.teacher.load_weights(version))
         self.console.say(f"resumed        {self.folder.resumed}")
 
+    async def _check_engines(self, roles: Roles) -> None:
+        if roles.rollouts is None:
+            return
+        with self.console.phase("comparing the rollout engines with the learner"):
+            await check_engines(
+                roles.rollouts,
+                roles.learner,
+                self.material.guard_rows,
+                cfg=self._cfg,
+                max_model_len=self.material.max_model_len,
+                say=self.console.say,
+            )
+        roles.channel.take_metrics()  # of no step
+
     async def _train(self, roles: Roles, tracker: RunTracker, followers: Sequence[JsonLines | Alarms]) -> None:
         if roles.learner.weight_version == 0:
             await self._evaluate(roles, tracker)
@@ -125,6 +141,9 @@ class Job:
         with self.console.phase("saving the model"):
             await roles.learner.export(self.folder.model)
             self.material.tokenizer.save_pretrained(self.folder.model)
+        with self.console.phase("loading the saved model again"):
+            rows, precision = self.material.guard_rows, self._cfg.learner.precision
+            await check_export(roles.learner, self.folder.model, rows, precision, self.console.say)
 
     async def _train_stage(self, stage: Stage, roles: Roles, tracker: RunTracker) -> None:
         await train(

@@ -56,6 +56,7 @@ class Roles:
     learner: LearnerGroup
     evaluator: Evaluator
     harness: Evaluator  # before and after training only
+    rollouts: RolloutPool | None  # who samples and answers; None where nobody is asked
     channel: WeightChannel
     groups: list[WorkerGroup]
     reservations: list[Reservation]
@@ -140,6 +141,7 @@ def _wire(
         learner=learner,
         evaluator=NoEvaluation() if rollouts is None else make_evaluator(cfg, material, folder, rollouts),
         harness=NoEvaluation() if rollouts is None else make_harness(cfg, material, folder, rollouts),
+        rollouts=rollouts,
         channel=channel,
         groups=list(groups.values()),
         reservations=reservations,

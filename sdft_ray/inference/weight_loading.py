@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from vllm.config import set_current_vllm_config
+from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.platforms import current_platform
@@ -94,6 +95,8 @@ class LayerwiseReload:
         self._model = model
         self._model_config = model_config
         self._loaded: set[str] = set()
+        if current_platform.is_cpu():
+            _pack_experts_anew(model)
         initialize_layerwise_reload(model)
 
     def load(self, published: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -109,3 +112,14 @@ class LayerwiseReload:
                 # CPU the head computes with a repacked copy of it, which would stay the old one.
                 head.quant_method.process_weights_after_loading(head)
         return {name for name, _ in self._model.named_parameters()} - self._loaded
+
+
+def _pack_experts_anew(model: Any) -> None:
+    """Has vLLM pack the weights of experts that it is about to reload.
+
+    On a CPU, vLLM 0.32 packs them where it first makes a layer's kernel, and never again: later weights would be
+    multiplied unpacked, as if they were packed, without an error. A layer without a kernel makes one with its weights.
+    """
+    for layer in model.modules():
+        if isinstance(method := getattr(layer, "quant_method", None), UnquantizedFusedMoEMethod):
+            method.moe_kernel = None

@@ -10,6 +10,7 @@ from sdft_ray.config import LearnerConfig, ModelConfig
 from sdft_ray.learner.optimizer import deepspeed_settings, make_optimizer
 from sdft_ray.learner.student import Student
 from sdft_ray.models.network import check_head, load_network
+from sdft_ray.models.state import copy_buffers, saved_buffers
 
 
 def build_engine(model_path: str, model: ModelConfig, cfg: LearnerConfig, device: str) -> Any:
@@ -28,11 +29,13 @@ def build_engine(model_path: str, model: ModelConfig, cfg: LearnerConfig, device
     if cfg.gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
     student = Student(network)
+    buffers = saved_buffers(network)
     engine, _, _, _ = deepspeed.initialize(
         model=student,
         optimizer=make_optimizer(student.parameters(), cfg),
         config=settings,
     )
+    copy_buffers(network, buffers)  # DeepSpeed rounds all floating ones to bf16 where it trains in bf16
     if cfg.zero_stage == 0 and engine.dp_world_size == 1:
         # The sum over one rank would still go through a flat copy of all gradients.
         engine.enable_backward_allreduce = False

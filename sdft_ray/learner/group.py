@@ -14,7 +14,7 @@ from sdft_ray.learner import checkpoint
 from sdft_ray.learner.copying import copied_share
 from sdft_ray.learner.metrics import step_metrics
 from sdft_ray.learner.stages import StagePlan
-from sdft_ray.records import Publication, Sample, SampleReport, StepReport, TokenViews
+from sdft_ray.records import GuardRow, Publication, Sample, SampleReport, StepReport, TokenViews
 from sdft_ray.tracking.phases import PhaseTimer
 from sdft_ray.weights.channel import WeightKind
 from sdft_ray.workers import WorkerGroup
@@ -192,6 +192,16 @@ class LearnerGroup:
     async def export(self, folder: Path) -> None:
         """Writes the student as a Hugging Face folder (without a tokenizer)."""
         await self.workers.on_all(lambda actor: actor.export.remote(str(folder)))
+
+    async def export_gap(self, folder: Path, rows: Sequence[GuardRow]) -> float:
+        """The largest difference of the exported folder's logits from the student's on `rows`, over their range."""
+        gaps: list[float] = await self.workers.on_all(lambda actor: actor.export_gap.remote(str(folder), rows))
+        return gaps[0]
+
+    async def logprobs(self, rows: Sequence[GuardRow]) -> list[tuple[float, ...]]:
+        """Logprobs [T, nats] of the completion tokens of every row at temperature 1."""
+        answers: list[list[tuple[float, ...]]] = await self.workers.on_all(lambda actor: actor.logprobs.remote(rows))
+        return answers[0]
 
     def _layout(self) -> dict[str, Any]:
         return {

@@ -26,7 +26,7 @@ from sdft_ray.config import (
 from sdft_ray.errors import NonFiniteError
 from sdft_ray.learner.metrics import OpenStep
 from sdft_ray.learner.stages import StagePlan
-from sdft_ray.records import Microbatch, Publication, RankReport, TokenViews
+from sdft_ray.records import GuardRow, Microbatch, Publication, RankReport, TokenViews
 from sdft_ray.tensors import release_freed_memory
 from sdft_ray.weights.channel import Meeting, WeightKind
 from sdft_ray.workers import Worker
@@ -216,15 +216,37 @@ class LearnerWorker(Worker):
 
         In the precision it was trained in, whatever the workers hold.
         """
+        from sdft_ray.learner.export import export_student
         from sdft_ray.learner.publisher import full_state
         from sdft_ray.models.network import TORCH_DTYPE
 
         release_freed_memory()  # makes room for a copy of the weights
-        dtype = TORCH_DTYPE[self._settings.learner.precision]
-        state = full_state(self._network, self._student, dtype, self._device)
+        precision = self._settings.learner.precision
+        state = full_state(self._network, self._student, TORCH_DTYPE[precision], self._device)
         if self.rank == 0:
-            self._network.config.dtype = dtype
-            self._network.save_pretrained(folder, state_dict=state)
+            export_student(self._network, state, Path(folder), Path(self._settings.model_path), precision)
+
+    def logprobs(self, rows: Sequence[GuardRow]) -> list[tuple[float, ...]]:
+        """Logprobs [T, nats] of the completion tokens of every row at temperature 1; every rank has to call it."""
+        from sdft_ray.learner.scoring import row_logprobs, student_logits
+
+        return row_logprobs(student_logits(self._engine, rows, self._settings.num_tokens, self._device), rows)
+
+    def export_gap(self, folder: str, rows: Sequence[GuardRow]) -> float:
+        """What an exported folder's logits differ from the student's, over their range; 0 on ranks other than 0.
+
+        Every rank has to call it. Rank 0 holds one more network in host memory meanwhile.
+        """
+        from sdft_ray.learner.export import export_gap
+        from sdft_ray.learner.scoring import student_logits
+
+        settings = self._settings
+        expected = student_logits(self._engine, rows, settings.num_tokens, self._device)
+        if self.rank != 0:
+            return 0.0
+        gap = export_gap(Path(folder), settings.learner.precision, settings.model, rows, expected)
+        release_freed_memory()
+        return gap
 
     def weights(self, kind: WeightKind) -> dict[str, torch.Tensor]:
         """The fp32 masters of `kind` on rank 0, empty elsewhere: for comparing, not for transport."""

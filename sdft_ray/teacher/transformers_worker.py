@@ -14,6 +14,7 @@ import torch
 from sdft_ray.config import ModelConfig, TeacherConfig
 from sdft_ray.data.packing import pack_sequences
 from sdft_ray.models.network import check_head, completion_hidden, load_network, output_head
+from sdft_ray.models.state import published_state
 from sdft_ray.records import Publication, TeacherPayload
 from sdft_ray.teacher.payload import PayloadPacker
 from sdft_ray.teacher.weights import average_weights, copy_weights, map_weights
@@ -63,7 +64,7 @@ class TransformersTeacher(TeacherWorker):
         self._network = load_network(model_path, model.dtype, model).to(self._device).eval().requires_grad_(False)
         check_head(self._network)
         self._packer = PayloadPacker(teacher, output_head(self._network), num_tokens, temperature)
-        self._parameters = dict(self._network.named_parameters())
+        self._parameters = published_state(self._network)
         self._maps_weights = maps_weights
         self._ema_decay = teacher.ema_decay
         self._shares_prefix = model.shares_prefix

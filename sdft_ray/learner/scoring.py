@@ -1,0 +1,67 @@
+"""What a network makes of given rows, without a loss: the numbers that engines and exported folders are held against.
+
+Legend: T completion tokens of a row, V vocabulary entries that count.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from transformers import PreTrainedModel
+
+from sdft_ray.data.packing import pack_sequences
+from sdft_ray.distill.head import Head
+from sdft_ray.models.network import completion_hidden, output_head
+from sdft_ray.records import GuardRow
+
+Forward = Callable[[dict[str, torch.Tensor]], torch.Tensor]
+
+
+class _Logits(NamedTuple):
+    """What `StudentHead` is asked for in place of a loss."""
+
+    values: torch.Tensor
+
+    def as_tuple(self) -> tuple[torch.Tensor, ...]:
+        return tuple(self)
+
+
+def student_logits(
+    engine: Any, rows: Sequence[GuardRow], num_tokens: int, device: torch.device
+) -> list[torch.Tensor]:
+    """The student's logits [T, V] of every row, in host memory; a collective of all ranks, which get the same."""
+
+    def logits_of(hidden: torch.Tensor, head: Head) -> _Logits:
+        return _Logits(head.logits(hidden, num_tokens))
+
+    engine.eval()
+    logits = _one_by_one(lambda inputs: engine(**inputs, loss_of=logits_of)[0], rows, device)
+    engine.train()
+    return logits
+
+
+def network_logits(network: PreTrainedModel, rows: Sequence[GuardRow], num_tokens: int) -> list[torch.Tensor]:
+    """The same of a network in host memory."""
+    head = output_head(network)
+    return _one_by_one(
+        lambda inputs: head.logits(completion_hidden(network, **inputs), num_tokens), rows, torch.device("cpu")
+    )
+
+
+def row_logprobs(logits: Sequence[torch.Tensor], rows: Sequence[GuardRow]) -> list[tuple[float, ...]]:
+    """Logprobs [T, nats] of the completion tokens of every row, at temperature 1."""
+    return [
+        tuple(values.log_softmax(-1).gather(1, torch.tensor(row.completion_tokens)[:, None])[:, 0].tolist())
+        for values, row in zip(logits, rows, strict=True)
+    ]
+
+
+@torch.no_grad()
+def _one_by_one(forward: Forward, rows: Sequence[GuardRow], device: torch.device) -> list[torch.Tensor]:
+    logits = []
+    for row in rows:
+        packed = pack_sequences([(row.prompt_tokens, row.completion_tokens)])
+        arrays = {name: getattr(packed, name) for name in ("input_ids", "position_ids", "predictor_index")}
+        inputs = {name: torch.from_numpy(array).to(device) for name, array in arrays.items()}
+        logits.append(forward(inputs).float().cpu())
+    return logits
