@@ -16,6 +16,7 @@ from sdft_ray.cluster.topology import Roles, start_roles
 from sdft_ray.config import RunConfig, Target, Wandb
 from sdft_ray.config.written import changed_settings, flat_settings, write_settings
 from sdft_ray.loop import LoopConfig, train
+from sdft_ray.report.model_card import write_model_card
 from sdft_ray.tensors import release_freed_memory
 from sdft_ray.tracking.alarms import Alarms
 from sdft_ray.tracking.console import ConsoleSink
@@ -81,6 +82,8 @@ class Job:
                     roles.close()
             wall_s = time.monotonic() - self._started
             result = summary.build(wall_s=wall_s, setup_s=self._setup_s, statuses=statuses)
+            stages = [(stage.name, stage.cfg) for stage in self._stages]
+            write_model_card(self.folder.model, stages, self.material.num_steps, result)
             write_summary(self.folder.path, result)
             self.console.show_summary(result, str(self.folder.path))
 

@@ -18,6 +18,7 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.platforms import current_platform
 
 from sdft_ray.errors import ModelError
+from sdft_ray.inference.checkpoint_names import CheckpointNames
 from sdft_ray.inference.stacked_weights import NETWORKS, StackedWeights
 from sdft_ray.records import Bucket, ParameterEntry
 from sdft_ray.tensors import one_thread, release_freed_memory
@@ -95,16 +96,18 @@ class LayerwiseReload:
         self._model = model
         self._model_config = model_config
         self._loaded: set[str] = set()
+        self._names = CheckpointNames(model_config.model)
         if current_platform.is_cpu():
             _pack_experts_anew(model)
         initialize_layerwise_reload(model)
 
     def load(self, published: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Takes over what is complete; views of the rest are kept until it is."""
-        self._loaded |= self._model.load_weights(published)
+        self._loaded |= self._model.load_weights(self._names.convert(published))
 
     def finish(self) -> set[str]:
         """Closes the network; its parameters that got no new weights."""
+        self._loaded |= self._model.load_weights(self._names.rest())
         finalize_layerwise_reload(self._model, self._model_config)
         for name, head in self._model.named_modules():
             if isinstance(head, ParallelLMHead) and f"{name}.weight" not in self._loaded:

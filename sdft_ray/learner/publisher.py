@@ -146,7 +146,7 @@ class SharedBuffers:
 class DirectPublisher:
     """Sends the student's weights to the rollout engines, GPU to GPU; other weights are published as by `others`.
 
-    Parameters only: what NCCL carries has one dtype, and the engines hold the model folder's buffers, which are the same.
+    Parameters only: what NCCL carries has one dtype. The engines have the model folder's buffers, which are the same.
     """
 
     def __init__(

@@ -4,35 +4,25 @@ Legend: T completion tokens of a row, V vocabulary entries that count.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from sdft_ray.data.packing import pack_sequences
 from sdft_ray.distill.head import Head
+from sdft_ray.learner.student import HeadLogits
 from sdft_ray.models.network import completion_hidden, output_head
 from sdft_ray.records import GuardRow
 
 Forward = Callable[[dict[str, torch.Tensor]], torch.Tensor]
 
 
-class _Logits(NamedTuple):
-    """What `StudentHead` is asked for in place of a loss."""
-
-    values: torch.Tensor
-
-    def as_tuple(self) -> tuple[torch.Tensor, ...]:
-        return tuple(self)
-
-
-def student_logits(
-    engine: Any, rows: Sequence[GuardRow], num_tokens: int, device: torch.device
-) -> list[torch.Tensor]:
+def student_logits(engine: Any, rows: Sequence[GuardRow], num_tokens: int, device: torch.device) -> list[torch.Tensor]:
     """The student's logits [T, V] of every row, in host memory; a collective of all ranks, which get the same."""
 
-    def logits_of(hidden: torch.Tensor, head: Head) -> _Logits:
-        return _Logits(head.logits(hidden, num_tokens))
+    def logits_of(hidden: torch.Tensor, head: Head) -> HeadLogits:
+        return HeadLogits(head.logits(hidden, num_tokens))
 
     engine.eval()
     logits = _one_by_one(lambda inputs: engine(**inputs, loss_of=logits_of)[0], rows, device)

@@ -4,7 +4,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,6 @@ from sdft_ray.config import (
     LearnerConfig,
     LossConfig,
     ModelConfig,
-    Payload,
     Target,
     TeacherConfig,
     TeacherWeights,
@@ -90,7 +89,7 @@ class LearnerWorker(Worker):
         from sdft_ray.learner.objective import Objective
         from sdft_ray.learner.publisher import Publisher, make_publisher
         from sdft_ray.learner.settled import settle
-        from sdft_ray.learner.teacher_heads import TeacherHeads
+        from sdft_ray.learner.teacher_heads import TeacherHeads, teacher_head_maker
         from sdft_ray.models.network import TORCH_DTYPE, output_head
 
         settings = self._settings
@@ -118,8 +117,15 @@ class LearnerWorker(Worker):
         self._bound = MatmulBound(parameters, output_head(self._network).weight, self._device)
         self.weight_version = 0
         self._step = OpenStep()
-        self._make_teacher_head = self._head_maker()
-        self._make_teacher_head()
+        self._make_teacher_head = teacher_head_maker(
+            settings,
+            self._heads,
+            self._network,
+            self._fragments_of(WeightKind.EMA),  # the student's where there is no average: a live teacher
+            self._device,
+            holds_all=holds_all,
+        )
+        self._make_teacher_head(self.weight_version)
         if holds_all:
             settle(self._engine)
         release_freed_memory()  # weights that have moved, and what measuring the bound took
@@ -173,7 +179,7 @@ class LearnerWorker(Worker):
                 self._average.rebase(self._student())
             else:
                 self._average.update(self._student())
-        self._make_teacher_head()
+        self._make_teacher_head(self.weight_version)
         return step.report(
             grad_norm,
             bound_s=self._bound.seconds(step.input_tokens, step.head_rows),
@@ -208,7 +214,7 @@ class LearnerWorker(Worker):
 
         load_rank(Path(folder), self._engine, self._average, self.rank)
         self.weight_version = version
-        self._make_teacher_head()
+        self._make_teacher_head(self.weight_version)
         return version
 
     def export(self, folder: str) -> None:
@@ -276,31 +282,6 @@ class LearnerWorker(Worker):
         average = TeacherAverage(self._student(), settings.teacher.ema_decay)
         average.move(partial(self._publisher.house, WeightKind.EMA))
         return average
-
-    def _head_maker(self) -> Callable[[], None]:
-        """What has to be called with every new weight version so that hidden states of the teacher can be used."""
-        from sdft_ray.learner.teacher_heads import HeadMaker
-        from sdft_ray.models.network import TORCH_DTYPE, load_head, output_head
-
-        settings = self._settings
-        if settings.target is not Target.TEACHER or settings.teacher.payload is not Payload.HIDDEN:
-            return lambda: None
-        if settings.teacher.weights is TeacherWeights.FROZEN:
-            self._heads.hold(0, load_head(settings.teacher_path, settings.model.dtype, self._device))
-            return lambda: None
-        dtype = TORCH_DTYPE[settings.model.dtype]
-        maker = HeadMaker(
-            output_head(self._network),
-            dict(self._network.named_parameters()),
-            dtype,
-            self._device,
-            # On-policy, all samples of a version are trained on before the weights change.
-            in_place=settings.learner.holds_all(self._num_ranks)
-            and dtype is torch.float32
-            and settings.max_staleness == 0,
-        )
-        fragments = self._fragments_of(WeightKind.EMA)  # the student's where there is no average: a live teacher
-        return lambda: self._heads.hold(self.weight_version, maker.make(fragments))
 
     def _apply_gradients(self, example_ids: Sequence[str]) -> float:
         from sdft_ray.learner.engine import gradient_norm

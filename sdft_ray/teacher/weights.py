@@ -41,10 +41,11 @@ def map_weights(parameters: Parameters, publication: Publication) -> None:
 
 
 def average_weights(parameters: Parameters, version: int, publication: Publication, ema_decay: float) -> None:
-    """Moves `parameters`, an average of version `version`, one step towards the published student, whose buffers it takes.
+    """Moves `parameters`, an average of version `version`, one step towards the published student.
 
-    They have to be in fp32, and so has the publication: then they are the average itself, bit for bit the learner's,
-    and nothing else has to be kept (the settings refuse anything else).
+    Buffers, which do not train, become the student's. Parameters have to be in fp32, and so has the publication: then
+    they are the average itself, bit for bit the learner's, and nothing else has to be kept (the settings refuse
+    anything else).
 
     Raises:
         WeightVersionError: the publication is not the next version; each has to be averaged exactly once.
