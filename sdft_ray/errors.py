@@ -55,6 +55,10 @@ class WeightVersionError(SdftError):
     """A worker does not hold the weight version that the run relies on."""
 
 
+class GuardError(SdftError):
+    """Two parts of a run that have to compute the same do not: training on, or using what it wrote, would be wrong."""
+
+
 class NonFiniteError(SdftError):
     """A loss or gradient is NaN or infinite; training on would destroy the weights."""
 

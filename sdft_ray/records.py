@@ -233,16 +233,17 @@ class ParameterEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bucket:
-    """Many parameters packed into one flat array."""
+    """Many parameters, or the floating buffers that are saved with a network, packed into one flat array."""
 
     dtype: str  # "float32" or "bfloat16" (then the array holds its bit patterns as uint16)
     entries: tuple[ParameterEntry, ...]
     array: Any  # [elements], or the handle of such an array
+    trains: bool = True  # False for buffers, which an average takes over as they are
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Publication:
-    """One full set of weights of one version, as handles to buckets; tied parameters travel once."""
+    """One full set of weights of one version, as handles to buckets; tied parameters travel once, buffers last."""
 
     version: int
     buckets: tuple[Bucket, ...]

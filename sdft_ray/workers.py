@@ -43,6 +43,10 @@ class Worker:
             peak_memory_gib=peak_memory_gib(),
         )
 
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of how this worker has started, a line each."""
+        return ()
+
     def close(self) -> None:
         """Ends what this worker started; called once, before its process ends."""
 

@@ -56,9 +56,15 @@ class Roles:
     learner: LearnerGroup
     evaluator: Evaluator
     harness: Evaluator  # before and after training only
+    rollouts: RolloutPool | None  # who samples and answers; None where nobody is asked
     channel: WeightChannel
     groups: list[WorkerGroup]
     reservations: list[Reservation]
+
+    async def notes(self) -> list[str]:
+        """What a person should know of how the workers have started; what all of a role say stands once."""
+        said = [note for group in self.groups for notes in await group.on_all(_notes) for note in notes]
+        return list(dict.fromkeys(said))
 
     async def status(self) -> list[WorkerStatus]:
         """The status of every worker of every role."""
@@ -69,6 +75,10 @@ class Roles:
         close_all(self.groups)
         for reservation in self.reservations:
             reservation.release()
+
+
+def _notes(actor: Any) -> Any:
+    return actor.notes.remote()
 
 
 def needed_roles(cfg: RunConfig) -> list[str]:
@@ -99,7 +109,6 @@ async def start_roles(stages: Stages, folder: RunFolder, phase: Phase) -> Roles:
         learner=cfg.learner,
         loss=cfg.loss,
         plan=stages.plan,
-        shares_prefix=cfg.model.shares_prefix,
         sampled=cfg.method.completion is CompletionSource.STUDENT,
         num_report_samples=cfg.tracking.num_samples,
         checkpoints=folder.checkpoints,
@@ -140,6 +149,7 @@ def _wire(
         learner=learner,
         evaluator=NoEvaluation() if rollouts is None else make_evaluator(cfg, material, folder, rollouts),
         harness=NoEvaluation() if rollouts is None else make_harness(cfg, material, folder, rollouts),
+        rollouts=rollouts,
         channel=channel,
         groups=list(groups.values()),
         reservations=reservations,
@@ -248,6 +258,8 @@ def _teacher_workers(cfg: RunConfig, material: Material, reservation: Reservatio
         num_tokens=material.facts.num_tokens,
         temperature=cfg.rollout.temperature,
         maps_weights=_teachers_map(cfg),
+        guard_rows=material.guard_rows,
+        max_len=material.max_teacher_len,
         **shared,
     )
 
@@ -269,6 +281,8 @@ def _learner_workers(
         plan=plan,
         border=cfg.border,
         channel=_channel_kind(cfg),
+        guard_rows=material.guard_rows,
+        max_len=material.max_model_len,
         seed=cfg.seed,
         device=reservation.placement.device,
     )

@@ -8,8 +8,9 @@ from transformers.integrations import HfDeepSpeedConfig
 
 from sdft_ray.config import LearnerConfig, ModelConfig
 from sdft_ray.learner.optimizer import deepspeed_settings, make_optimizer
-from sdft_ray.learner.student import Student
+from sdft_ray.learner.student import Student, check_partitioned_head
 from sdft_ray.models.network import check_head, load_network
+from sdft_ray.models.state import copy_buffers, saved_buffers
 
 
 def build_engine(model_path: str, model: ModelConfig, cfg: LearnerConfig, device: str) -> Any:
@@ -23,19 +24,24 @@ def build_engine(model_path: str, model: ModelConfig, cfg: LearnerConfig, device
     partitioned_loading = HfDeepSpeedConfig(settings) if cfg.zero_stage == 3 else None
     network = load_network(model_path, cfg.precision, model)
     del partitioned_loading
-    if cfg.zero_stage < 3:  # a partitioned network cannot run outside its engine
+    if cfg.zero_stage < 3:  # a partitioned network runs inside its engine only: see below
         check_head(network)
     if cfg.gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
-    student = Student(network)
+    student = Student(network, dropout=model.dropout)
+    buffers = saved_buffers(network)
     engine, _, _, _ = deepspeed.initialize(
         model=student,
         optimizer=make_optimizer(student.parameters(), cfg),
         config=settings,
     )
+    copy_buffers(network, buffers)  # DeepSpeed rounds all floating ones to bf16 where it trains in bf16
     if cfg.zero_stage == 0 and engine.dp_world_size == 1:
         # The sum over one rank would still go through a flat copy of all gradients.
         engine.enable_backward_allreduce = False
+    if cfg.zero_stage == 3:
+        engine.eval()
+        check_partitioned_head(engine)
     engine.train()
     return engine
 

@@ -4,7 +4,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,6 @@ from sdft_ray.config import (
     LearnerConfig,
     LossConfig,
     ModelConfig,
-    Payload,
     Target,
     TeacherConfig,
     TeacherWeights,
@@ -26,7 +25,8 @@ from sdft_ray.config import (
 from sdft_ray.errors import NonFiniteError
 from sdft_ray.learner.metrics import OpenStep
 from sdft_ray.learner.stages import StagePlan
-from sdft_ray.records import Microbatch, Publication, RankReport, TokenViews
+from sdft_ray.models.packing import Packing
+from sdft_ray.records import GuardRow, Microbatch, Publication, RankReport, TokenViews
 from sdft_ray.tensors import release_freed_memory
 from sdft_ray.weights.channel import Meeting, WeightKind
 from sdft_ray.workers import Worker
@@ -49,6 +49,8 @@ class LearnerSettings:
     plan: StagePlan
     border: BorderConfig
     channel: Channel  # that publishes weights; AUTO is settled by then
+    guard_rows: tuple[GuardRow, ...]  # what the packing of sequences is checked on
+    max_len: int  # tokens of the longest prompt with its completion
     seed: int
     device: str  # "cpu" or "cuda"
 
@@ -74,8 +76,8 @@ class LearnerWorker(Worker):
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
-    def start(self, address: str, port: int) -> int:
-        """Joins the other ranks, loads the model and builds the engine; returns the weight version."""
+    def start(self, address: str, port: int) -> Packing:
+        """Joins the other ranks, loads the model and builds the engine; returns the packing it computes rightly."""
         # DeepSpeed and torch.distributed read these when they are imported and initialised, and nowhere else.
         os.environ |= {
             "RANK": str(self.rank),
@@ -89,8 +91,9 @@ class LearnerWorker(Worker):
         from sdft_ray.learner.fragments import move_parameters
         from sdft_ray.learner.objective import Objective
         from sdft_ray.learner.publisher import Publisher, make_publisher
+        from sdft_ray.learner.scoring import check_student_packing
         from sdft_ray.learner.settled import settle
-        from sdft_ray.learner.teacher_heads import TeacherHeads
+        from sdft_ray.learner.teacher_heads import TeacherHeads, teacher_head_maker
         from sdft_ray.models.network import TORCH_DTYPE, output_head
 
         settings = self._settings
@@ -98,6 +101,9 @@ class LearnerWorker(Worker):
         self._device = torch.device(settings.device)
         self._engine = build_engine(settings.model_path, settings.model, settings.learner, settings.device)
         self._network = self._engine.module.network
+        self._packing = check_student_packing(
+            self._engine, settings.guard_rows, settings.model.attention, settings.max_len, self._device
+        )
         self._heads = TeacherHeads(settings.max_staleness + 1)
         self._objective = Objective(
             target=settings.target,
@@ -118,12 +124,29 @@ class LearnerWorker(Worker):
         self._bound = MatmulBound(parameters, output_head(self._network).weight, self._device)
         self.weight_version = 0
         self._step = OpenStep()
-        self._make_teacher_head = self._head_maker()
-        self._make_teacher_head()
+        self._make_teacher_head = teacher_head_maker(
+            settings,
+            self._heads,
+            self._network,
+            self._fragments_of(WeightKind.EMA),  # the student's where there is no average: a live teacher
+            self._device,
+            holds_all=holds_all,
+        )
+        self._make_teacher_head(self.weight_version)
         if holds_all:
             settle(self._engine)
         release_freed_memory()  # weights that have moved, and what measuring the bound took
-        return self.weight_version
+        return self._packing.packing
+
+    def notes(self) -> tuple[str, ...]:
+        """See `Worker.notes`."""
+        from sdft_ray.models.network import configured_noise
+
+        notes = [f"learner: {self._packing.sentence(type(self._network).__name__)}"]
+        noise = ", ".join(f"{name}={share:g}" for name, share in configured_noise(self._network).items())
+        if noise and not self._settings.model.dropout:
+            notes.append(f"learner: {noise} of the model's configuration is off, as it is while the student samples")
+        return tuple(notes)
 
     def accumulate(self, microbatch: Microbatch, is_last: bool) -> list[TokenViews]:
         """Adds this rank's part of one round to the gradient.
@@ -173,7 +196,7 @@ class LearnerWorker(Worker):
                 self._average.rebase(self._student())
             else:
                 self._average.update(self._student())
-        self._make_teacher_head()
+        self._make_teacher_head(self.weight_version)
         return step.report(
             grad_norm,
             bound_s=self._bound.seconds(step.input_tokens, step.head_rows),
@@ -208,7 +231,7 @@ class LearnerWorker(Worker):
 
         load_rank(Path(folder), self._engine, self._average, self.rank)
         self.weight_version = version
-        self._make_teacher_head()
+        self._make_teacher_head(self.weight_version)
         return version
 
     def export(self, folder: str) -> None:
@@ -216,15 +239,37 @@ class LearnerWorker(Worker):
 
         In the precision it was trained in, whatever the workers hold.
         """
+        from sdft_ray.learner.export import export_student
         from sdft_ray.learner.publisher import full_state
         from sdft_ray.models.network import TORCH_DTYPE
 
         release_freed_memory()  # makes room for a copy of the weights
-        dtype = TORCH_DTYPE[self._settings.learner.precision]
-        state = full_state(self._network, self._student, dtype, self._device)
+        precision = self._settings.learner.precision
+        state = full_state(self._network, self._student, TORCH_DTYPE[precision], self._device)
         if self.rank == 0:
-            self._network.config.dtype = dtype
-            self._network.save_pretrained(folder, state_dict=state)
+            export_student(self._network, state, Path(folder), Path(self._settings.model_path), precision)
+
+    def logprobs(self, rows: Sequence[GuardRow]) -> list[tuple[float, ...]]:
+        """Logprobs [T, nats] of the completion tokens of every row at temperature 1; every rank has to call it."""
+        from sdft_ray.learner.scoring import row_logprobs, student_logits
+
+        return row_logprobs(student_logits(self._engine, rows, self._settings.num_tokens, self._device), rows)
+
+    def export_gap(self, folder: str, rows: Sequence[GuardRow]) -> float:
+        """What an exported folder's logits differ from the student's, over their range; 0 on ranks other than 0.
+
+        Every rank has to call it. Rank 0 holds one more network in host memory meanwhile.
+        """
+        from sdft_ray.learner.export import export_gap
+        from sdft_ray.learner.scoring import student_logits
+
+        settings = self._settings
+        expected = student_logits(self._engine, rows, settings.num_tokens, self._device)
+        if self.rank != 0:
+            return 0.0
+        gap = export_gap(Path(folder), settings.learner.precision, settings.model, rows, expected)
+        release_freed_memory()
+        return gap
 
     def weights(self, kind: WeightKind) -> dict[str, torch.Tensor]:
         """The fp32 masters of `kind` on rank 0, empty elsewhere: for comparing, not for transport."""
@@ -254,31 +299,6 @@ class LearnerWorker(Worker):
         average = TeacherAverage(self._student(), settings.teacher.ema_decay)
         average.move(partial(self._publisher.house, WeightKind.EMA))
         return average
-
-    def _head_maker(self) -> Callable[[], None]:
-        """What has to be called with every new weight version so that hidden states of the teacher can be used."""
-        from sdft_ray.learner.teacher_heads import HeadMaker
-        from sdft_ray.models.network import TORCH_DTYPE, load_head, output_head
-
-        settings = self._settings
-        if settings.target is not Target.TEACHER or settings.teacher.payload is not Payload.HIDDEN:
-            return lambda: None
-        if settings.teacher.weights is TeacherWeights.FROZEN:
-            self._heads.hold(0, load_head(settings.teacher_path, settings.model.dtype, self._device))
-            return lambda: None
-        dtype = TORCH_DTYPE[settings.model.dtype]
-        maker = HeadMaker(
-            output_head(self._network),
-            dict(self._network.named_parameters()),
-            dtype,
-            self._device,
-            # On-policy, all samples of a version are trained on before the weights change.
-            in_place=settings.learner.holds_all(self._num_ranks)
-            and dtype is torch.float32
-            and settings.max_staleness == 0,
-        )
-        fragments = self._fragments_of(WeightKind.EMA)  # the student's where there is no average: a live teacher
-        return lambda: self._heads.hold(self.weight_version, maker.make(fragments))
 
     def _apply_gradients(self, example_ids: Sequence[str]) -> float:
         from sdft_ray.learner.engine import gradient_norm

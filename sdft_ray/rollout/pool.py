@@ -44,14 +44,22 @@ class RolloutPool:
         async with self._group.least_busy() as actor:
             return await actor.likelihood.remote(prompt_tokens, completion_tokens)
 
-    async def load_weights(self, version: int) -> None:
+    async def logprobs_of_all(
+        self, prompt_tokens: Sequence[int], completion_tokens: Sequence[int]
+    ) -> list[tuple[float, ...]]:
+        """The same from every worker, in rank order."""
+        return await self._group.on_all(lambda actor: actor.logprobs.remote(prompt_tokens, completion_tokens))
+
+    async def load_weights(self, version: int, *, anew: bool = False) -> None:
         """Returns when every worker samples with the student's weights of `version`; at once if all do.
+
+        With `anew` they are published and loaded also where all do: what the model folder holds is version 0, too.
 
         Raises:
             WeightVersionError: a worker did not load them in time, or holds another version afterwards.
         """
         async with self._loading:
-            if version == self._weight_version:
+            if version == self._weight_version and not anew:
                 return
             await self._channel.deliver(
                 WeightKind.STUDENT,

@@ -44,7 +44,7 @@ from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.teacher.transformers_worker import TransformersTeacher
 from sdft_ray.weights.channel import WeightChannel, WeightKind
 from sdft_ray.workers import WorkerGroup
-from tests.tiny import make_tiny_model
+from tests.tiny import GUARD_ROWS, make_tiny_model
 
 EMA_DECAY = 0.9
 NUM_STEPS = 3
@@ -147,21 +147,24 @@ def begin(ranks: Any, folder: str, num_tokens: int, tmp_path: Path) -> Any:
             plan=plan,
             border=border or BorderConfig(),
             channel=channel,
+            guard_rows=GUARD_ROWS,
+            max_len=64,
             seed=0,
             device="cpu",
         )
-        ray.get([actor.begin.remote(address, port, settings) for actor in actors])
-        return LearnerGroup(
+        packings = ray.get([actor.begin.remote(address, port, settings) for actor in actors])
+        group = LearnerGroup(
             WorkerGroup("learner", actors, logs),
             learner=cfg,
             loss=loss,
-            shares_prefix=True,
             plan=plan,
             sampled=target is Target.TEACHER,
             num_report_samples=2,
             checkpoints=tmp_path / "checkpoints",
             keep_checkpoints=2,
         )
+        (group.packing,) = set(packings)
+        return group
 
     return make
 

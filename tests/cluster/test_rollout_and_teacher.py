@@ -35,7 +35,7 @@ from sdft_ray.weights.channel import WeightChannel
 from sdft_ray.weights.memory_file import MemoryFile, map_memory
 from sdft_ray.workers import WorkerGroup
 from tests.cluster.student import TrainedStudent
-from tests.tiny import make_tiny_model
+from tests.tiny import GUARD_ROWS, make_tiny_model
 
 NUM_TOKENS = 380  # of the head's 416 rows, all of them random: padded rows hold a tenth of the mass here
 EOS_TOKEN_IDS = tuple(range(0, NUM_TOKENS, 12))
@@ -113,6 +113,8 @@ def workers(cluster, tmp_path_factory):
             num_tokens=NUM_TOKENS,
             temperature=TEMPERATURE,
             device="cpu",
+            guard_rows=GUARD_ROWS,
+            max_len=320,
             maps_weights=bool(rank),  # one copies what is published, one uses it where it lies
         )
         for rank in range(2)

@@ -108,7 +108,6 @@ def make_group(
         learner=learner,
         loss=LossConfig(skip_first_tokens=1, normalization=normalization),
         plan=StagePlan([stage]),
-        shares_prefix=False,
         sampled=True,
         num_report_samples=num_report_samples,
         checkpoints=Path(),
