@@ -194,6 +194,7 @@ def batches(cluster: None, num_tokens: int) -> list[tuple[Sample, ...]]:
             logprobs=tuple((-generator.random(len(completion)) * 8).tolist()),
             weight_version=0,
             truncated=index == 5,
+            num_sampled=len(completion),
         )
         payload = ray.put(LogitsPayload(logits=logits))
         scores = TeacherScores(payload=payload, num_tokens=len(completion), teacher_version=0)

@@ -320,6 +320,7 @@ def make_rollout(example: TokenizedExample, length: int) -> Rollout:
         logprobs=(0.0,) * length,
         weight_version=0,
         truncated=False,
+        num_sampled=0,
     )
 
 

@@ -90,6 +90,7 @@ def rollout(step: int, index: int) -> Rollout:
         logprobs=tuple((2 * uniform(f"{key} logprobs", length) - 4).tolist()),
         weight_version=step,
         truncated=False,
+        num_sampled=length,
     )
 
 
