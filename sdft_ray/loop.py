@@ -43,9 +43,7 @@ async def train(
         ExceptionGroup: whatever failed first in any role; everything else is cancelled by then.
     """
     buffer = SampleBuffer(
-        batch_size=cfg.batch_size,
-        max_staleness=cfg.max_staleness,
-        num_batches=cfg.num_steps - learner.weight_version,
+        batch_size=cfg.batch_size, max_staleness=cfg.max_staleness, num_batches=cfg.num_steps - learner.weight_version
     )
     timer, counts = PhaseTimer(), Counts()
 

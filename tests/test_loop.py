@@ -14,7 +14,15 @@ from sdft_ray.loop import LoopConfig, train
 from sdft_ray.records import Rollout, StepReport, TeacherScores, TokenizedExample
 from sdft_ray.rollout.given import GivenCompletions
 from sdft_ray.rollout.recorded import RecordedCompletions
-from tests.fakes import FakeCompletions, FakeEvaluator, FakeExamples, FakeLearner, FakeTeacher, FakeTracker, make_example
+from tests.fakes import (
+    FakeCompletions,
+    FakeEvaluator,
+    FakeExamples,
+    FakeLearner,
+    FakeTeacher,
+    FakeTracker,
+    make_example,
+)
 
 
 def run_loop(cfg: LoopConfig, **replaced: Any) -> dict[str, Any]:

@@ -6,7 +6,9 @@ In formulas p is the student's distribution and q the teacher's; sums run over v
 Every divergence is computed in fp32 at least (fp64 stays fp64), sends its gradient to the student only, and
 takes logprobs rather than probabilities, so a token of probability 0 (logprob -inf, or -1e4 from a masked
 logit) contributes exactly 0 to the value and to the gradient instead of 0 * inf = NaN.
-Formulas: METHOD.md, section 1; arXiv 2601.19897, Eq. 1 and App. A.1.
+
+The training path computes the same formulas, with their gradients, in chunks.py; the divergences here serve TOPK
+payloads, the reference loss and the tests. Formulas: docs/method.md; arXiv 2601.19897, Eq. 1 and App. A.1.
 """
 
 import math

@@ -1,4 +1,6 @@
-"""The loss of one packed microbatch from its logits: the plain definition that fused.py is held against.
+"""The REFERENCE loss, from whole logits by autograd. It does not train: only tests and benchmarks call it.
+
+What trains is fused.py with the formulas of chunks.py; tests hold it against this plain definition.
 
 Legend: T tokens of all completions of the microbatch laid end to end, without padding; V vocabulary rows; p
 is the student's and q the teacher's next-token distribution; y_t is the token written at position t.

@@ -19,8 +19,8 @@ from sdft_ray.records import Sample, TeacherScores
 from sdft_ray.workers import WorkerGroup
 from tests.learner import golden
 
-# Three decimal orders above what other instruction sets and thread counts change.
-RELATIVE, ABSOLUTE = 1e-6, 1e-6
+# Three times what was seen to change from AVX-512 to AVX2 and to SSE 4, the most at the last tokens of step 3.
+TOLERANCE = 5e-6
 
 
 class Rank(LearnerWorker):
@@ -116,10 +116,8 @@ async def steps(group: LearnerGroup, case: golden.Case) -> golden.Steps:
 
 
 @pytest.mark.parametrize("case", golden.CASES)
-def test_three_steps_end_at_the_golden_values(
-    measured: dict[str, golden.Steps], case: str, tmp_path: Path
-) -> None:
+def test_three_steps_end_at_the_golden_values(measured: dict[str, golden.Steps], case: str, tmp_path: Path) -> None:
     own = tmp_path / golden.GOLDEN_FILE.name
     golden.write_golden(own, measured)
-    moved = golden.differences(case, golden.read_golden()[case], measured[case], rel=RELATIVE, abs=ABSOLUTE)
+    moved = golden.differences(case, golden.read_golden()[case], measured[case], relative=TOLERANCE)
     assert not moved, "\n".join([*moved, f"Where this is meant, {own} is the new {golden.GOLDEN_FILE.name}."])

@@ -101,7 +101,7 @@ def teacher_payload(kind: Payload, step: int, index: int) -> TeacherPayload:
     return LogitsPayload(logits=8 * uniform(key, length, VOCAB))
 
 
-def differences(case: str, golden: Steps, measured: Steps, *, rel: float, abs: float) -> list[str]:
+def differences(case: str, golden: Steps, measured: Steps, *, relative: float) -> list[str]:
     """One line for each quantity that moved, at the first step (and token) where it did; [] where all is as it was."""
     moved: dict[str, tuple[str, float, float]] = {}
     counts: dict[str, int] = {}
@@ -109,7 +109,7 @@ def differences(case: str, golden: Steps, measured: Steps, *, rel: float, abs: f
     for (quantity, place, before), (_, same_place, now) in pairs:
         if place != same_place:
             raise ValueError(f"{case}: {place} of the golden values is {same_place} of the measured ones")
-        if not np.isclose(now, before, rtol=rel, atol=abs):
+        if not np.isclose(now, before, rtol=relative, atol=0.0):
             moved.setdefault(quantity, (place, before, now))
             counts[quantity] = counts.get(quantity, 0) + 1
     return [
