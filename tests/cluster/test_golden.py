@@ -33,7 +33,8 @@ class Rank(LearnerWorker):
 
 @pytest.fixture(scope="module")
 def rank(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    actor = ray.remote(Rank).options(num_cpus=0, runtime_env={"env_vars": {"DS_ACCELERATOR": "cpu"}})
+    environment = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    actor = ray.remote(Rank).options(num_cpus=0, runtime_env={"env_vars": environment})
     started = actor.remote(rank=0, num_ranks=1, log_dir=str(tmp_path_factory.mktemp("logs")), settings=None)
     yield started, ray.get(started.rendezvous.remote())
     ray.kill(started)

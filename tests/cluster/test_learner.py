@@ -610,9 +610,12 @@ def test_a_loss_that_is_not_finite_names_its_sample_and_spares_the_weights(
     assert_close(weights_of(group, WeightKind.STUDENT), dict(before.named_parameters()), 0.0)
 
 
-@pytest.mark.parametrize(("size", "stage"), LAYOUTS)
+@pytest.mark.parametrize(
+    ("size", "stage", "precision"),
+    [(*layout, Precision.FLOAT32) for layout in LAYOUTS] + [(2, stage, Precision.BFLOAT16) for stage in (1, 2, 3)],
+)
 def test_a_gradient_that_is_not_finite_reaches_neither_masters_nor_moments_nor_average(
-    begin: Any, batches: Any, size: int, stage: int
+    begin: Any, batches: Any, size: int, stage: int, precision: Precision
 ) -> None:
     """Also where only one rank made it."""
 
@@ -620,7 +623,7 @@ def test_a_gradient_that_is_not_finite_reaches_neither_masters_nor_moments_nor_a
         moments = ray.get([actor.moments.remote() for actor in group.workers.actors])
         return [weights_of(group, WeightKind.STUDENT), weights_of(group, WeightKind.EMA), *moments]
 
-    group = begin(size, zero_stage=stage)
+    group = begin(size, zero_stage=stage, precision=precision)
     train(group, batches[:1])
     before = held()
     assert all(before)
