@@ -1,6 +1,7 @@
 """The house rules that no linter knows."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,3 +86,26 @@ def test_every_test_folder_mirrors_a_folder_of_the_package() -> None:
         if not (PACKAGE / folder).is_dir() and folder.parts[0] not in TEST_FOLDERS_OF_THEIR_OWN
     ]
     assert not strangers, f"folders without a counterpart in sdft_ray/: {strangers}"
+
+
+def test_every_file_that_the_package_or_the_method_page_cites_is_there() -> None:
+    sources = [*PACKAGE.rglob("*.py"), ROOT / "docs" / "method.md"]
+    cited = {
+        (str(path.relative_to(ROOT)), name)
+        for path in sources
+        for name in re.findall(r"(?<![\w/.{}*-])(?:[\w-]+/)+[\w-]+\.(?:py|md|json)\b|\b[A-Z]+\.md\b", path.read_text())
+    }
+    missing = sorted(
+        f"{place} cites {name}" for place, name in cited if not ((ROOT / name).exists() or (PACKAGE / name).exists())
+    )
+    assert not missing, "\n".join(missing)
+
+
+def test_the_reference_loss_trains_nothing() -> None:
+    users = [
+        name
+        for name, module in modules()
+        for node in ast.walk(module)
+        if isinstance(node, ast.ImportFrom) and node.module == "sdft_ray.distill.loss"
+    ]
+    assert not users
