@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,6 +44,18 @@ def test_functions_stay_below_60_lines() -> None:
 def test_nothing_is_named_for_what_it_does_not_say() -> None:
     names = {path.stem for path in PACKAGE.rglob("*")}
     assert not names & {"utils", "util", "helpers", "helper", "common", "misc"}
+
+
+def test_every_file_that_is_not_code_travels_with_the_package() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    travelling = {
+        path
+        for package, names in patterns.items()
+        for name in names
+        for path in ROOT.glob(f"{package.replace('.', '/')}/{name}")
+    }
+    files = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert files and not files - travelling
 
 
 def test_no_error_is_caught_without_its_name() -> None:

@@ -40,13 +40,16 @@ class TeacherPool:
 
     async def score(self, example: TokenizedExample, rollout: Rollout) -> TeacherScores:
         """The teacher's scores of the sampled ids under the teacher prompt; the payload stays where it is."""
-        async with self._group.least_busy() as actor:
+
+        async def scores_and_handle(actor: Any) -> TeacherScores:
             version, payload = actor.score.options(num_returns=2).remote(
                 example.teacher_prompt_tokens, rollout.completion_tokens
             )
             return TeacherScores(
                 payload=payload, num_tokens=len(rollout.completion_tokens), teacher_version=await version
             )
+
+        return await self._group.call(scores_and_handle)
 
     async def load_weights(self, version: int) -> None:
         """Returns when every worker scores with the teacher's weights of `version`; at once if all do.

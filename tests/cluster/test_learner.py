@@ -204,7 +204,7 @@ def batches(cluster: None, num_tokens: int) -> list[tuple[Sample, ...]]:
 
 
 def weights_of(group: LearnerGroup, kind: WeightKind) -> dict[str, torch.Tensor]:
-    return ray.get([actor.weights.remote(kind) for actor in group.workers.actors])[0]
+    return asyncio.run(group.workers.on_all(lambda actor: actor.weights.remote(kind)))[0]
 
 
 def train(group: LearnerGroup, batches: list[tuple[Sample, ...]]) -> list[dict[str, float]]:
@@ -363,7 +363,7 @@ def test_ranks_have_trained_on_the_first_samples_before_the_last_one_is_there(
             if sample.example_id == "example-5":
                 # A rank answers its calls in order, so what was sent before is done.
                 await asyncio.sleep(0.1)
-                accumulated.extend([await actor.num_accumulated.remote() for actor in group.workers.actors])
+                accumulated.extend(await group.workers.on_all(lambda actor: actor.num_accumulated.remote()))
             yield sample
 
     report = asyncio.run(group.step(looking()))
