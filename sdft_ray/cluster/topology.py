@@ -169,7 +169,7 @@ def _completions(cfg: RunConfig, material: Material, folder: RunFolder, rollouts
 
 
 async def _wait_until_ready(role: str, group: WorkerGroup, learner: LearnerGroup, phase: Phase) -> None:
-    with phase(f"starting {len(group.actors)} {role} worker{'s' if len(group.actors) > 1 else ''}"):
+    with phase(f"starting {group.size} {role} worker{'s' if group.size > 1 else ''}"):
         if role == "learner":
             await learner.start()
         else:
@@ -188,9 +188,9 @@ def _teachers_map(cfg: RunConfig) -> bool:
 async def _meet(learner: WorkerGroup, rollout: WorkerGroup, placement: RolePlacement) -> Publication:
     """Brings the learner and the engines together for weights.channel=NCCL; tells what the learner will send."""
     size = placement.tensor_parallel_size
-    address, port = await learner.actors[0].rendezvous.remote()
-    meeting = Meeting(address, port, num_ranks=1 + size * len(rollout.actors))
-    first_ranks = [1 + size * rank for rank in range(len(rollout.actors))]
+    address, port = await learner.on_first(lambda actor: actor.rendezvous.remote())
+    meeting = Meeting(address, port, num_ranks=1 + size * rollout.size)
+    first_ranks = [1 + size * rank for rank in range(rollout.size)]
     async with asyncio.TaskGroup() as tasks:
         announcements = tasks.create_task(learner.on_all(lambda actor: actor.meet_engines.remote(meeting)))
         tasks.create_task(

@@ -1,5 +1,6 @@
 """The DeepSpeed engine of one rank; with optimizer.py and fragments.py the only code that knows DeepSpeed."""
 
+import math
 from typing import Any
 
 import deepspeed
@@ -54,12 +55,20 @@ def reset_moments(engine: Any) -> None:
                 value.zero_()
 
 
-def gradient_norm(engine: Any) -> float | None:
-    """The global gradient norm where DeepSpeed does not report it (without ZeRO), else None.
+def take_step(engine: Any) -> float:
+    """Takes the optimizer step with the accumulated gradient; the gradients are already summed over ranks.
 
-    Call it before `engine.step`, which clips and clears the gradients; they are already summed over ranks.
+    Where the gradient is NaN or infinite no step is taken: masters and moments stay as they are.
+
+    Returns:
+        The global gradient norm before clipping.
     """
     if engine.zero_optimization():
-        return None
+        engine.step()  # looks at the norm itself, and takes no step if that is not finite
+        return float(engine.get_global_grad_norm())
+    # Without ZeRO DeepSpeed neither reports a norm nor looks at it.
     gradients = [param.grad for param in engine.module.parameters() if param.grad is not None]
-    return float(torch.nn.utils.get_total_norm(gradients))
+    norm = float(torch.nn.utils.get_total_norm(gradients))
+    if math.isfinite(norm):
+        engine.step()
+    return norm

@@ -49,7 +49,7 @@ class LearnerGroup:
 
     async def start(self) -> None:
         """Returns when every rank has loaded the model and joined the others."""
-        address, port = await self.workers.actors[0].rendezvous.remote()
+        address, port = await self.workers.on_first(lambda actor: actor.rendezvous.remote())
         packings = await self.workers.on_all(lambda actor: actor.start.remote(address, port))
         self.packing = max(packings, key=lambda packing: packing.value)  # the most careful, should ranks differ
 
@@ -77,7 +77,7 @@ class LearnerGroup:
         """
         started, timer = time.perf_counter(), PhaseTimer()
         max_tokens = self._learner.max_tokens_per_microbatch
-        rounds = cut_rounds(self._weighted(samples), len(self.workers.actors), max_tokens, self.packing)
+        rounds = cut_rounds(self._weighted(samples), self.workers.size, max_tokens, self.packing)
         training = []
         try:
             async with asyncio.TaskGroup() as tasks:  # a round that fails ends the wait for samples, too
@@ -206,7 +206,7 @@ class LearnerGroup:
 
     def _layout(self) -> dict[str, Any]:
         return {
-            "num_ranks": len(self.workers.actors),
+            "num_ranks": self.workers.size,
             "zero_stage": self._learner.zero_stage,
             "precision": self._learner.precision.name,
         }

@@ -179,7 +179,7 @@ class LearnerWorker(Worker):
         What begins anew with the next stage does so at once, so a checkpoint of a border holds it.
 
         Raises:
-            NonFiniteError: the gradient norm is not finite.
+            NonFiniteError: the gradient norm is not finite; masters, moments and average are as before the step.
         """
         from sdft_ray.learner.engine import reset_moments
 
@@ -301,14 +301,12 @@ class LearnerWorker(Worker):
         return average
 
     def _apply_gradients(self, example_ids: Sequence[str]) -> float:
-        from sdft_ray.learner.engine import gradient_norm
+        from sdft_ray.learner.engine import take_step
 
         rate = self._settings.plan.learning_rate(self.weight_version)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
-        norm_before_step = gradient_norm(self._engine)
-        self._engine.step()
-        norm = norm_before_step if norm_before_step is not None else self._engine.get_global_grad_norm()
+        norm = take_step(self._engine)
         if not math.isfinite(norm):
             raise NonFiniteError("gradient", self.weight_version + 1, example_ids)
-        return float(norm)
+        return norm

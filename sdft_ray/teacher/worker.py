@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from sdft_ray.records import Publication, TeacherPayload, TeacherScores
+from sdft_ray.records import Publication, TeacherPayload
 from sdft_ray.teacher.batching import TokenBudgetBatcher
 from sdft_ray.workers import Worker
 
@@ -54,14 +54,14 @@ class TeacherWorker(Worker, ABC):
 
     async def score(
         self, prompt_tokens: tuple[int, ...], completion_tokens: tuple[int, ...]
-    ) -> tuple[TeacherScores, TeacherPayload]:
-        """The scores of one completion: a small record without its payload, and the payload.
+    ) -> tuple[int, TeacherPayload]:
+        """What the teacher says about one completion: the weight version that says it, and the payload.
 
         Called with num_returns=2, so that the caller reads the first and passes on a handle of the second.
         """
         request = ScoreRequest(prompt_tokens, completion_tokens)
         payload, version = await self._batcher.submit(request, len(prompt_tokens) + len(completion_tokens))
-        return TeacherScores(payload=None, num_tokens=len(completion_tokens), teacher_version=version), payload
+        return version, payload
 
     async def load_weights(self, publication: Publication) -> int:
         """Replaces the weights in place, between two batches.

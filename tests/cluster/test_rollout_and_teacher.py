@@ -187,6 +187,7 @@ def test_a_completion_ends_with_its_end_token_or_is_flagged_as_truncated(rollout
         assert not set(before) & set(EOS_TOKEN_IDS)
         assert rollout.truncated == (last not in EOS_TOKEN_IDS)
         assert not rollout.truncated or len(rollout.completion_tokens) == MAX_NEW_TOKENS
+        assert rollout.num_sampled == len(rollout.completion_tokens)
     assert {rollout.truncated for rollout in sampled} == {True, False}
 
 
@@ -322,6 +323,7 @@ def make_rollout(example: TokenizedExample, length: int) -> Rollout:
         logprobs=(0.0,) * length,
         weight_version=0,
         truncated=False,
+        num_sampled=0,
     )
 
 

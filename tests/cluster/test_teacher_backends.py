@@ -116,6 +116,7 @@ def make_pair(num_prompt_tokens: int, num_completion_tokens: int) -> tuple[Token
         logprobs=(0.0,) * num_completion_tokens,
         weight_version=0,
         truncated=False,
+        num_sampled=0,
     )
     return example, rollout
 
