@@ -26,8 +26,9 @@ from sdft_ray.cluster.stages import Stages
 from sdft_ray.config import NEVER, Channel, CompletionSource, RolePlacement, RunConfig, Target, TeacherBackend
 from sdft_ray.evaluate.evaluator import NoEvaluation
 from sdft_ray.learner.group import LearnerGroup
+from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.learner.stages import StagePlan
-from sdft_ray.learner.worker import LearnerSettings, LearnerWorker
+from sdft_ray.learner.worker import LearnerWorker
 from sdft_ray.records import Publication, WorkerStatus
 from sdft_ray.roles import Completions, Evaluator, Teacher
 from sdft_ray.rollout.given import GivenCompletions

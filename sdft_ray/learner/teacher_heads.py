@@ -5,7 +5,6 @@ every version itself, from its own fp32 fragments of the teacher, so no head eve
 """
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedModel
@@ -14,11 +13,9 @@ from sdft_ray.config import Payload, Target, TeacherBackend, TeacherWeights
 from sdft_ray.distill.head import Head
 from sdft_ray.errors import WeightVersionError
 from sdft_ray.learner.fragments import Fragment, assemble, full_shape
+from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.models.network import TORCH_DTYPE, check_folder_head, load_head, output_head
 from sdft_ray.records import ParameterEntry
-
-if TYPE_CHECKING:
-    from sdft_ray.learner.worker import LearnerSettings
 
 
 class TeacherHeads:
@@ -99,7 +96,7 @@ class HeadMaker:
 
 
 def teacher_head_maker(
-    settings: "LearnerSettings",
+    settings: LearnerSettings,
     heads: TeacherHeads,
     network: PreTrainedModel,
     fragments: Callable[[], Iterator[Fragment]],

@@ -13,11 +13,13 @@ import ray
 
 from sdft_ray.config import BorderConfig, Channel, LearnerConfig, ModelConfig, Schedule, Target, TeacherConfig
 from sdft_ray.learner.group import LearnerGroup
+from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.learner.stages import LearnerStage, StagePlan
-from sdft_ray.learner.worker import LearnerSettings, LearnerWorker
+from sdft_ray.learner.worker import LearnerWorker
 from sdft_ray.records import Sample, TeacherScores
 from sdft_ray.workers import WorkerGroup
 from tests.learner import golden
+from tests.tiny import GUARD_ROWS
 
 # Three times what was seen to change from AVX-512 to AVX2 and to SSE 4, the most at the last tokens of step 3.
 TOLERANCE = 5e-6
@@ -77,21 +79,24 @@ def begin(rank: Any, folder: str, case: golden.Case) -> LearnerGroup:
         plan=plan,
         border=BorderConfig(),
         channel=Channel.OBJECT_STORE,
+        guard_rows=GUARD_ROWS,
+        max_len=64,
         seed=0,
         device="cpu",
     )
-    ray.get(actor.begin.remote(address, port, settings))
-    return LearnerGroup(
+    packing = ray.get(actor.begin.remote(address, port, settings))
+    group = LearnerGroup(
         WorkerGroup("learner", [actor], "logs"),
         learner=learner,
         loss=case.loss,
         plan=plan,
-        shares_prefix=True,
         sampled=case.target is Target.TEACHER,
         num_report_samples=golden.BATCH_SIZE,
         checkpoints=Path("no-checkpoints"),
         keep_checkpoints=1,
     )
+    group.packing = packing
+    return group
 
 
 async def steps(group: LearnerGroup, case: golden.Case) -> golden.Steps:

@@ -36,8 +36,9 @@ from sdft_ray.config import (
 )
 from sdft_ray.errors import CheckpointError, NonFiniteError, WeightVersionError
 from sdft_ray.learner.group import LearnerGroup
+from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.learner.stages import LearnerStage, StagePlan
-from sdft_ray.learner.worker import LearnerSettings, LearnerWorker
+from sdft_ray.learner.worker import LearnerWorker
 from sdft_ray.records import HiddenPayload, LogitsPayload, Rollout, Sample, TeacherScores
 from sdft_ray.rollout.worker import RolloutWorker
 from sdft_ray.teacher.pool import TeacherPool
@@ -61,7 +62,7 @@ class Rank(LearnerWorker):
 
     def num_accumulated(self) -> int:
         """Microbatches since the last optimizer step."""
-        return len(self._step.sums)
+        return len(self._inner._step.sums)
 
     def poison_gradients(self) -> None:
         """From now on the loss stays as it is and every gradient of the embedding's rows is NaN."""
@@ -69,11 +70,11 @@ class Rank(LearnerWorker):
         def poison(module: torch.nn.Module, inputs: Any, rows: torch.Tensor) -> None:
             rows.register_hook(lambda gradient: gradient * float("nan"))
 
-        self._network.get_input_embeddings().register_forward_hook(poison)
+        self._inner._network.get_input_embeddings().register_forward_hook(poison)
 
     def moments(self) -> dict[str, torch.Tensor]:
         """What the optimizer of this rank remembers."""
-        states = enumerate(self._engine.basic_optimizer.state.values())
+        states = enumerate(self._inner._engine.basic_optimizer.state.values())
         return {f"{name} of {index}": value.clone() for index, state in states for name, value in state.items()}
 
 
