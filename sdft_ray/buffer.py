@@ -25,7 +25,6 @@ class SampleBuffer:
         self._opened = 0
         self._closed = 0
         self._samples: dict[int, Sample] = {}
-        self._tokens = {"rollout/tokens": 0.0, "teacher/tokens": 0.0}
         self._changed = asyncio.Condition()
 
     async def tickets(self) -> AsyncIterator[int]:
@@ -44,10 +43,6 @@ class SampleBuffer:
 
     async def put(self, ticket: int, sample: Sample) -> None:
         """Redeems a ticket. Never waits for room: the ticket is the room."""
-        num_tokens = len(sample.rollout.completion_tokens)
-        # By the contract of the records: a demonstration was not sampled, a token target was not scored.
-        self._tokens["rollout/tokens"] += num_tokens if any(sample.rollout.logprobs) else 0
-        self._tokens["teacher/tokens"] += num_tokens if sample.scores.payload is not None else 0
         async with self._changed:
             self._samples[ticket] = sample
             self._changed.notify_all()
@@ -59,12 +54,6 @@ class SampleBuffer:
                 while ticket not in self._samples:
                     await self._changed.wait()  # `put` ends it
             yield self._samples.pop(ticket)
-
-    def take_counts(self) -> dict[str, float]:
-        """Tokens sampled and scored since the last call, by metric key; starts anew."""
-        taken = dict(self._tokens)
-        self._tokens = dict.fromkeys(taken, 0.0)
-        return taken
 
     async def close_batch(self) -> None:
         """Closes the tickets of the oldest batch. Call it when all workers hold the weights it led to."""

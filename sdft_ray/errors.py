@@ -47,12 +47,24 @@ class CheckpointError(SdftError):
     """A checkpoint cannot be resumed with the settings of this run."""
 
 
+class EndpointError(SdftError):
+    """A request to a chat endpoint brought no reply; `is_general` says that any other would fail as well."""
+
+    def __init__(self, message: str, *, is_general: bool):
+        super().__init__(message)
+        self.is_general = is_general
+
+
 class WorkerError(SdftError):
     """A worker failed; the first line of its own error is in the message, the rest in its log file."""
 
 
 class WeightVersionError(SdftError):
     """A worker does not hold the weight version that the run relies on."""
+
+
+class GuardError(SdftError):
+    """Two parts of a run that have to compute the same do not: training on, or using what it wrote, would be wrong."""
 
 
 class NonFiniteError(SdftError):

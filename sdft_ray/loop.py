@@ -1,4 +1,4 @@
-"""The algorithm: sample, score, learn, blend, publish (arXiv 2601.19897).
+"""The algorithm: sample, score, learn, and have both pools load the new weights (arXiv 2601.19897).
 
 Two coroutines share a buffer. Producers turn examples into scored samples; the learner turns batches of them into
 new weights, and begins with the first samples of a batch while the last are still being made. With `max_staleness=0`
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from sdft_ray.buffer import SampleBuffer
 from sdft_ray.records import Sample
 from sdft_ray.roles import Completions, Evaluator, Examples, Learner, Teacher, Tracker
-from sdft_ray.tracking.phases import PhaseTimer
+from sdft_ray.tracking.phases import Counts, PhaseTimer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,19 +43,19 @@ async def train(
         ExceptionGroup: whatever failed first in any role; everything else is cancelled by then.
     """
     buffer = SampleBuffer(
-        batch_size=cfg.batch_size,
-        max_staleness=cfg.max_staleness,
-        num_batches=cfg.num_steps - learner.weight_version,
+        batch_size=cfg.batch_size, max_staleness=cfg.max_staleness, num_batches=cfg.num_steps - learner.weight_version
     )
-    timer = PhaseTimer()
+    timer, counts = PhaseTimer(), Counts()
 
     async def produce_samples() -> None:
         async for ticket in buffer.tickets():  # waits while max_staleness versions ahead of the learner
             example = next(examples)
             with timer.phase("loop/rollout_s"):
                 rollout = await completions.complete(example)  # 1. y ~ student(. | x)
+            counts.add("rollout/tokens", rollout.num_sampled)
             with timer.phase("loop/score_s"):
                 scores = await teacher.score(example, rollout)  # 2. teacher(. | x, demonstration, y_<t) at every t
+            counts.add("teacher/tokens", scores.num_scored)
             sample = Sample(
                 example_id=example.example_id,
                 epoch=example.epoch,
@@ -76,7 +76,7 @@ async def train(
                 with timer.phase("loop/load_weights_s"):  # 5. both pull what they need of it from the learner
                     await asyncio.gather(completions.load_weights(version), teacher.load_weights(version))
                 await buffer.close_batch()  # only now may the next samples start: they see the new weights
-            tracker.log_step(version, report.metrics | buffer.take_counts() | timer.take(), report)
+            tracker.log_step(version, report.metrics | counts.take() | timer.take(), report)
             if cfg.evaluate_every and version % cfg.evaluate_every == 0 and version < cfg.num_steps:
                 tracker.log_evaluation(version, await evaluator.evaluate(version))
             if cfg.checkpoint_every and version % cfg.checkpoint_every == 0:

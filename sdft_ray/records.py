@@ -61,10 +61,13 @@ class Rollout:
     logprobs: tuple[float, ...]  # [T] of the sampler; 0.0 throughout where nothing was sampled (demonstrations)
     weight_version: int  # the OLDEST version that contributed a token
     truncated: bool  # cut at the length limit: no end-of-sequence token
+    num_sampled: int  # tokens drawn for this very rollout: T, or 0 where they were given or had been recorded
 
     def __post_init__(self) -> None:
         if len(self.logprobs) != len(self.completion_tokens):
             raise ValueError(f"{len(self.logprobs)} logprobs for {len(self.completion_tokens)} completion tokens")
+        if not 0 <= self.num_sampled <= len(self.completion_tokens):
+            raise ValueError(f"{self.num_sampled} sampled tokens of {len(self.completion_tokens)} completion tokens")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,6 +108,11 @@ class TeacherScores:
     payload: Any
     num_tokens: int
     teacher_version: int
+
+    @property
+    def num_scored(self) -> int:
+        """Completion tokens that a teacher has read: `num_tokens`, or 0 for a token target."""
+        return 0 if self.payload is None else self.num_tokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -233,16 +241,17 @@ class ParameterEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bucket:
-    """Many parameters packed into one flat array."""
+    """Many parameters, or the floating buffers that are saved with a network, packed into one flat array."""
 
     dtype: str  # "float32" or "bfloat16" (then the array holds its bit patterns as uint16)
     entries: tuple[ParameterEntry, ...]
     array: Any  # [elements], or the handle of such an array
+    trains: bool = True  # False for buffers, which an average takes over as they are
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Publication:
-    """One full set of weights of one version, as handles to buckets; tied parameters travel once."""
+    """One full set of weights of one version, as handles to buckets; tied parameters travel once, buffers last."""
 
     version: int
     buckets: tuple[Bucket, ...]

@@ -7,10 +7,9 @@ functions of the actor handle, never with method names in strings, so that a rea
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import ray
@@ -18,6 +17,8 @@ from ray.exceptions import RayError, RayTaskError
 
 from sdft_ray.errors import SdftError, WeightVersionError, WorkerError
 from sdft_ray.records import WorkerStatus
+
+T = TypeVar("T")
 
 CLOSING_TIMEOUT_S = 10.0  # a scheduler kills 30 s after it has asked
 
@@ -42,6 +43,10 @@ class Worker:
             weight_version=self.weight_version,
             peak_memory_gib=peak_memory_gib(),
         )
+
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of how this worker has started, a line each."""
+        return ()
 
     def close(self) -> None:
         """Ends what this worker started; called once, before its process ends."""
@@ -79,50 +84,57 @@ def peak_memory_gib() -> float:
 
 
 class WorkerGroup:
-    """All workers of one role, as the driver sees them."""
+    """All workers of one role, as the driver sees them; no actor handle leaves it but as the argument of a call."""
 
     def __init__(self, role: str, actors: Sequence[Any], log_dir: str):
         self.role = role
-        self.actors = tuple(actors)
+        self.size = len(actors)
+        self._actors = tuple(actors)
         self._log_dir = log_dir
-        self._open_calls = [0] * len(self.actors)
+        self._open_calls = [0] * self.size
 
-    @asynccontextmanager
-    async def least_busy(self) -> AsyncIterator[Any]:
-        """The actor with the fewest open calls, held as busy inside the block.
+    async def call(self, call: Callable[[Any], Awaitable[T]]) -> T:
+        """Makes `call` on the least busy worker: the one with the fewest open calls, those of `on_all` not counted.
+
+        Args:
+            call: a function of the actor handle that any worker could answer, such as
+                `lambda actor: actor.answer.remote(prompt)`. A coroutine function may await one of several answers.
 
         Raises:
-            WorkerError: the call inside the block failed or the actor died; names the worker and its log.
+            WorkerError: the call failed or the worker died; names the worker and its log.
+            SdftError: the worker raised one of this package's own errors, which arrives as it was raised.
         """
-        rank = min(range(len(self.actors)), key=self._open_calls.__getitem__)
+        rank = min(range(self.size), key=self._open_calls.__getitem__)
         self._open_calls[rank] += 1
         try:
-            yield self.actors[rank]
-        except RayError as error:
-            raise self._named(rank, error) from error
+            return await self._call(rank, call)
         finally:
             self._open_calls[rank] -= 1
 
-    async def on_all(self, call: Callable[[Any], Any]) -> list[Any]:
-        """Makes `call` on every actor at once; answers in rank order. Raises as `on_each`."""
-        return await self.on_each(lambda actor, _: call(actor), self.actors)
+    async def on_first(self, call: Callable[[Any], Awaitable[T]]) -> T:
+        """Makes `call` on the worker of rank 0. Raises as `call`."""
+        return await self._call(0, call)
 
-    async def on_each(self, call: Callable[[Any, Any], Any], items: Sequence[Any]) -> list[Any]:
-        """Makes `call` on every actor with its own item at once; answers in rank order.
+    async def on_all(self, call: Callable[[Any], Awaitable[T]]) -> list[T]:
+        """Makes `call` on every worker at once; answers in rank order. Raises as `on_each`."""
+        return await self.on_each(lambda actor, _: call(actor), self._actors)
+
+    async def on_each(self, call: Callable[[Any, Any], Awaitable[T]], items: Sequence[Any]) -> list[T]:
+        """Makes `call` on every worker with its own item at once; answers in rank order.
 
         Raises:
-            WorkerError: as `least_busy`. The first failure is raised at once, since ranks that wait for the failed
-                one in a collective never answer.
+            WorkerError: as `call`. The first failure is raised at once, since ranks that wait for the failed one in
+                a collective never answer.
         """
-
-        async def one(rank: int, actor: Any, item: Any) -> Any:
-            try:
-                return await call(actor, item)
-            except RayError as error:
-                raise self._named(rank, error) from error
-
-        calls = (one(rank, actor, item) for rank, (actor, item) in enumerate(zip(self.actors, items, strict=True)))
+        calls = (self._call(rank, call, item) for rank, item in zip(range(self.size), items, strict=True))
         return list(await asyncio.gather(*calls))
+
+    async def _call(self, rank: int, call: Callable[..., Awaitable[T]], *items: Any) -> T:
+        """One call to one worker: the only place that hands an actor out, and so the one that names what failed."""
+        try:
+            return await call(self._actors[rank], *items)
+        except RayError as error:
+            raise self._named(rank, error) from error
 
     async def status(self) -> list[WorkerStatus]:
         """The status of every worker."""
@@ -148,7 +160,7 @@ class WorkerGroup:
 
 def close_all(groups: Sequence[WorkerGroup]) -> None:
     """Ends every worker of every group at once, also one that no longer answers."""
-    actors = [actor for group in groups for actor in group.actors]
+    actors = [actor for group in groups for actor in group._actors]
     closing = [actor.close.remote() for actor in actors]
     # What does not close in time is dead, or stuck in a collective with a dead neighbour; the error that led here is
     # already on its way to the user, so nobody asks why.

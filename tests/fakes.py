@@ -71,6 +71,7 @@ class FakeCompletions:
             logprobs=(-1.0, -1.0),
             weight_version=version,
             truncated=False,
+            num_sampled=2,
         )
 
     async def load_weights(self, version: int) -> None:

@@ -15,8 +15,9 @@ from omegaconf import open_dict
 
 from sdft_ray.launch import CONF, Stage, compose_runs
 from sdft_ray.planning.shapes import KNOWN_SHAPES
-from sdft_ray.report.paper import PAPER
+from sdft_ray.report.paper import paper_tables
 
+PAPER = paper_tables()
 SMALL = ("claims", "demo")  # experiments of this project's own, on two cores
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml") if path.stem not in SMALL)
 NEEDED = {"paper": ["data=jsonl", "data.source=some.jsonl", "name=mine"]}

@@ -1,6 +1,8 @@
 """The house rules that no linter knows."""
 
 import ast
+import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +46,18 @@ def test_nothing_is_named_for_what_it_does_not_say() -> None:
     assert not names & {"utils", "util", "helpers", "helper", "common", "misc"}
 
 
+def test_every_file_that_is_not_code_travels_with_the_package() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    travelling = {
+        path
+        for package, names in patterns.items()
+        for name in names
+        for path in ROOT.glob(f"{package.replace('.', '/')}/{name}")
+    }
+    files = {path for path in PACKAGE.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert files and not files - travelling
+
+
 def test_no_error_is_caught_without_its_name() -> None:
     broad = [
         f"{name}:{handler.lineno}"
@@ -85,3 +99,26 @@ def test_every_test_folder_mirrors_a_folder_of_the_package() -> None:
         if not (PACKAGE / folder).is_dir() and folder.parts[0] not in TEST_FOLDERS_OF_THEIR_OWN
     ]
     assert not strangers, f"folders without a counterpart in sdft_ray/: {strangers}"
+
+
+def test_every_file_that_the_package_or_the_method_page_cites_is_there() -> None:
+    sources = [*PACKAGE.rglob("*.py"), ROOT / "docs" / "method.md"]
+    cited = {
+        (str(path.relative_to(ROOT)), name)
+        for path in sources
+        for name in re.findall(r"(?<![\w/.{}*-])(?:[\w-]+/)+[\w-]+\.(?:py|md|json)\b|\b[A-Z]+\.md\b", path.read_text())
+    }
+    missing = sorted(
+        f"{place} cites {name}" for place, name in cited if not ((ROOT / name).exists() or (PACKAGE / name).exists())
+    )
+    assert not missing, "\n".join(missing)
+
+
+def test_the_reference_loss_trains_nothing() -> None:
+    users = [
+        name
+        for name, module in modules()
+        for node in ast.walk(module)
+        if isinstance(node, ast.ImportFrom) and node.module == "sdft_ray.distill.loss"
+    ]
+    assert not users

@@ -4,15 +4,25 @@ import asyncio
 import time
 import weakref
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sdft_ray.errors import NonFiniteError, WorkerError
 from sdft_ray.loop import LoopConfig, train
-from sdft_ray.records import StepReport, TeacherScores
+from sdft_ray.records import Rollout, StepReport, TeacherScores, TokenizedExample
 from sdft_ray.rollout.given import GivenCompletions
-from tests.fakes import FakeCompletions, FakeEvaluator, FakeExamples, FakeLearner, FakeTeacher, FakeTracker
+from sdft_ray.rollout.recorded import RecordedCompletions
+from tests.fakes import (
+    FakeCompletions,
+    FakeEvaluator,
+    FakeExamples,
+    FakeLearner,
+    FakeTeacher,
+    FakeTracker,
+    make_example,
+)
 
 
 def run_loop(cfg: LoopConfig, **replaced: Any) -> dict[str, Any]:
@@ -220,3 +230,25 @@ def test_demonstrations_and_token_targets_count_as_nothing_sampled_and_nothing_s
     run_loop(LoopConfig(num_steps=2, batch_size=2), completions=GivenCompletions(), tracker=tracker)
     for _, metrics in tracker.steps:
         assert metrics["rollout/tokens"] == metrics["teacher/tokens"] == 0
+
+
+def test_a_completion_that_was_recorded_before_counts_as_nothing_sampled(tmp_path: Path) -> None:
+    completions = RecordedCompletions(FakeCompletions(), tmp_path, str, resumes=False)
+    asyncio.run(completions.record([make_example(index) for index in range(4)]))
+    tracker = FakeTracker()
+    run_loop(LoopConfig(num_steps=2, batch_size=2), completions=completions, teacher=PayloadTeacher(), tracker=tracker)
+    assert [metrics["rollout/tokens"] for _, metrics in tracker.steps] == [0, 0]
+    assert sum(metrics["teacher/tokens"] for _, metrics in tracker.steps) == 2 * 2 * 2
+
+
+class CertainCompletions(FakeCompletions):
+    """Every token is the only possible one."""
+
+    async def complete(self, example: TokenizedExample) -> Rollout:
+        return replace(await super().complete(example), logprobs=(0.0, 0.0))
+
+
+def test_sampled_tokens_of_probability_one_count_as_sampled() -> None:
+    tracker = FakeTracker()
+    run_loop(LoopConfig(num_steps=2, batch_size=2), completions=CertainCompletions(), tracker=tracker)
+    assert sum(metrics["rollout/tokens"] for _, metrics in tracker.steps) == 2 * 2 * 2

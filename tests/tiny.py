@@ -6,6 +6,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from sdft_ray.records import GuardRow
+
 BOS, START, END, PAD = SPECIAL_TOKENS = ["<|begin|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
 
 # As ChatML, but it writes BOS itself, like Llama 3: encoding a rendered prompt once more would double it.
@@ -13,6 +15,12 @@ CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+
+# What the guards of a start compute on: two prompts with a common beginning.
+GUARD_ROWS = (
+    GuardRow(prompt_tokens=(0, 20, 21, 22, 23), completion_tokens=(24, 25, 26)),
+    GuardRow(prompt_tokens=(0, 20, 21, 30), completion_tokens=(31, 2)),
 )
 
 _CORPUS = [

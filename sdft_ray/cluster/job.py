@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sdft_ray.cluster.guards import check_engines, check_export
 from sdft_ray.cluster.probes import check_resumable
 from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
@@ -15,6 +16,7 @@ from sdft_ray.cluster.topology import Roles, start_roles
 from sdft_ray.config import RunConfig, Target, Wandb
 from sdft_ray.config.written import changed_settings, flat_settings, write_settings
 from sdft_ray.loop import LoopConfig, train
+from sdft_ray.report.model_card import write_model_card
 from sdft_ray.tensors import release_freed_memory
 from sdft_ray.tracking.alarms import Alarms
 from sdft_ray.tracking.console import ConsoleSink
@@ -71,7 +73,10 @@ class Job:
                 tracker.add_source(roles.channel.take_metrics)
                 tracker.add_watcher(alarms.watch)
                 try:
+                    for note in await roles.notes():
+                        self.console.say(f"checked        {note}")
                     await self._resume(roles)
+                    await self._check_engines(roles)
                     tracker.start_clock(lines.elapsed_s)
                     await self._train(roles, tracker, [lines, alarms])
                     statuses = await roles.status()
@@ -79,6 +84,8 @@ class Job:
                     roles.close()
             wall_s = time.monotonic() - self._started
             result = summary.build(wall_s=wall_s, setup_s=self._setup_s, statuses=statuses)
+            stages = [(stage.name, stage.cfg) for stage in self._stages]
+            write_model_card(self.folder.model, stages, self.material.num_steps, result)
             write_summary(self.folder.path, result)
             self.console.show_summary(result, str(self.folder.path))
 
@@ -113,6 +120,20 @@ class Job:
         await asyncio.gather(roles.completions.load_weights(version), roles.teacher.load_weights(version))
         self.console.say(f"resumed        {self.folder.resumed}")
 
+    async def _check_engines(self, roles: Roles) -> None:
+        if roles.rollouts is None:
+            return
+        with self.console.phase("comparing the rollout engines with the learner"):
+            await check_engines(
+                roles.rollouts,
+                roles.learner,
+                self.material.guard_rows,
+                cfg=self._cfg,
+                max_model_len=self.material.max_model_len,
+                say=self.console.say,
+            )
+        roles.channel.take_metrics()  # of no step
+
     async def _train(self, roles: Roles, tracker: RunTracker, followers: Sequence[JsonLines | Alarms]) -> None:
         if roles.learner.weight_version == 0:
             await self._evaluate(roles, tracker)
@@ -125,6 +146,9 @@ class Job:
         with self.console.phase("saving the model"):
             await roles.learner.export(self.folder.model)
             self.material.tokenizer.save_pretrained(self.folder.model)
+        with self.console.phase("loading the saved model again"):
+            rows, precision = self.material.guard_rows, self._cfg.learner.precision
+            await check_export(roles.learner, self.folder.model, rows, precision, self.console.say)
 
     async def _train_stage(self, stage: Stage, roles: Roles, tracker: RunTracker) -> None:
         await train(

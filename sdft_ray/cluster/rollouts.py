@@ -35,7 +35,7 @@ async def rollout_workers_only(
     reservation = reserve(cfg.cluster, [ROLE])[ROLE]
     group = WorkerGroup(ROLE, make_rollout_workers(cfg, material, reservation, logs), logs)
     try:
-        with phase(f"starting {len(group.actors)} rollout worker{'s' if len(group.actors) > 1 else ''}"):
+        with phase(f"starting {group.size} rollout worker{'s' if group.size > 1 else ''}"):
             await group.on_all(lambda actor: actor.ready.remote())
         yield RolloutPool(group, WeightChannel(publish, cfg.weights.timeout_s))
     finally:

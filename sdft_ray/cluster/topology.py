@@ -26,8 +26,9 @@ from sdft_ray.cluster.stages import Stages
 from sdft_ray.config import NEVER, Channel, CompletionSource, RolePlacement, RunConfig, Target, TeacherBackend
 from sdft_ray.evaluate.evaluator import NoEvaluation
 from sdft_ray.learner.group import LearnerGroup
+from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.learner.stages import StagePlan
-from sdft_ray.learner.worker import LearnerSettings, LearnerWorker
+from sdft_ray.learner.worker import LearnerWorker
 from sdft_ray.records import Publication, WorkerStatus
 from sdft_ray.roles import Completions, Evaluator, Teacher
 from sdft_ray.rollout.given import GivenCompletions
@@ -56,9 +57,15 @@ class Roles:
     learner: LearnerGroup
     evaluator: Evaluator
     harness: Evaluator  # before and after training only
+    rollouts: RolloutPool | None  # who samples and answers; None where nobody is asked
     channel: WeightChannel
     groups: list[WorkerGroup]
     reservations: list[Reservation]
+
+    async def notes(self) -> list[str]:
+        """What a person should know of how the workers have started; what all of a role say stands once."""
+        said = [note for group in self.groups for notes in await group.on_all(_notes) for note in notes]
+        return list(dict.fromkeys(said))
 
     async def status(self) -> list[WorkerStatus]:
         """The status of every worker of every role."""
@@ -69,6 +76,10 @@ class Roles:
         close_all(self.groups)
         for reservation in self.reservations:
             reservation.release()
+
+
+def _notes(actor: Any) -> Any:
+    return actor.notes.remote()
 
 
 def needed_roles(cfg: RunConfig) -> list[str]:
@@ -99,7 +110,6 @@ async def start_roles(stages: Stages, folder: RunFolder, phase: Phase) -> Roles:
         learner=cfg.learner,
         loss=cfg.loss,
         plan=stages.plan,
-        shares_prefix=cfg.model.shares_prefix,
         sampled=cfg.method.completion is CompletionSource.STUDENT,
         num_report_samples=cfg.tracking.num_samples,
         checkpoints=folder.checkpoints,
@@ -140,6 +150,7 @@ def _wire(
         learner=learner,
         evaluator=NoEvaluation() if rollouts is None else make_evaluator(cfg, material, folder, rollouts),
         harness=NoEvaluation() if rollouts is None else make_harness(cfg, material, folder, rollouts),
+        rollouts=rollouts,
         channel=channel,
         groups=list(groups.values()),
         reservations=reservations,
@@ -159,7 +170,7 @@ def _completions(cfg: RunConfig, material: Material, folder: RunFolder, rollouts
 
 
 async def _wait_until_ready(role: str, group: WorkerGroup, learner: LearnerGroup, phase: Phase) -> None:
-    with phase(f"starting {len(group.actors)} {role} worker{'s' if len(group.actors) > 1 else ''}"):
+    with phase(f"starting {group.size} {role} worker{'s' if group.size > 1 else ''}"):
         if role == "learner":
             await learner.start()
         else:
@@ -178,9 +189,9 @@ def _teachers_map(cfg: RunConfig) -> bool:
 async def _meet(learner: WorkerGroup, rollout: WorkerGroup, placement: RolePlacement) -> Publication:
     """Brings the learner and the engines together for weights.channel=NCCL; tells what the learner will send."""
     size = placement.tensor_parallel_size
-    address, port = await learner.actors[0].rendezvous.remote()
-    meeting = Meeting(address, port, num_ranks=1 + size * len(rollout.actors))
-    first_ranks = [1 + size * rank for rank in range(len(rollout.actors))]
+    address, port = await learner.on_first(lambda actor: actor.rendezvous.remote())
+    meeting = Meeting(address, port, num_ranks=1 + size * rollout.size)
+    first_ranks = [1 + size * rank for rank in range(rollout.size)]
     async with asyncio.TaskGroup() as tasks:
         announcements = tasks.create_task(learner.on_all(lambda actor: actor.meet_engines.remote(meeting)))
         tasks.create_task(
@@ -248,6 +259,8 @@ def _teacher_workers(cfg: RunConfig, material: Material, reservation: Reservatio
         num_tokens=material.facts.num_tokens,
         temperature=cfg.rollout.temperature,
         maps_weights=_teachers_map(cfg),
+        guard_rows=material.guard_rows,
+        max_len=material.max_teacher_len,
         **shared,
     )
 
@@ -269,6 +282,8 @@ def _learner_workers(
         plan=plan,
         border=cfg.border,
         channel=_channel_kind(cfg),
+        guard_rows=material.guard_rows,
+        max_len=material.max_model_len,
         seed=cfg.seed,
         device=reservation.placement.device,
     )

@@ -7,7 +7,7 @@ from sdft_ray.config.checks import at_least, require, share
 
 @dataclass(kw_only=True)
 class AlarmsConfig:
-    """When a run is said to go wrong. Every bound is relative to the mean of the first steps."""
+    """When a run is said to go wrong. Every bound but `mismatch_nats` is relative to the mean of the first steps."""
 
     patience: int = 5  # steps in a row whose running mean has to be past a bound; 0 turns alarms off
     reference_steps: int = 10  # the first steps of a run, whose mean everything later is held against
@@ -18,6 +18,7 @@ class AlarmsConfig:
     truncated_share: float = 0.5  # ... more often cut at the limit than this, run away
     divergence_factor: float = 2.0  # divergence above this many times its reference, and ...
     divergence_nats: float = 0.1  # ... above this grows: near zero a factor says nothing
+    mismatch_nats: float = 1.0  # sampler and learner, one token of a step, on-policy: rounding in bf16 reaches 0.5
 
     def __post_init__(self) -> None:
         at_least(0, "tracking.alarms.patience", self.patience)
@@ -35,3 +36,4 @@ class AlarmsConfig:
         at_least(1, "tracking.alarms.length_factor", self.length_factor)
         at_least(1, "tracking.alarms.divergence_factor", self.divergence_factor)
         at_least(0, "tracking.alarms.divergence_nats", self.divergence_nats)
+        at_least(0, "tracking.alarms.mismatch_nats", self.mismatch_nats)

@@ -25,13 +25,10 @@ class ModelConfig:
     chat_template: str = ""  # a Jinja template that replaces the tokenizer's own, the same for student and teacher
     attention: str = "packed"  # of learner and teachers: packed, flash_attention_2 on GPUs, or sdpa (slower) anywhere
 
+    dropout: bool = False  # true trains with the dropout and router noise of the model's configuration, if any
+
     def __post_init__(self) -> None:
         require(bool(self.path), "model.path", self.path, "names no model", "set it to a hub id or a model folder")
-
-    @property
-    def shares_prefix(self) -> bool:
-        """Whether what all prompts of a forward pass begin with is computed once."""
-        return self.attention == "packed"
 
 
 @dataclass(kw_only=True)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import Enum, auto
 from typing import Any
+from urllib.parse import urlsplit
 
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -75,8 +76,7 @@ class JudgeConfig:
     parameters: dict[str, Any] = field(
         default_factory=lambda: {"temperature": 0.0, "max_tokens": 1024}
     )  # of every request, sent as they are
-    max_retries: int = 4  # of a request that failed on the way, was refused as one too many, or met a server's error
-    backoff_s: float = 1.0  # before the first retry; doubles with each
+    max_retries: int = 5  # of a request that failed on the way, was refused as one too many, or met a server's error
     timeout_s: float = 120.0  # without a byte from the endpoint
     max_concurrent: int = 8  # requests at once
     cache_dir: str = ""  # where replies are kept, by everything that was sent; "" is judge/ in the user's cache
@@ -84,11 +84,10 @@ class JudgeConfig:
 
     def __post_init__(self) -> None:
         at_least(0, "evaluation.judge.max_retries", self.max_retries)
-        at_least(0, "evaluation.judge.backoff_s", self.backoff_s)
         positive("evaluation.judge.timeout_s", self.timeout_s)
         at_least(1, "evaluation.judge.max_concurrent", self.max_concurrent)
         require(
-            not self.endpoint or self.endpoint.startswith(("http://", "https://")),
+            not self.endpoint or _is_http_address(self.endpoint),
             "evaluation.judge.endpoint",
             self.endpoint,
             "is no http address",
@@ -112,6 +111,15 @@ class JudgeConfig:
             "no judge is set",
             "set evaluation.judge.endpoint and evaluation.judge.model, or evaluation.judge.dry_run=true",
         )
+
+
+def _is_http_address(address: str) -> bool:
+    """True when `address` names a scheme of the web, a host and, if any, a port that is a number."""
+    try:
+        parts = urlsplit(address)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 @dataclass(kw_only=True)

@@ -1,4 +1,4 @@
-"""A method is three choices: whose completion, which target at each token, which teacher (METHOD.md, section 5).
+"""A method is three choices: whose completion, which target at each token, which teacher (docs/method.md).
 
 The third choice, the teacher's weights and context, is made in `TeacherConfig`.
 """

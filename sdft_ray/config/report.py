@@ -24,7 +24,7 @@ class ReportConfig:
     # Label of the arm, or a run of it, that all others are compared with question by question; "": the first. Up to
     # three arms are compared with one another, too.
     reference: str = ""
-    paper: str = ""  # a table of the paper to stand beside the runs: a key of sdft_ray/report/paper.py, "" for none
+    paper: str = ""  # a table of the paper to stand beside the runs: a key of sdft_ray/report/paper.yaml, "" for none
     figures: Figures = Figures.NONE
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ class ExampleStream:
 
     What comes at a position depends on the seed and the example ids alone, never on the machine: order and
     request seeds are made of BLAKE2b hashes, which no library release can change. The last, partial batch of
-    an epoch is dropped (METHOD.md, section 3), so a batch never spans two epochs.
+    an epoch is dropped (docs/method.md), so a batch never spans two epochs.
     """
 
     def __init__(

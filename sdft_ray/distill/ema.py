@@ -1,4 +1,4 @@
-"""The teacher as a moving average of the student (METHOD.md, sections 1 and 2.5).
+"""The teacher as a moving average of the student (docs/method.md).
 
 Legend: `...` stands for any shape; ema and student have the same one.
 """

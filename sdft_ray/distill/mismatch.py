@@ -3,8 +3,7 @@
 Legend: T tokens of all completions of the microbatch laid end to end, without padding.
 
 The sampler's kernels, and under staleness its weights, give the written token another probability than the
-trainer does; importance weights correct for it (METHOD.md, 2.4; the authors' code is "sequence" with clip
-2.0).
+trainer does; importance weights correct for it (docs/method.md; the authors' code is "sequence" with clip 2.0).
 """
 
 import torch

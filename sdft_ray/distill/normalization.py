@@ -3,7 +3,7 @@
 Legend: B sequences of the GLOBAL batch (all ranks, all accumulation steps); n_i counted tokens of sequence i.
 
 Each microbatch SUMS weight times term, and the sum over microbatches and ranks is the gradient of one big batch,
-whatever the cut (METHOD.md, 2.2).
+whatever the cut (docs/method.md).
 """
 
 from collections.abc import Sequence

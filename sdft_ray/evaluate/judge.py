@@ -10,13 +10,11 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdft_ray.config import JudgeConfig
-from sdft_ray.errors import ConfigError
-from sdft_ray.evaluate.endpoint import ChatEndpoint, EndpointError
+from sdft_ray.errors import ConfigError, EndpointError
 from sdft_ray.evaluate.scorers import Score
 from sdft_ray.models.embedded import cache_folder
 
@@ -69,14 +67,17 @@ class Judge:
         Raises:
             ConfigError: the variable that should hold the key is not set.
         """
+        from sdft_ray.evaluate.endpoint import ChatEndpoint  # imports a client, which only a run with a judge needs
+
         self._settings = settings
-        self._endpoint = ChatEndpoint(settings.endpoint, api_key(settings), settings.timeout_s)
+        self._endpoint = ChatEndpoint(
+            settings.endpoint, api_key(settings), timeout_s=settings.timeout_s, max_retries=settings.max_retries
+        )
         self._cache = Path(settings.cache_dir).expanduser() if settings.cache_dir else cache_folder() / "judge"
         self._prompts = run_dir / PROMPTS_FILE
-        self._threads = ThreadPoolExecutor(settings.max_concurrent, thread_name_prefix="judge")
         self._places = asyncio.Semaphore(settings.max_concurrent)
         self._out_of_reach = ""
-        self._counts = dict.fromkeys((PROMPTS, REQUESTS, RETRIES), 0)
+        self._num_prompts = self._num_asked = 0
 
     def begin(self) -> None:
         """Begins an evaluation: an endpoint that was out of reach is tried again, counts start at 0.
@@ -84,13 +85,18 @@ class Judge:
         A dry run writes its prompts anew.
         """
         self._out_of_reach = ""
-        self._counts = dict.fromkeys(self._counts, 0)
+        self._num_prompts = self._num_asked = self._endpoint.num_requests = 0
         if self._settings.dry_run:
             self._prompts.write_text("", encoding="utf-8")
 
     def metrics(self) -> dict[str, float]:
         """Prompts for the judge since `begin`, requests that were sent for them, and how many of those were repeats."""
-        return {key: float(count) for key, count in self._counts.items()}
+        num_requests = self._endpoint.num_requests
+        return {
+            PROMPTS: float(self._num_prompts),
+            REQUESTS: float(num_requests),
+            RETRIES: float(num_requests - self._num_asked),
+        }
 
     async def score(self, judged: Judged) -> Score:
         """The judge's verdict; `extracted` is its reply, or why there is none.
@@ -102,7 +108,7 @@ class Judge:
         if not judged.completion.strip():
             return Score(False, "", lenient=False)
         body = self._body(judged)
-        self._counts[PROMPTS] += 1
+        self._num_prompts += 1
         file = self._file(body)
         if file.is_file():
             return verdict_of(json.loads(file.read_text(encoding="utf-8"))["reply"])
@@ -112,8 +118,9 @@ class Judge:
         async with self._places:
             if self._out_of_reach:
                 return Score(None, self._out_of_reach)
+            self._num_asked += 1
             try:
-                reply = await self._ask(body)
+                reply = await self._endpoint.ask(body)
             except EndpointError as error:
                 if error.is_general:
                     self._out_of_reach = str(error)
@@ -122,20 +129,6 @@ class Judge:
         if score.right is not None:
             _write_whole(file, {"url": self._endpoint.url, "body": body, "reply": reply})
         return score
-
-    async def _ask(self, body: Mapping[str, Any]) -> str:
-        """The reply, after as many retries as the settings allow."""
-        loop, backoff_s = asyncio.get_running_loop(), self._settings.backoff_s
-        for attempt in range(self._settings.max_retries + 1):
-            self._counts[REQUESTS] += 1
-            self._counts[RETRIES] += attempt > 0
-            try:
-                return await loop.run_in_executor(self._threads, self._endpoint.ask, body)
-            except EndpointError as error:
-                if not error.is_retried or attempt == self._settings.max_retries:
-                    raise
-                await asyncio.sleep(max(backoff_s * 2**attempt, error.wait_s))
-        raise AssertionError("the last attempt returns or raises")
 
     def _body(self, judged: Judged) -> dict[str, Any]:
         prompt = judge_prompt(judged, self._settings.template or BUILT_IN_TEMPLATE)

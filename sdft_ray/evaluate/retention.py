@@ -153,7 +153,10 @@ def divergences(logprobs: Iterable[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _terms(log_ratio: float) -> tuple[float, float]:
-    """R - 1 - log r and r log r - (r - 1); `expm1`, because near r = 1 both are differences of nearly equal numbers."""
+    """The integrands r - 1 - log r and r log r - (r - 1).
+
+    `expm1`, because near r = 1 both are differences of nearly equal numbers.
+    """
     excess = math.expm1(log_ratio)  # r - 1
     weighted = (1 + excess) * log_ratio if log_ratio > -math.inf else 0.0  # its limit for r -> 0
     return max(0.0, excess - log_ratio), max(0.0, weighted - excess)  # 0 is where rounding may pass it

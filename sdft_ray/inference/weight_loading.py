@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 from vllm.config import set_current_vllm_config
+from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.platforms import current_platform
 
 from sdft_ray.errors import ModelError
+from sdft_ray.inference.checkpoint_names import CheckpointNames
 from sdft_ray.inference.stacked_weights import NETWORKS, StackedWeights
 from sdft_ray.records import Bucket, ParameterEntry
 from sdft_ray.tensors import one_thread, release_freed_memory
@@ -94,14 +96,18 @@ class LayerwiseReload:
         self._model = model
         self._model_config = model_config
         self._loaded: set[str] = set()
+        self._names = CheckpointNames(model_config.model)
+        if current_platform.is_cpu():
+            _pack_experts_anew(model)
         initialize_layerwise_reload(model)
 
     def load(self, published: Iterable[tuple[str, torch.Tensor]]) -> None:
         """Takes over what is complete; views of the rest are kept until it is."""
-        self._loaded |= self._model.load_weights(published)
+        self._loaded |= self._model.load_weights(self._names.convert(published))
 
     def finish(self) -> set[str]:
         """Closes the network; its parameters that got no new weights."""
+        self._loaded |= self._model.load_weights(self._names.rest())
         finalize_layerwise_reload(self._model, self._model_config)
         for name, head in self._model.named_modules():
             if isinstance(head, ParallelLMHead) and f"{name}.weight" not in self._loaded:
@@ -109,3 +115,14 @@ class LayerwiseReload:
                 # CPU the head computes with a repacked copy of it, which would stay the old one.
                 head.quant_method.process_weights_after_loading(head)
         return {name for name, _ in self._model.named_parameters()} - self._loaded
+
+
+def _pack_experts_anew(model: Any) -> None:
+    """Has vLLM pack the weights of experts that it is about to reload.
+
+    On a CPU, vLLM 0.32 packs them where it first makes a layer's kernel, and never again: later weights would be
+    multiplied unpacked, as if they were packed, without an error. A layer without a kernel makes one with its weights.
+    """
+    for layer in model.modules():
+        if isinstance(method := getattr(layer, "quant_method", None), UnquantizedFusedMoEMethod):
+            method.moe_kernel = None

@@ -16,6 +16,7 @@ import torch
 
 from sdft_ray.errors import CheckpointError
 from sdft_ray.learner.average import TeacherAverage
+from sdft_ray.models.state import copy_buffers, saved_buffers
 
 TAG = "student"
 STATE_FILE = "state.json"
@@ -84,9 +85,13 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def save_rank(folder: Path, engine: Any, average: TeacherAverage | None, rank: int) -> None:
-    """Writes one rank's part: DeepSpeed's own files, the moving average, the random state."""
+    """Writes one rank's part: DeepSpeed's own files, the moving average, the network's buffers, the random state."""
     engine.save_checkpoint(str(folder), tag=TAG)
-    own = {"average": average.state_dict() if average is not None else None, "random": torch.get_rng_state()}
+    own = {
+        "average": average.state_dict() if average is not None else None,
+        "buffers": saved_buffers(engine.module),
+        "random": torch.get_rng_state(),
+    }
     if torch.cuda.is_available():
         own["random_cuda"] = torch.cuda.get_rng_state()
     torch.save(own, folder / f"rank-{rank}.pt")
@@ -110,6 +115,13 @@ def load_rank(folder: Path, engine: Any, average: TeacherAverage | None, rank: i
             f"resume={folder}: it was saved {'without' if average is not None else 'with'} a moving average; "
             "resume with the method and the teacher.weights it was saved with."
         )
+    if own.get("buffers", {}).keys() != saved_buffers(engine.module).keys():
+        raise CheckpointError(
+            f"resume={folder}: it was saved with the buffers {sorted(own.get('buffers', {}))}, the network has "
+            f"{sorted(saved_buffers(engine.module))}; resume with the model.path and the version of sdft_ray it was "
+            "saved with."
+        )
+    copy_buffers(engine.module, own.get("buffers", {}))
     if average is not None:
         average.load_state_dict(own["average"])
     torch.set_rng_state(own["random"])

@@ -1,5 +1,6 @@
 """The DeepSpeed engine of one rank; with optimizer.py and fragments.py the only code that knows DeepSpeed."""
 
+import math
 from typing import Any
 
 import deepspeed
@@ -8,8 +9,9 @@ from transformers.integrations import HfDeepSpeedConfig
 
 from sdft_ray.config import LearnerConfig, ModelConfig
 from sdft_ray.learner.optimizer import deepspeed_settings, make_optimizer
-from sdft_ray.learner.student import Student
+from sdft_ray.learner.student import Student, check_partitioned_head
 from sdft_ray.models.network import check_head, load_network
+from sdft_ray.models.state import copy_buffers, saved_buffers
 
 
 def build_engine(model_path: str, model: ModelConfig, cfg: LearnerConfig, device: str) -> Any:
@@ -23,19 +25,24 @@ def build_engine(model_path: str, model: ModelConfig, cfg: LearnerConfig, device
     partitioned_loading = HfDeepSpeedConfig(settings) if cfg.zero_stage == 3 else None
     network = load_network(model_path, cfg.precision, model)
     del partitioned_loading
-    if cfg.zero_stage < 3:  # a partitioned network cannot run outside its engine
+    if cfg.zero_stage < 3:  # a partitioned network runs inside its engine only: see below
         check_head(network)
     if cfg.gradient_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
-    student = Student(network)
+    student = Student(network, dropout=model.dropout)
+    buffers = saved_buffers(network)
     engine, _, _, _ = deepspeed.initialize(
         model=student,
         optimizer=make_optimizer(student.parameters(), cfg),
         config=settings,
     )
+    copy_buffers(network, buffers)  # DeepSpeed rounds all floating ones to bf16 where it trains in bf16
     if cfg.zero_stage == 0 and engine.dp_world_size == 1:
         # The sum over one rank would still go through a flat copy of all gradients.
         engine.enable_backward_allreduce = False
+    if cfg.zero_stage == 3:
+        engine.eval()
+        check_partitioned_head(engine)
     engine.train()
     return engine
 
@@ -48,12 +55,20 @@ def reset_moments(engine: Any) -> None:
                 value.zero_()
 
 
-def gradient_norm(engine: Any) -> float | None:
-    """The global gradient norm where DeepSpeed does not report it (without ZeRO), else None.
+def take_step(engine: Any) -> float:
+    """Takes the optimizer step with the accumulated gradient; the gradients are already summed over ranks.
 
-    Call it before `engine.step`, which clips and clears the gradients; they are already summed over ranks.
+    Where the gradient is NaN or infinite no step is taken: masters and moments stay as they are.
+
+    Returns:
+        The global gradient norm before clipping.
     """
     if engine.zero_optimization():
-        return None
+        engine.step()  # looks at the norm itself, and takes no step if that is not finite
+        return float(engine.get_global_grad_norm())
+    # Without ZeRO DeepSpeed neither reports a norm nor looks at it.
     gradients = [param.grad for param in engine.module.parameters() if param.grad is not None]
-    return float(torch.nn.utils.get_total_norm(gradients))
+    norm = float(torch.nn.utils.get_total_norm(gradients))
+    if math.isfinite(norm):
+        engine.step()
+    return norm

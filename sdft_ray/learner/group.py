@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from sdft_ray.config import LearnerConfig, LossConfig, Normalization
-from sdft_ray.data.packing import Round, WeightedSample, cut_rounds
 from sdft_ray.distill.normalization import token_weights
 from sdft_ray.errors import CheckpointError
 from sdft_ray.learner import checkpoint
 from sdft_ray.learner.copying import copied_share
 from sdft_ray.learner.metrics import step_metrics
+from sdft_ray.learner.rounds import Round, WeightedSample, cut_rounds
 from sdft_ray.learner.stages import StagePlan
-from sdft_ray.records import Publication, Sample, SampleReport, StepReport, TokenViews
+from sdft_ray.models.packing import Packing
+from sdft_ray.records import GuardRow, Publication, Sample, SampleReport, StepReport, TokenViews
 from sdft_ray.tracking.phases import PhaseTimer
 from sdft_ray.weights.channel import WeightKind
 from sdft_ray.workers import WorkerGroup
@@ -30,7 +31,6 @@ class LearnerGroup:
         learner: LearnerConfig,
         loss: LossConfig,
         plan: StagePlan,
-        shares_prefix: bool,
         sampled: bool,
         num_report_samples: int,
         checkpoints: Path,
@@ -41,7 +41,7 @@ class LearnerGroup:
         self._learner = learner
         self._loss = loss
         self._plan = plan
-        self._shares_prefix = shares_prefix
+        self.packing = Packing.END_TO_END  # the ranks tell what their network computes when they start
         self._sampled = sampled
         self._num_report_samples = num_report_samples
         self._checkpoints = checkpoints
@@ -49,8 +49,9 @@ class LearnerGroup:
 
     async def start(self) -> None:
         """Returns when every rank has loaded the model and joined the others."""
-        address, port = await self.workers.actors[0].rendezvous.remote()
-        await self.workers.on_all(lambda actor: actor.start.remote(address, port))
+        address, port = await self.workers.on_first(lambda actor: actor.rendezvous.remote())
+        packings = await self.workers.on_all(lambda actor: actor.start.remote(address, port))
+        self.packing = max(packings, key=lambda packing: packing.value)  # the most careful, should ranks differ
 
     async def step(self, samples: AsyncIterator[Sample]) -> StepReport:
         """See `roles.Learner.step`.
@@ -76,7 +77,7 @@ class LearnerGroup:
         """
         started, timer = time.perf_counter(), PhaseTimer()
         max_tokens = self._learner.max_tokens_per_microbatch
-        rounds = cut_rounds(self._weighted(samples), len(self.workers.actors), max_tokens)
+        rounds = cut_rounds(self._weighted(samples), self.workers.size, max_tokens, self.packing)
         training = []
         try:
             async with asyncio.TaskGroup() as tasks:  # a round that fails ends the wait for samples, too
@@ -94,7 +95,7 @@ class LearnerGroup:
         with timer.phase("round"):
             views = await self.workers.on_each(
                 lambda actor, microbatch: actor.accumulate.remote(microbatch, samples.is_last),
-                samples.microbatches(share_prefix=self._shares_prefix),
+                samples.microbatches(self.packing),
             )
         by_index = {
             index: values
@@ -193,9 +194,19 @@ class LearnerGroup:
         """Writes the student as a Hugging Face folder (without a tokenizer)."""
         await self.workers.on_all(lambda actor: actor.export.remote(str(folder)))
 
+    async def export_gap(self, folder: Path, rows: Sequence[GuardRow]) -> float:
+        """The largest difference of the exported folder's logits from the student's on `rows`, over their range."""
+        gaps: list[float] = await self.workers.on_all(lambda actor: actor.export_gap.remote(str(folder), rows))
+        return gaps[0]
+
+    async def logprobs(self, rows: Sequence[GuardRow]) -> list[tuple[float, ...]]:
+        """Logprobs [T, nats] of the completion tokens of every row at temperature 1."""
+        answers: list[list[tuple[float, ...]]] = await self.workers.on_all(lambda actor: actor.logprobs.remote(rows))
+        return answers[0]
+
     def _layout(self) -> dict[str, Any]:
         return {
-            "num_ranks": len(self.workers.actors),
+            "num_ranks": self.workers.size,
             "zero_stage": self._learner.zero_stage,
             "precision": self._learner.precision.name,
         }

@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 from sdft_ray.config import Channel
 from sdft_ray.learner.fragments import Fragment, assemble, parameter_shapes, place
+from sdft_ray.models.state import published_buffers, saved_buffers
 from sdft_ray.records import Bucket, ParameterEntry, Publication
 from sdft_ray.tensors import dtype_name, to_array, to_tensor
 from sdft_ray.weights.buckets import bucket_elements, plan_buckets, unpack, views
@@ -23,6 +24,7 @@ from sdft_ray.weights.channel import Meeting, WeightKind
 from sdft_ray.weights.memory_file import FILE_DTYPE, MemoryFile, MemoryHandle, map_memory
 
 Fragments = Callable[[], Iterator[Fragment]]
+BUFFER_DTYPE = "float32"  # that of a publication's buffers, whatever the workers' is: see models/state.py
 
 
 class Publisher(Protocol):
@@ -58,7 +60,13 @@ class ObjectStorePublisher:
             Bucket(dtype=dtype_name(self._dtype), entries=entries, array=ray.put(array))
             for entries, array in assembled(self._module, fragments, self._dtype, self._device)
         ]
-        return Publication(version=version, buckets=tuple(buckets)) if buckets else None
+        if dist.get_rank() != 0:
+            return None
+        buffers = [
+            Bucket(dtype=BUFFER_DTYPE, entries=entries, array=ray.put(array), trains=False)
+            for entries, array in packed_buffers(self._module)
+        ]
+        return Publication(version=version, buckets=(*buckets, *buffers))
 
     def house(self, kind: WeightKind, owned: list[Fragment]) -> list[Fragment]:
         """See `Publisher`: the object store never holds what still changes."""
@@ -80,6 +88,7 @@ class SharedMemoryPublisher:
         self._device = device
         self._memory: dict[WeightKind, tuple[MemoryHandle, torch.Tensor]] = {}
         self._housed: set[WeightKind] = set()
+        self._buffers = SharedBuffers(module)
 
     def publish(self, kind: WeightKind, version: int, fragments: Fragments) -> Publication | None:
         """See `Publisher`. The buckets hold this version until the next one of `kind` is published."""
@@ -88,7 +97,8 @@ class SharedMemoryPublisher:
             place(self._entries, fragments(), flat)
         if dist.get_rank() != 0:
             return None
-        return Publication(version=version, buckets=(Bucket(dtype=self._dtype, entries=self._entries, array=handle),))
+        parameters = Bucket(dtype=self._dtype, entries=self._entries, array=handle)
+        return Publication(version=version, buckets=(parameters, *self._buffers.buckets()))
 
     def house(self, kind: WeightKind, owned: list[Fragment]) -> list[Fragment]:
         """See `Publisher`. What is on a GPU, or for workers in bf16, stays where it is."""
@@ -117,8 +127,27 @@ class SharedMemoryPublisher:
         return self._memory[kind]
 
 
+class SharedBuffers:
+    """The buffers of a network in memory that workers of this node map, on rank 0."""
+
+    def __init__(self, module: torch.nn.Module):
+        self._module = module
+        self._memory: list[MemoryFile] = []  # written anew for every version; open as long as this process lives
+
+    def buckets(self) -> Iterator[Bucket]:
+        """One bucket with the buffers as they are now; none where a network has none."""
+        for entries, array in packed_buffers(self._module):
+            if not self._memory:
+                self._memory.append(MemoryFile(array.nbytes))
+            map_memory(self._memory[0].handle, BUFFER_DTYPE, writable=True)[:] = array
+            yield Bucket(dtype=BUFFER_DTYPE, entries=entries, array=self._memory[0].handle, trains=False)
+
+
 class DirectPublisher:
-    """Sends the student's weights to the rollout engines, GPU to GPU; other weights are published as by `others`."""
+    """Sends the student's weights to the rollout engines, GPU to GPU; other weights are published as by `others`.
+
+    Parameters only: what NCCL carries has one dtype. The engines have the model folder's buffers, which are the same.
+    """
 
     def __init__(
         self,
@@ -176,11 +205,28 @@ def assembled(
 def full_state(
     module: torch.nn.Module, fragments: Fragments, dtype: torch.dtype, device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """All parameters in host memory on rank 0, empty elsewhere; every rank has to call it."""
+    """All of a network's state in host memory on rank 0, empty elsewhere; every rank has to call it.
+
+    Parameters in `dtype`, buffers in their own, as they are.
+    """
+    state: dict[str, torch.Tensor] = {}
     if dist.get_world_size() == 1 and dtype is torch.float32:  # the masters themselves, not copied
         shapes = dict(parameter_shapes(module))
-        return {name: values.view(shapes[name]).cpu() for name, _, values in fragments()}
-    state: dict[str, torch.Tensor] = {}
-    for entries, array in assembled(module, fragments, dtype, device):
-        state |= dict(unpack(Bucket(dtype=dtype_name(dtype), entries=entries, array=None), array))
+        state |= {name: values.view(shapes[name]).cpu() for name, _, values in fragments()}
+    else:
+        for entries, array in assembled(module, fragments, dtype, device):
+            state |= dict(unpack(Bucket(dtype=dtype_name(dtype), entries=entries, array=None), array))
+    if dist.get_rank() == 0:
+        state |= {name: buffer.cpu() for name, buffer in saved_buffers(module).items()}
     return state
+
+
+def packed_buffers(module: torch.nn.Module) -> Iterator[tuple[tuple[ParameterEntry, ...], np.ndarray]]:
+    """The floating buffers that are saved with a network, in fp32, in one bucket; nothing where it has none.
+
+    They travel with every version: a few numbers a layer, so that who loads a publication holds all of it.
+    """
+    if buffers := published_buffers(module):
+        (entries,) = plan_buckets(((name, tuple(value.shape)) for name, value in buffers.items()), sys.maxsize)
+        flat = torch.cat([value.detach().float().cpu().view(-1) for value in buffers.values()])
+        yield entries, to_array(flat)

@@ -6,34 +6,60 @@ loss is computed, and nothing else is.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
 
 from sdft_ray.distill.head import Head
 from sdft_ray.distill.reduction import LossOutput
-from sdft_ray.models.network import completion_hidden, output_head
+from sdft_ray.models.network import PROBE_TOKENS, compare_head, completion_hidden, output_head, train_as_sampled
 
-LossOf = Callable[[torch.Tensor, Head], LossOutput]
+
+class HeadOutput(NamedTuple):
+    """Hidden states [T, H] or logits [T, V] that `StudentHead` is asked for in place of a loss."""
+
+    values: torch.Tensor
+
+    def as_tuple(self) -> tuple[torch.Tensor, ...]:
+        """As `LossOutput.as_tuple`."""
+        return tuple(self)
+
+
+LossOf = Callable[[torch.Tensor, Head], LossOutput | HeadOutput]
 
 
 class Student(torch.nn.Module):
     """A causal language model that ends in a loss instead of logits."""
 
-    def __init__(self, network: PreTrainedModel):
+    def __init__(self, network: PreTrainedModel, *, dropout: bool = False):
+        """`dropout` keeps what makes the training of `network` random."""
         super().__init__()
         self.network = network
         self.head = StudentHead(output_head(network))
+        self._dropout = dropout
+
+    def train(self, mode: bool = True) -> "Student":
+        """The mode of a training step, in which the network computes as it samples unless dropout is kept."""
+        super().train(mode)
+        if mode and not self._dropout:
+            train_as_sampled(self.network)
+        return self
 
     def forward(
         self,
         input_ids: torch.Tensor,
         position_ids: torch.Tensor,
         predictor_index: torch.Tensor,
-        loss_of: LossOf,
+        loss_of: LossOf | None,
     ) -> tuple[torch.Tensor, ...]:
-        """The fields of `loss_of`'s answer for the hidden states [T, H] of the completion positions and the head."""
+        """The fields of `loss_of`'s answer for the hidden states [T, H] of the completion positions and the head.
+
+        Without `loss_of`, the network's own logits [T, R] at these positions.
+        """
+        if loss_of is None:
+            output = self.network(input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False)
+            return (output.logits[0, predictor_index],)
         hidden = completion_hidden(self.network, input_ids, position_ids, predictor_index)
         result: tuple[torch.Tensor, ...] = self.head(hidden, loss_of)
         return result
@@ -56,3 +82,18 @@ class StudentHead(torch.nn.Module):
 def run_student(engine: Any, loss_of: LossOf, **inputs: torch.Tensor) -> LossOutput:
     """The loss of the DeepSpeed engine around a `Student`."""
     return LossOutput.from_tuple(engine(**inputs, loss_of=loss_of))
+
+
+@torch.no_grad()
+def check_partitioned_head(engine: Any) -> None:
+    """Checks the head as `models.network.check_head` does, on weights that ZeRO 3 has cut up; all ranks together.
+
+    Raises:
+        ModelError: the network does something to its logits that `Head` does not know.
+    """
+    tokens = torch.arange(PROBE_TOKENS, device=engine.device)
+    inputs = {"input_ids": tokens, "position_ids": tokens, "predictor_index": tokens}
+    (expected,) = engine(**inputs, loss_of=None)
+    (logits,) = engine(**inputs, loss_of=lambda hidden, head: HeadOutput(head.logits(hidden, len(head.weight))))
+    network = engine.module.network
+    compare_head(network, logits, expected.float(), network.dtype)

@@ -7,10 +7,14 @@ every version itself, from its own fp32 fragments of the teacher, so no head eve
 from collections.abc import Callable, Iterator
 
 import torch
+from transformers import PreTrainedModel
 
+from sdft_ray.config import Payload, Target, TeacherBackend, TeacherWeights
 from sdft_ray.distill.head import Head
 from sdft_ray.errors import WeightVersionError
 from sdft_ray.learner.fragments import Fragment, assemble, full_shape
+from sdft_ray.learner.settings import LearnerSettings
+from sdft_ray.models.network import TORCH_DTYPE, check_folder_head, load_head, output_head
 from sdft_ray.records import ParameterEntry
 
 
@@ -89,3 +93,45 @@ class HeadMaker:
             assemble((entry,), fragments, self._device, on_all_ranks=True).view(entry.shape).to(self._dtype)
             for entry in self._entries
         ]
+
+
+def teacher_head_maker(
+    settings: LearnerSettings,
+    heads: TeacherHeads,
+    network: PreTrainedModel,
+    fragments: Callable[[], Iterator[Fragment]],
+    device: torch.device,
+    *,
+    holds_all: bool,
+) -> Callable[[int], None]:
+    """What has to be called with every new weight version so that hidden states of the teacher can be used.
+
+    Args:
+        settings: say whether they are, and whose weights the teacher has.
+        heads: that are held from then on.
+        network: the student.
+        fragments: of the teacher's weights on this rank.
+        device: where heads are kept.
+        holds_all: whether this rank's fragments are whole parameters.
+
+    Raises:
+        ModelError: a frozen teacher that is a model of its own has a head that `Head` does not describe.
+    """
+    teacher = settings.teacher
+    if settings.target is not Target.TEACHER or teacher.payload is not Payload.HIDDEN:
+        return lambda version: None
+    if teacher.weights is TeacherWeights.FROZEN:
+        if teacher.backend is TeacherBackend.VLLM and settings.teacher_path != settings.model_path:
+            check_folder_head(settings.teacher_path, settings.model)  # vLLM's hidden states are before the head
+        heads.hold(0, load_head(settings.teacher_path, settings.model.dtype, device))
+        return lambda version: None
+    dtype = TORCH_DTYPE[settings.model.dtype]
+    maker = HeadMaker(
+        output_head(network),
+        dict(network.named_parameters()),
+        dtype,
+        device,
+        # On-policy, all samples of a version are trained on before the weights change.
+        in_place=holds_all and dtype is torch.float32 and settings.max_staleness == 0,
+    )
+    return lambda version: heads.hold(version, maker.make(fragments))

@@ -11,6 +11,7 @@ Sliding windows are part of a sequence's mask. A cap on the scores and attention
 knows, are computed from the scores of one sequence at a time.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -120,6 +121,9 @@ def packed_attention(
     """
     _check(module, attention_mask, kwargs)
     pack = _pack_of(query, position_ids)
+    attend = partial(_fused, scaling=scaling, dropout=dropout)
+    if softcap is not None or s_aux is not None:
+        attend = partial(_from_scores, scaling=scaling, dropout=dropout, softcap=softcap, sinks=s_aux)
     shared_key, shared_value = (tensor[:, :, : pack.layout.shared] for tensor in (key, value))
     results = []
     parts = zip(*(tensor.split(pack.layout.lengths, dim=2) for tensor in (query, key, value)), strict=True)
@@ -129,22 +133,32 @@ def packed_attention(
         if pack.layout.begins(index):
             own_key = torch.cat([shared_key, own_key], dim=2)
             own_value = torch.cat([shared_value, own_value], dim=2)
-        if softcap is None and s_aux is None:
-            result = F.scaled_dot_product_attention(
-                own_query,
-                own_key,
-                own_value,
-                attn_mask=mask,
-                dropout_p=dropout,
-                is_causal=mask is None,
-                scale=scaling,
-                enable_gqa=key.shape[1] != query.shape[1],
-            )
-        else:
-            result = _from_scores(own_query, own_key, own_value, mask, scaling, dropout, softcap, s_aux)
+        result = attend(own_query, own_key, own_value, mask)
         # The kernels lay a result out token by token, so this is no copy, nor is what follows with one sequence.
         results.append(result.transpose(1, 2))
     return (torch.cat(results, dim=1) if len(results) > 1 else results[0].contiguous()), None
+
+
+def _fused(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    *,
+    scaling: float | None,
+    dropout: float,
+) -> torch.Tensor:
+    """Attention of one sequence [1, heads, n, D] by torch's own kernels; arguments as `packed_attention`'s."""
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
 
 
 def _from_scores(
@@ -152,6 +166,7 @@ def _from_scores(
     key: torch.Tensor,
     value: torch.Tensor,
     mask: torch.Tensor | None,
+    *,
     scaling: float | None,
     dropout: float,
     softcap: float | None,

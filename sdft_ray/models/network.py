@@ -141,13 +141,33 @@ def check_head(network: PreTrainedModel) -> None:
     head = output_head(network)
     tokens = torch.arange(PROBE_TOKENS, device=head.weight.device)
     expected = network(input_ids=tokens[None], use_cache=False).logits[0].float()
-    difference = (head.logits(completion_hidden(network, tokens, tokens, tokens), len(head.weight)) - expected).abs()
-    if not difference.max() <= PROBE_TOLERANCE[head.weight.dtype] * expected.abs().max():
+    logits = head.logits(completion_hidden(network, tokens, tokens, tokens), len(head.weight))
+    compare_head(network, logits, expected, head.weight.dtype)
+
+
+def compare_head(network: torch.nn.Module, logits: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
+    """Refuses `logits` of `Head` that are not the `expected` ones of the network of `dtype`: `ModelError`."""
+    difference = (logits - expected).abs()
+    if not difference.max() <= PROBE_TOLERANCE[dtype] * expected.abs().max():
         raise ModelError(
             f"{type(network).__name__} computes other logits than its output embeddings with a bias, a scale and a cap "
             f"(largest difference {difference.max():.3g}); such a head cannot be distilled here. Take another model, "
             "or add its transformation to sdft_ray/distill/head.py."
         )
+
+
+def check_folder_head(folder: str, model: ModelConfig) -> None:
+    """Checks the head of a model folder as `check_head` does, on its first layer: what a head does, any layer tells.
+
+    Raises:
+        ModelError: as `check_head`.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    text = config.get_text_config()
+    text.num_hidden_layers = 1
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:1]
+    check_head(load_network(folder, model.dtype, model, config=config).eval())
 
 
 def load_head(folder: str, precision: Precision, device: torch.device) -> Head:

@@ -8,7 +8,7 @@ from sdft_ray.report.axes import Form
 from sdft_ray.report.bars import Bar, bar_chart
 from sdft_ray.report.curves import Point, first, latest, over_runs
 from sdft_ray.report.lines import Line, compact, line_chart
-from sdft_ray.report.paper import NEW, PRIOR, SOURCE, PaperRow, PaperTable
+from sdft_ray.report.paper import NEW, PRIOR, PaperRow, PaperTable
 from sdft_ray.report.pareto import Spot, pareto_chart
 from sdft_ray.report.quantities import (
     PASS_AT_K,
@@ -208,7 +208,8 @@ def paper(study: Study) -> Section:
     if study.paper is None:
         return Section(name="paper", title="", lead="")
     found = _paper_table(study, study.paper)
-    lead = f"The paper's figures ({SOURCE}) are those of 7B models unless its title says otherwise. {study.paper.note}"
+    source = study.paper.source
+    lead = f"The paper's figures ({source}) are those of 7B models unless its title says otherwise. {study.paper.note}"
     return Section(name="paper", title=f"Beside the paper: {study.paper.title}", lead=lead.strip(), tables=(found,))
 
 

@@ -17,6 +17,7 @@ class GivenCompletions:
             logprobs=(0.0,) * len(example.demonstration_tokens),
             weight_version=self._weight_version,
             truncated=False,
+            num_sampled=0,
         )
 
     async def load_weights(self, version: int) -> None:

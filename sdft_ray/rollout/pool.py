@@ -19,39 +19,44 @@ class RolloutPool:
 
     async def complete(self, example: TokenizedExample) -> Rollout:
         """One completion of the example's prompt."""
-        async with self._group.least_busy() as actor:
-            return await actor.complete.remote(example)
+        return await self._group.call(lambda actor: actor.complete.remote(example))
 
     async def answer(self, prompt_tokens: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
         """The greedy completion of a prompt."""
-        async with self._group.least_busy() as actor:
-            return await actor.answer.remote(prompt_tokens, max_new_tokens)
+        return await self._group.call(lambda actor: actor.answer.remote(prompt_tokens, max_new_tokens))
 
     async def sample(
         self, prompt_tokens: Sequence[int], max_new_tokens: int, temperature: float, top_p: float, seed: int
     ) -> tuple[int, ...]:
         """A completion of a prompt drawn at `temperature` from the `top_p` share of the probability mass."""
-        async with self._group.least_busy() as actor:
-            return await actor.sample.remote(prompt_tokens, max_new_tokens, temperature, top_p, seed)
+        return await self._group.call(
+            lambda actor: actor.sample.remote(prompt_tokens, max_new_tokens, temperature, top_p, seed)
+        )
 
     async def logprobs(self, prompt_tokens: Sequence[int], completion_tokens: Sequence[int]) -> tuple[float, ...]:
         """Logprobs [T, nats] of a given completion at temperature 1."""
-        async with self._group.least_busy() as actor:
-            return await actor.logprobs.remote(prompt_tokens, completion_tokens)
+        return await self._group.call(lambda actor: actor.logprobs.remote(prompt_tokens, completion_tokens))
 
     async def likelihood(self, prompt_tokens: Sequence[int], completion_tokens: Sequence[int]) -> tuple[float, bool]:
         """Logprob [nats] of a given completion as a whole, and whether it is the greedy one."""
-        async with self._group.least_busy() as actor:
-            return await actor.likelihood.remote(prompt_tokens, completion_tokens)
+        return await self._group.call(lambda actor: actor.likelihood.remote(prompt_tokens, completion_tokens))
 
-    async def load_weights(self, version: int) -> None:
+    async def logprobs_of_all(
+        self, prompt_tokens: Sequence[int], completion_tokens: Sequence[int]
+    ) -> list[tuple[float, ...]]:
+        """The same from every worker, in rank order."""
+        return await self._group.on_all(lambda actor: actor.logprobs.remote(prompt_tokens, completion_tokens))
+
+    async def load_weights(self, version: int, *, anew: bool = False) -> None:
         """Returns when every worker samples with the student's weights of `version`; at once if all do.
+
+        With `anew` they are published and loaded also where all do: what the model folder holds is version 0, too.
 
         Raises:
             WeightVersionError: a worker did not load them in time, or holds another version afterwards.
         """
         async with self._loading:
-            if version == self._weight_version:
+            if version == self._weight_version and not anew:
                 return
             await self._channel.deliver(
                 WeightKind.STUDENT,

@@ -62,7 +62,7 @@ class RecordedCompletions:
         file.flush()
 
     async def complete(self, example: TokenizedExample) -> Rollout:
-        """The completion that was recorded for the example; its logprobs are the teacher's.
+        """The completion that was recorded for the example, sampled before; its logprobs are the teacher's.
 
         Raises:
             KeyError: nobody recorded it.
@@ -74,6 +74,7 @@ class RecordedCompletions:
             logprobs=logprobs,
             weight_version=self._weight_version,
             truncated=truncated,
+            num_sampled=0,
         )
 
     async def load_weights(self, version: int) -> None:

@@ -103,6 +103,7 @@ class RolloutWorker(Worker):
             logprobs=tuple(logprobs),
             weight_version=version,
             truncated=tokens[-1] not in self._eos_token_ids,
+            num_sampled=len(tokens),
         )
 
     async def answer(self, prompt_tokens: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:

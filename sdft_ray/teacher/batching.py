@@ -36,6 +36,10 @@ class TokenBudgetBatcher(Generic[Request, Result]):
         self._one_batch = asyncio.Lock()
         self._runner: asyncio.Task[None] | None = None
 
+    def run_singly(self) -> None:
+        """Makes every batch one request from now on."""
+        self._max_tokens = 0
+
     async def submit(self, request: Request, num_tokens: int) -> Result:
         """The request's result; raises what `run_batch` raised for the batch it was in.
 

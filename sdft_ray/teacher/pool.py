@@ -1,7 +1,6 @@
 """The teacher workers as the loop sees them."""
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 from sdft_ray.config import TeacherEma, TeacherWeights
@@ -41,11 +40,16 @@ class TeacherPool:
 
     async def score(self, example: TokenizedExample, rollout: Rollout) -> TeacherScores:
         """The teacher's scores of the sampled ids under the teacher prompt; the payload stays where it is."""
-        async with self._group.least_busy() as actor:
-            scores, payload = actor.score.options(num_returns=2).remote(
+
+        async def scores_and_handle(actor: Any) -> TeacherScores:
+            version, payload = actor.score.options(num_returns=2).remote(
                 example.teacher_prompt_tokens, rollout.completion_tokens
             )
-            return replace(await scores, payload=payload)
+            return TeacherScores(
+                payload=payload, num_tokens=len(rollout.completion_tokens), teacher_version=await version
+            )
+
+        return await self._group.call(scores_and_handle)
 
     async def load_weights(self, version: int) -> None:
         """Returns when every worker scores with the teacher's weights of `version`; at once if all do.

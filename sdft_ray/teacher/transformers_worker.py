@@ -13,8 +13,10 @@ import torch
 
 from sdft_ray.config import ModelConfig, TeacherConfig
 from sdft_ray.models.network import check_head, completion_hidden, load_network, output_head
-from sdft_ray.models.packing import pack_sequences
-from sdft_ray.records import Publication, TeacherPayload
+from sdft_ray.models.packing import PackedSequences, Packing, pack_sequences
+from sdft_ray.models.packing_check import check_packing
+from sdft_ray.models.state import published_state
+from sdft_ray.records import GuardRow, Publication, TeacherPayload
 from sdft_ray.teacher.payload import PayloadPacker
 from sdft_ray.teacher.weights import average_weights, copy_weights, map_weights
 from sdft_ray.teacher.worker import ScoreRequest, TeacherWorker
@@ -38,6 +40,8 @@ class TransformersTeacher(TeacherWorker):
         temperature: float,
         device: str,
         maps_weights: bool,
+        guard_rows: Sequence[GuardRow],
+        max_len: int,
     ):
         """Loads the network.
 
@@ -52,9 +56,11 @@ class TransformersTeacher(TeacherWorker):
             device: "cpu", or "cuda" where the actor was given a GPU.
             maps_weights: whether published weights are used where they lie: in host memory of this node that does not
                 change while anything is scored.
+            guard_rows: what the packing of sequences is checked on.
+            max_len: tokens of the longest teacher prompt with its completion.
 
         Raises:
-            ModelError: the network's head is of an unknown kind.
+            ModelError: the network's head is of an unknown kind, or it computes no packing rightly.
         """
         super().__init__(
             rank=rank, log_dir=log_dir, device=device, max_tokens_per_forward=teacher.max_tokens_per_forward
@@ -63,11 +69,15 @@ class TransformersTeacher(TeacherWorker):
         self._network = load_network(model_path, model.dtype, model).to(self._device).eval().requires_grad_(False)
         check_head(self._network)
         self._packer = PayloadPacker(teacher, output_head(self._network), num_tokens, temperature)
-        self._parameters = dict(self._network.named_parameters())
+        self._parameters = published_state(self._network)
         self._maps_weights = maps_weights
         self._ema_decay = teacher.ema_decay
-        self._shares_prefix = model.shares_prefix
+        self._packing = self._check_packing(model, guard_rows, max_len)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forward")
+
+    def notes(self) -> tuple[str, ...]:
+        """See `Worker.notes`."""
+        return self._notes
 
     async def average_weights(self, publication: Publication) -> int:
         """Averages the published student into the weights, between two batches; raises as `average_weights`."""
@@ -98,16 +108,29 @@ class TransformersTeacher(TeacherWorker):
 
     @torch.inference_mode()
     def _forward(self, requests: Sequence[ScoreRequest]) -> list[TeacherPayload]:
-        packed = pack_sequences(requests, share_prefix=self._shares_prefix)
-        hidden = completion_hidden(
-            self._network,
-            *(
-                torch.from_numpy(array).to(self._device)
-                for array in (packed.input_ids, packed.position_ids, packed.predictor_index)
-            ),
-        )
+        packed = pack_sequences(requests, share_prefix=self._packing is Packing.SHARED_PREFIX)
+        hidden = self._hidden(packed)
         lengths = [len(request.completion_tokens) for request in requests]
         return [
             self._packer.pack(rows, request.completion_tokens)
             for rows, request in zip(hidden.split(lengths), requests, strict=True)
         ]
+
+    def _hidden(self, packed: PackedSequences) -> torch.Tensor:
+        """Hidden states [T, H] at the pack's predictor_index."""
+        arrays = (packed.input_ids, packed.position_ids, packed.predictor_index)
+        return completion_hidden(self._network, *(torch.from_numpy(array).to(self._device) for array in arrays))
+
+    def _check_packing(self, model: ModelConfig, rows: Sequence[GuardRow], max_len: int) -> Packing:
+        verdict = check_packing(
+            self._network,
+            rows,
+            self._hidden,
+            attention=model.attention,
+            enter_mode=self._network.eval,
+            longest=max_len,
+        )
+        self._notes = (f"teacher: {verdict.sentence(type(self._network).__name__)}",)
+        if verdict.packing is Packing.SINGLE:
+            self.score_singly()
+        return verdict.packing

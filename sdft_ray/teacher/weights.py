@@ -10,7 +10,7 @@ from sdft_ray.records import Publication
 from sdft_ray.tensors import one_thread
 from sdft_ray.weights.opening import open_publication
 
-Parameters = Mapping[str, torch.Tensor]  # of the network by name, tied ones once under their first name
+Parameters = Mapping[str, torch.Tensor]  # and buffers of the network by name: its `published_state`
 
 
 @torch.no_grad()
@@ -34,14 +34,18 @@ def map_weights(parameters: Parameters, publication: Publication) -> None:
     """
     _check_same(parameters, publication)
     for name, tensor in open_publication(publication):
-        parameters[name].data = tensor
+        if tensor.dtype is parameters[name].dtype:
+            parameters[name].data = tensor
+        else:  # a buffer, which is published in fp32
+            parameters[name].copy_(tensor)
 
 
 def average_weights(parameters: Parameters, version: int, publication: Publication, ema_decay: float) -> None:
     """Moves `parameters`, an average of version `version`, one step towards the published student.
 
-    They have to be in fp32, and so has the publication: then they are the average itself, bit for bit the learner's,
-    and nothing else has to be kept (the settings refuse anything else).
+    Buffers, which do not train, become the student's. Parameters have to be in fp32, and so has the publication: then
+    they are the average itself, bit for bit the learner's, and nothing else has to be kept (the settings refuse
+    anything else).
 
     Raises:
         WeightVersionError: the publication is not the next version; each has to be averaged exactly once.
@@ -53,9 +57,13 @@ def average_weights(parameters: Parameters, version: int, publication: Publicati
             f"{publication.version}: it has to see every version once. Set weights.teacher_ema=LEARNER."
         )
     _check_same(parameters, publication)
-    with one_thread():
+    buffers = {entry.name for bucket in publication.buckets if not bucket.trains for entry in bucket.entries}
+    with one_thread(), torch.no_grad():
         for name, tensor in open_publication(publication):
-            blend(parameters[name], tensor.to(parameters[name].device), ema_decay)
+            if name in buffers:
+                parameters[name].copy_(tensor)
+            else:
+                blend(parameters[name], tensor.to(parameters[name].device), ema_decay)
 
 
 def _check_same(parameters: Parameters, publication: Publication) -> None:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from sdft_ray.records import Publication, TeacherPayload, TeacherScores
+from sdft_ray.records import Publication, TeacherPayload
 from sdft_ray.teacher.batching import TokenBudgetBatcher
 from sdft_ray.workers import Worker
 
@@ -44,20 +44,24 @@ class TeacherWorker(Worker, ABC):
         self._batcher = TokenBudgetBatcher(self._score_batch, max_tokens_per_forward)
         self.weight_version = 0
 
+    def score_singly(self) -> None:
+        """Scores one request at a time from now on, for a network that computes no packed sequences."""
+        self._batcher.run_singly()
+
     async def ready(self) -> int:
         """The weight version, once the network is loaded; called before anything else."""
         return self.weight_version
 
     async def score(
         self, prompt_tokens: tuple[int, ...], completion_tokens: tuple[int, ...]
-    ) -> tuple[TeacherScores, TeacherPayload]:
-        """The scores of one completion: a small record without its payload, and the payload.
+    ) -> tuple[int, TeacherPayload]:
+        """What the teacher says about one completion: the weight version that says it, and the payload.
 
         Called with num_returns=2, so that the caller reads the first and passes on a handle of the second.
         """
         request = ScoreRequest(prompt_tokens, completion_tokens)
         payload, version = await self._batcher.submit(request, len(prompt_tokens) + len(completion_tokens))
-        return TeacherScores(payload=None, num_tokens=len(completion_tokens), teacher_version=version), payload
+        return version, payload
 
     async def load_weights(self, publication: Publication) -> int:
         """Replaces the weights in place, between two batches.

@@ -8,6 +8,7 @@ the reference, and a rule is broken where
     length       completion length       m < length_share * reference
     runaway      completion length       m > length_factor * reference, and truncated completions m > truncated_share
     divergence   from the teacher        m > divergence_factor * reference, and m > divergence_nats
+    mismatch     sampler and learner     m > mismatch_nats, where every completion of the step was on-policy
 
 A rule broken `patience` steps in a row raises an alarm, once until it has been kept again. The running mean and the
 patience are there for noise: single bad steps, however bad, pass. The mean follows late, so the step at which it
@@ -34,7 +35,9 @@ ENTROPY = "learner/student_entropy_nats"
 LENGTH = "rollout/completion_tokens_mean"
 TRUNCATED = "rollout/truncated_share"
 DIVERGENCE = "learner/divergence_nats"
-WATCHED = (ENTROPY, LENGTH, TRUNCATED, DIVERGENCE)
+MISMATCH = "learner/mismatch_max_nats"
+STALENESS = "loop/staleness_max"
+WATCHED = (ENTROPY, LENGTH, TRUNCATED, DIVERGENCE, MISMATCH)
 
 Values = Mapping[str, float]
 
@@ -111,6 +114,8 @@ class Alarms:
         if not self._cfg.patience or not metrics.get("learner/counted_tokens", 1.0):
             return []
         values = {key: metrics[key] for key in WATCHED if _is_number(metrics.get(key))}
+        if MISMATCH not in metrics or metrics.get(STALENESS):  # nothing was sampled, or by older weights
+            values[MISMATCH] = 0.0
         if len(values) < len(WATCHED):
             return []
         if len(self._first) < self._cfg.reference_steps:
@@ -192,5 +197,11 @@ def _rules(cfg: AlarmsConfig) -> tuple[Rule, ...]:
             broken=lambda values, reference: (
                 values[DIVERGENCE] > max(cfg.divergence_factor * reference[DIVERGENCE], cfg.divergence_nats)
             ),
+        ),
+        Rule(
+            name="mismatch",
+            says="the rollout engines sample from other weights than the learner holds",
+            metric=MISMATCH,
+            broken=lambda values, reference: values[MISMATCH] > cfg.mismatch_nats,
         ),
     )

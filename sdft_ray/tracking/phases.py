@@ -1,4 +1,4 @@
-"""How long the parts of a step take."""
+"""How long the parts of a step take, and what is counted in them."""
 
 import time
 from collections import Counter
@@ -44,3 +44,20 @@ class PhaseTimer:
         now = time.perf_counter()
         self._seconds[name] = self._seconds.get(name, 0.0) + now - self._since[name]
         self._since[name] = now
+
+
+class Counts:
+    """Adds up counts until somebody takes them. A count is called what its metric is called."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, float] = {}
+
+    def add(self, name: str, count: int) -> None:
+        """Adds `count` to what was counted under `name`."""
+        self._counts[name] = self._counts.get(name, 0.0) + count
+
+    def take(self) -> dict[str, float]:
+        """What was counted since the last call; 0.0 for a name under which nothing was."""
+        taken = self._counts
+        self._counts = dict.fromkeys(taken, 0.0)
+        return taken

@@ -34,7 +34,7 @@ class Receivers(Protocol):
     """The workers of one role, as the channel has to know them."""
 
     role: str
-    actors: Any
+    size: int
 
     async def on_each(self, call: Callable[[Any, Any], Any], items: Sequence[Any]) -> list[Any]:
         """Makes `call(actor, item)` on every actor with its own item."""
@@ -84,7 +84,7 @@ class WeightChannel:
             lambda actor, rank: self._in_time(
                 load(actor, publication), f"{receivers.role} worker {rank} did not take over weights {version}"
             ),
-            range(len(receivers.actors)),
+            range(receivers.size),
         )
         self._record("weights/load_s", time.perf_counter() - start, max)
         receivers.confirm_version(held, version)

@@ -148,6 +148,7 @@ def _microbatch(material: Material, handles: list[Any]) -> Microbatch:
                 logprobs=(0.0,) * len(completion),
                 weight_version=0,
                 truncated=False,
+                num_sampled=0,
             ),
             scores=TeacherScores(payload=handle, num_tokens=len(completion), teacher_version=0),
         )

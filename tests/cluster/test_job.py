@@ -181,7 +181,7 @@ def test_sets_are_scored_each_in_its_way_and_a_run_goes_on_where_its_judge_is_ou
         "+evaluation.sets.tools.num_samples=4", "+evaluation.sets.tools.pass_at=[1,4]",
         "+evaluation.sets.open.source='builtin:facts:taught[:2]'", "+evaluation.sets.open.match=JUDGE",
         "evaluation.judge.endpoint=http://127.0.0.1:9/v1", "evaluation.judge.model=nobody",
-        "evaluation.judge.max_retries=1", "evaluation.judge.backoff_s=0.1", f"evaluation.judge.cache_dir={tmp_path}",
+        "evaluation.judge.max_retries=1", f"evaluation.judge.cache_dir={tmp_path}",
     )  # fmt: skip
     after = lines(folder / "metrics.jsonl")[-1]
     assert {"evaluation/taught_accuracy", "evaluation/tools_accuracy", "evaluation/tools_pass_at_4"} <= after.keys()

@@ -36,15 +36,16 @@ from sdft_ray.config import (
 )
 from sdft_ray.errors import CheckpointError, NonFiniteError, WeightVersionError
 from sdft_ray.learner.group import LearnerGroup
+from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.learner.stages import LearnerStage, StagePlan
-from sdft_ray.learner.worker import LearnerSettings, LearnerWorker
+from sdft_ray.learner.worker import LearnerWorker
 from sdft_ray.records import HiddenPayload, LogitsPayload, Rollout, Sample, TeacherScores
 from sdft_ray.rollout.worker import RolloutWorker
 from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.teacher.transformers_worker import TransformersTeacher
 from sdft_ray.weights.channel import WeightChannel, WeightKind
 from sdft_ray.workers import WorkerGroup
-from tests.tiny import make_tiny_model
+from tests.tiny import GUARD_ROWS, make_tiny_model
 
 EMA_DECAY = 0.9
 NUM_STEPS = 3
@@ -61,7 +62,20 @@ class Rank(LearnerWorker):
 
     def num_accumulated(self) -> int:
         """Microbatches since the last optimizer step."""
-        return len(self._step.sums)
+        return len(self._inner._step.sums)
+
+    def poison_gradients(self) -> None:
+        """From now on the loss stays as it is and every gradient of the embedding's rows is NaN."""
+
+        def poison(module: torch.nn.Module, inputs: Any, rows: torch.Tensor) -> None:
+            rows.register_hook(lambda gradient: gradient * float("nan"))
+
+        self._inner._network.get_input_embeddings().register_forward_hook(poison)
+
+    def moments(self) -> dict[str, torch.Tensor]:
+        """What the optimizer of this rank remembers."""
+        states = enumerate(self._inner._engine.basic_optimizer.state.values())
+        return {f"{name} of {index}": value.clone() for index, state in states for name, value in state.items()}
 
 
 class OpenTeacher(TransformersTeacher):
@@ -147,21 +161,24 @@ def begin(ranks: Any, folder: str, num_tokens: int, tmp_path: Path) -> Any:
             plan=plan,
             border=border or BorderConfig(),
             channel=channel,
+            guard_rows=GUARD_ROWS,
+            max_len=64,
             seed=0,
             device="cpu",
         )
-        ray.get([actor.begin.remote(address, port, settings) for actor in actors])
-        return LearnerGroup(
+        packings = ray.get([actor.begin.remote(address, port, settings) for actor in actors])
+        group = LearnerGroup(
             WorkerGroup("learner", actors, logs),
             learner=cfg,
             loss=loss,
-            shares_prefix=True,
             plan=plan,
             sampled=target is Target.TEACHER,
             num_report_samples=2,
             checkpoints=tmp_path / "checkpoints",
             keep_checkpoints=2,
         )
+        (group.packing,) = set(packings)
+        return group
 
     return make
 
@@ -181,6 +198,7 @@ def batches(cluster: None, num_tokens: int) -> list[tuple[Sample, ...]]:
             logprobs=tuple((-generator.random(len(completion)) * 8).tolist()),
             weight_version=0,
             truncated=index == 5,
+            num_sampled=len(completion),
         )
         payload = ray.put(LogitsPayload(logits=logits))
         scores = TeacherScores(payload=payload, num_tokens=len(completion), teacher_version=0)
@@ -190,7 +208,7 @@ def batches(cluster: None, num_tokens: int) -> list[tuple[Sample, ...]]:
 
 
 def weights_of(group: LearnerGroup, kind: WeightKind) -> dict[str, torch.Tensor]:
-    return ray.get([actor.weights.remote(kind) for actor in group.workers.actors])[0]
+    return asyncio.run(group.workers.on_all(lambda actor: actor.weights.remote(kind)))[0]
 
 
 def train(group: LearnerGroup, batches: list[tuple[Sample, ...]]) -> list[dict[str, float]]:
@@ -349,7 +367,7 @@ def test_ranks_have_trained_on_the_first_samples_before_the_last_one_is_there(
             if sample.example_id == "example-5":
                 # A rank answers its calls in order, so what was sent before is done.
                 await asyncio.sleep(0.1)
-                accumulated.extend([await actor.num_accumulated.remote() for actor in group.workers.actors])
+                accumulated.extend(await group.workers.on_all(lambda actor: actor.num_accumulated.remote()))
             yield sample
 
     report = asyncio.run(group.step(looking()))
@@ -533,6 +551,31 @@ def test_gradient_checkpointing_changes_nothing_but_memory(begin: Any, batches: 
     )
 
 
+@pytest.mark.parametrize("payload", [Payload.LOGITS, Payload.HIDDEN])
+def test_zero_3_with_gradient_checkpointing_on_two_ranks_takes_the_steps_of_one_plain_rank(
+    begin: Any, batches: Any, payload: Payload
+) -> None:
+    """The settings of the paper's presets, with several microbatches a step."""
+    if payload is Payload.HIDDEN:
+        generator = np.random.default_rng(2)
+        batches = [
+            tuple(
+                with_payload(
+                    sample,
+                    HiddenPayload(hidden=generator.normal(size=(sample.scores.num_tokens, 64)).astype("f4")),
+                    version,
+                )
+                for sample in batch
+            )
+            for version, batch in enumerate(batches)
+        ]
+    plain = train(begin(1, zero_stage=0, payload=payload), batches)
+    group = begin(2, zero_stage=3, gradient_checkpointing=True, payload=payload, max_tokens_per_microbatch=24)
+    saving = train(group, batches)
+    for key in ("learner/loss", "learner/grad_norm", "learner/divergence_nats"):
+        assert [step[key] for step in saving] == pytest.approx([step[key] for step in plain], rel=1e-5), key
+
+
 @pytest.mark.parametrize("target", [Target.TOKEN, Target.TOKEN_DFT])
 def test_token_targets_need_no_teacher(begin: Any, batches: Any, target: Target) -> None:
     loss = LossConfig(skip_first_tokens=0, mismatch=MismatchCorrection.NONE)
@@ -569,6 +612,31 @@ def test_a_loss_that_is_not_finite_names_its_sample_and_spares_the_weights(
         asyncio.run(asyncio.wait_for(group.step(first_samples()), timeout=60))
     before = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert_close(weights_of(group, WeightKind.STUDENT), dict(before.named_parameters()), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("size", "stage", "precision"),
+    [(*layout, Precision.FLOAT32) for layout in LAYOUTS] + [(2, stage, Precision.BFLOAT16) for stage in (1, 2, 3)],
+)
+def test_a_gradient_that_is_not_finite_reaches_neither_masters_nor_moments_nor_average(
+    begin: Any, batches: Any, size: int, stage: int, precision: Precision
+) -> None:
+    """Also where only one rank made it."""
+
+    def held() -> list[dict[str, torch.Tensor]]:
+        moments = ray.get([actor.moments.remote() for actor in group.workers.actors])
+        return [weights_of(group, WeightKind.STUDENT), weights_of(group, WeightKind.EMA), *moments]
+
+    group = begin(size, zero_stage=stage, precision=precision)
+    train(group, batches[:1])
+    before = held()
+    assert all(before)
+    ray.get(group.workers.actors[0].poison_gradients.remote())
+    with pytest.raises(NonFiniteError, match="gradient is NaN or infinite in step 2"):
+        train(group, batches[1:2])
+    for own, other in zip(before, held(), strict=True):
+        assert_close(own, other, 0.0)
+    assert group.weight_version == 1
 
 
 def test_the_exported_folder_is_the_student(begin: Any, batches: Any, tmp_path: Path) -> None:

@@ -38,6 +38,9 @@ def test_the_teacher_writes_once_and_both_epochs_train_on_it(offline: Path) -> N
     assert {(step, name) for step, name, _ in trained} == {(step, name) for step in (1, 2) for name in written}
     assert all(tokens == written[name] for _, name, tokens in trained)
     assert all(line["learner/divergence_nats"] > 0 for line in step_lines(offline))
+    assert [line["rollout/tokens"] for line in step_lines(offline)] == [0, 0]
+    assert not any("rollout/tokens_per_s" in line for line in step_lines(offline))
+    assert all(line["teacher/tokens"] > 0 for line in step_lines(offline))
 
 
 def test_a_run_whose_completions_are_recorded_is_still_evaluated_with_its_own_weights(offline: Path) -> None:

@@ -35,7 +35,7 @@ from sdft_ray.weights.channel import WeightChannel
 from sdft_ray.weights.memory_file import MemoryFile, map_memory
 from sdft_ray.workers import WorkerGroup
 from tests.cluster.student import TrainedStudent
-from tests.tiny import make_tiny_model
+from tests.tiny import GUARD_ROWS, make_tiny_model
 
 NUM_TOKENS = 380  # of the head's 416 rows, all of them random: padded rows hold a tenth of the mass here
 EOS_TOKEN_IDS = tuple(range(0, NUM_TOKENS, 12))
@@ -113,6 +113,8 @@ def workers(cluster, tmp_path_factory):
             num_tokens=NUM_TOKENS,
             temperature=TEMPERATURE,
             device="cpu",
+            guard_rows=GUARD_ROWS,
+            max_len=320,
             maps_weights=bool(rank),  # one copies what is published, one uses it where it lies
         )
         for rank in range(2)
@@ -185,6 +187,7 @@ def test_a_completion_ends_with_its_end_token_or_is_flagged_as_truncated(rollout
         assert not set(before) & set(EOS_TOKEN_IDS)
         assert rollout.truncated == (last not in EOS_TOKEN_IDS)
         assert not rollout.truncated or len(rollout.completion_tokens) == MAX_NEW_TOKENS
+        assert rollout.num_sampled == len(rollout.completion_tokens)
     assert {rollout.truncated for rollout in sampled} == {True, False}
 
 
@@ -320,6 +323,7 @@ def make_rollout(example: TokenizedExample, length: int) -> Rollout:
         logprobs=(0.0,) * length,
         weight_version=0,
         truncated=False,
+        num_sampled=0,
     )
 
 

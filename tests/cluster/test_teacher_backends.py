@@ -18,7 +18,7 @@ from sdft_ray.tensors import to_tensor
 from sdft_ray.weights.channel import WeightChannel
 from sdft_ray.workers import WorkerGroup
 from tests.cluster.student import TrainedStudent
-from tests.tiny import make_tiny_model
+from tests.tiny import GUARD_ROWS, make_tiny_model
 from tests.weights.publications import publish
 
 NUM_TOKENS = 380
@@ -56,7 +56,13 @@ def workers(cluster, tmp_path_factory):
             **settings,
         ),
         "transformers": ray.remote(TransformersTeacher).remote(
-            log_dir=f"{logs}/transformers", num_tokens=NUM_TOKENS, temperature=1.0, maps_weights=False, **settings
+            log_dir=f"{logs}/transformers",
+            num_tokens=NUM_TOKENS,
+            temperature=1.0,
+            maps_weights=False,
+            guard_rows=GUARD_ROWS,
+            max_len=MAX_MODEL_LEN,
+            **settings,
         ),
     }
     assert ray.get([actor.ready.remote() for actor in actors.values()]) == [0, 0]
@@ -110,6 +116,7 @@ def make_pair(num_prompt_tokens: int, num_completion_tokens: int) -> tuple[Token
         logprobs=(0.0,) * num_completion_tokens,
         weight_version=0,
         truncated=False,
+        num_sampled=0,
     )
     return example, rollout
 

@@ -45,18 +45,17 @@ class Unreliable(Worker):
 
 @pytest.fixture
 def make_group(cluster: None, tmp_path: Path) -> Any:
-    groups = []
+    made: list[Any] = []
 
     def make(size: int = 1, **settings: Any) -> WorkerGroup:
         remote = ray.remote(Unreliable).options(num_cpus=0)
         actors = [remote.remote(rank=rank, log_dir=str(tmp_path), **settings) for rank in range(size)]
-        groups.append(WorkerGroup("unreliable", actors, str(tmp_path)))
-        return groups[-1]
+        made.extend(actors)
+        return WorkerGroup("unreliable", actors, str(tmp_path))
 
     yield make
-    for group in groups:
-        for actor in group.actors:
-            ray.kill(actor)
+    for actor in made:
+        ray.kill(actor)
 
 
 def test_answers_come_in_rank_order_each_for_its_own_item(make_group: Any) -> None:
@@ -68,11 +67,10 @@ def test_answers_come_in_rank_order_each_for_its_own_item(make_group: Any) -> No
 def test_calls_go_to_the_least_busy_worker(make_group: Any) -> None:
     group = make_group(2)
 
-    async def two_at_once() -> list[Any]:
-        async with group.least_busy() as first, group.least_busy() as second:
-            return [first, second]
+    async def two_at_once() -> list[int]:
+        return await asyncio.gather(*(group.call(lambda actor: actor.add.remote(10)) for _ in range(2)))
 
-    assert asyncio.run(two_at_once()) == list(group.actors)
+    assert asyncio.run(two_at_once()) == [10, 11]
 
 
 def test_a_failure_names_the_worker_and_its_log(make_group: Any, tmp_path: Path) -> None:
@@ -89,14 +87,8 @@ def test_an_error_a_user_can_mend_arrives_as_it_was_raised(make_group: Any) -> N
 
 
 def test_a_dead_worker_is_an_error_and_not_a_hang(make_group: Any) -> None:
-    group = make_group()
-
-    async def call() -> None:
-        async with group.least_busy() as actor:
-            await actor.die.remote()
-
     with pytest.raises(WorkerError, match="unreliable worker 0 failed with ActorDiedError"):
-        asyncio.run(call())
+        asyncio.run(make_group().call(lambda actor: actor.die.remote()))
 
 
 def test_a_worker_that_cannot_start_says_why(make_group: Any) -> None:
@@ -151,5 +143,6 @@ def test_learner_and_engines_meet_with_a_rank_for_every_gpu(cluster: None, tmp_p
     announced = asyncio.run(_meet(learner, engines, RolePlacement(num_workers=2, gpus_per_worker=2)))
     expected = Meeting("10.0.0.1", 4321, num_ranks=5)
     assert announced == (0, expected)
-    assert ray.get([actor.what_it_was_told.remote() for actor in engines.actors]) == [(expected, 1), (expected, 3)]
+    told = asyncio.run(engines.on_all(lambda actor: actor.what_it_was_told.remote()))
+    assert told == [(expected, 1), (expected, 3)]
     close_all([learner, engines])

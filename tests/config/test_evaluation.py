@@ -72,6 +72,8 @@ def test_a_set_that_cannot_be_used_is_refused_by_its_full_key(sets: dict[str, An
 JUDGES = [
     ({"endpoint": "host:8000"}, "evaluation.judge.endpoint=host:8000: is no http address"),
     ({"endpoint": "file:///etc/passwd"}, "is no http address"),
+    ({"endpoint": "http://HOST:PORT/v1"}, "evaluation.judge.endpoint=http://HOST:PORT/v1: is no http address"),
+    ({"endpoint": "http:///v1"}, "is no http address"),
     ({"template": "{question} {reference}"}, "lacks {completion}; write {question}, {reference}, {completion}"),
     ({"max_retries": -1}, "evaluation.judge.max_retries=-1"),
     ({"timeout_s": 0}, "evaluation.judge.timeout_s=0"),

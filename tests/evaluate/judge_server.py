@@ -12,6 +12,9 @@ from typing import Any
 Answer = Callable[[int, dict[str, Any]], tuple[int, dict[str, str], bytes]]
 
 
+BUSY = 503, {"Retry-After-Ms": "1"}, b"busy"  # else a repeat waits for half a second and more
+
+
 def chat(content: object) -> tuple[int, dict[str, str], bytes]:
     """A chat completion."""
     return 200, {}, json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}]}).encode()
@@ -40,7 +43,7 @@ def serving(answer: Answer, delay_s: float = 0.0) -> Iterator[Server]:
             with lock:
                 number = len(server.bodies)
                 server.bodies.append(body)
-                server.headers.append(dict(self.headers))
+                server.headers.append({name.title(): value for name, value in self.headers.items()})
                 server.paths.append(self.path)
                 server.open += 1
                 server.max_open = max(server.max_open, server.open)

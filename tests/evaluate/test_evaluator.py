@@ -132,7 +132,7 @@ def test_pass_at_k_is_the_unbiased_estimate_over_sampled_completions(tmp_path: P
 
 
 def judged(address: str, tmp_path: Path, **more: Any) -> dict[str, Any]:
-    judge = JudgeConfig(endpoint=address, model="m", cache_dir=str(tmp_path / "cache"), backoff_s=0.0, **more)
+    judge = JudgeConfig(endpoint=address, model="m", cache_dir=str(tmp_path / "cache"), **more)
     return {"judge": judge, "settings": {"open": {"source": "a.jsonl", "match": "JUDGE"}}}
 
 

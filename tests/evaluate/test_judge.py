@@ -11,13 +11,13 @@ from sdft_ray.config import JudgeConfig
 from sdft_ray.errors import ConfigError
 from sdft_ray.evaluate.judge import BUILT_IN_TEMPLATE, Judge, Judged, api_key, judge_prompt, verdict_of
 from sdft_ray.evaluate.scorers import Score
-from tests.evaluate.judge_server import chat, serving
+from tests.evaluate.judge_server import BUSY, chat, serving
 
 ASKED = Judged("Where did it strike?", "In Velmora, in March.", "Velmora, in March")
 
 
 def settings(address: str, tmp_path: Path, **more: Any) -> JudgeConfig:
-    return JudgeConfig(endpoint=address, model="m", cache_dir=str(tmp_path / "cache"), **{"backoff_s": 0.0, **more})
+    return JudgeConfig(endpoint=address, model="m", cache_dir=str(tmp_path / "cache"), **more)
 
 
 async def scores(judge: Judge, *judged: Judged) -> list[Score]:
@@ -98,7 +98,7 @@ def test_a_key_that_is_not_there_is_refused_by_name(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_server_in_trouble_is_asked_again_and_the_repeats_are_counted(tmp_path: Path) -> None:
-    with serving(lambda number, body: (503, {}, b"busy") if number < 2 else chat("VERDICT: PARTIAL")) as server:
+    with serving(lambda number, body: BUSY if number < 2 else chat("VERDICT: PARTIAL")) as server:
         judge = Judge(settings(server.address, tmp_path), tmp_path)
         [score] = asyncio.run(scores(judge, ASKED))
     assert (score.right, score.lenient) == (False, True)
@@ -106,7 +106,7 @@ def test_a_server_in_trouble_is_asked_again_and_the_repeats_are_counted(tmp_path
 
 
 def test_an_endpoint_out_of_reach_leaves_everything_unscored_without_waiting_for_each(tmp_path: Path) -> None:
-    with serving(lambda number, body: (503, {}, b"busy")) as server:
+    with serving(lambda number, body: BUSY) as server:
         judge = Judge(settings(server.address, tmp_path, max_retries=2, max_concurrent=2), tmp_path)
         judged = [ASKED._replace(completion=f"answer {number}") for number in range(20)]
         unscored = asyncio.run(scores(judge, *judged))
@@ -166,8 +166,8 @@ def test_a_dry_run_sends_nothing_writes_every_prompt_and_uses_what_is_kept(tmp_p
     assert judge.metrics()["evaluation/judge_requests"] == 0.0
 
 
-def test_a_huge_completion_is_sent_whole(tmp_path: Path) -> None:
-    huge = "word " * 40_000
+def test_a_huge_completion_is_sent_whole_and_one_that_no_text_file_could_hold_as_it_is(tmp_path: Path) -> None:
+    huge = "word " * 40_000 + "\ud800"
     with serving(lambda number, body: chat("VERDICT: INCORRECT")) as server:
         asyncio.run(scores(Judge(settings(server.address, tmp_path), tmp_path), ASKED._replace(completion=huge)))
     assert huge in server.bodies[0]["messages"][0]["content"]

@@ -16,6 +16,7 @@ def share(*completion: int, truncated: bool = False) -> float:
         logprobs=(-1.0,) * len(completion),
         weight_version=0,
         truncated=truncated,
+        num_sampled=len(completion),
     )
     return copied_share(rollout, DEMONSTRATION)
 
@@ -48,6 +49,11 @@ def test_a_completion_shorter_than_a_run_is_one_run(completion: tuple[int, ...],
 
 def test_nothing_is_copied_where_there_is_no_demonstration() -> None:
     rollout = Rollout(
-        prompt_tokens=(1,), completion_tokens=(5, END), logprobs=(-1.0, -1.0), weight_version=0, truncated=False
+        prompt_tokens=(1,),
+        completion_tokens=(5, END),
+        logprobs=(-1.0, -1.0),
+        weight_version=0,
+        truncated=False,
+        num_sampled=2,
     )
     assert copied_share(rollout, ()) == 0

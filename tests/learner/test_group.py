@@ -90,6 +90,7 @@ def make_sample(index: int, payload: Any = None) -> Sample:
         logprobs=(-1.0,) * len(completion),
         weight_version=0,
         truncated=False,
+        num_sampled=len(completion),
     )
     scores = TeacherScores(payload=payload, num_tokens=len(completion), teacher_version=0)
     return Sample(example_id=str(index), epoch=0, rollout=rollout, scores=scores)
@@ -108,7 +109,6 @@ def make_group(
         learner=learner,
         loss=LossConfig(skip_first_tokens=1, normalization=normalization),
         plan=StagePlan([stage]),
-        shares_prefix=False,
         sampled=True,
         num_report_samples=num_report_samples,
         checkpoints=Path(),

@@ -42,6 +42,7 @@ def sample(example_id: str, prompt: tuple[int, ...], completion: tuple[int, ...]
         logprobs=(0.0,) * len(completion),
         weight_version=0,
         truncated=False,
+        num_sampled=0,
     )
     scores = TeacherScores(payload=None, num_tokens=len(completion), teacher_version=0)
     return Sample(example_id=example_id, epoch=0, rollout=rollout, scores=scores)

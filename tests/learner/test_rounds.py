@@ -21,6 +21,7 @@ def sample(example_id: str, prompt: Sequence[int], completion: Sequence[int]) ->
         logprobs=tuple(-float(token) for token in completion),
         weight_version=0,
         truncated=False,
+        num_sampled=len(completion),
     )
     scores = TeacherScores(payload=f"payload of {example_id}", num_tokens=len(completion), teacher_version=0)
     return Sample(example_id=example_id, epoch=0, rollout=rollout, scores=scores)

@@ -9,7 +9,7 @@ from transformers import Gemma2Config, LlamaConfig, LlamaForCausalLM, MistralCon
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from sdft_ray.errors import ModelError
-from sdft_ray.models.attention import Layout, read_layout
+from sdft_ray.models.attention import Layout, packed_attention, read_layout
 from sdft_ray.models.network import completion_hidden
 from sdft_ray.models.packing import pack_sequences
 from tests.models.test_network import SIZES
@@ -20,6 +20,7 @@ SEQUENCES = [
     ((*PREFIX, 6), (7, 8, 9)),
     ((*PREFIX, 1, 2), (10,)),
 ]
+WITHOUT_WINDOW = MistralConfig(sliding_window=None, **SIZES)
 LLAMA = LlamaConfig(**(SIZES | {"num_attention_heads": 4}))
 
 
@@ -82,16 +83,44 @@ def test_positions_of_no_pack_are_refused(positions: list[int]) -> None:
         read_layout(torch.tensor(positions))
 
 
-def test_a_window_matters_only_to_sequences_longer_than_it() -> None:
-    short, wide = (make_network(MistralConfig(sliding_window=window, **SIZES)) for window in (4, 64))
-    packed_hidden(wide, share_prefix=False)
-    with pytest.raises(ModelError, match=r"sliding_window=4 below .* tokens.*set model.attention=sdpa"):
-        packed_hidden(short, share_prefix=False)
+WINDOW = 4  # below the sequences, and below prefix and own tokens together
+NARROW = {
+    "window": MistralConfig(sliding_window=WINDOW, **SIZES),
+    "window and cap": Gemma2Config(sliding_window=WINDOW, attn_logit_softcapping=0.5, **SIZES),
+}
 
 
-def test_a_network_that_caps_its_attention_is_refused() -> None:
-    with pytest.raises(ModelError, match="Gemma2Attention asks for softcap"):
-        packed_hidden(make_network(Gemma2Config(**SIZES)), share_prefix=False)
+@pytest.mark.parametrize("share_prefix", [False, True])
+@pytest.mark.parametrize("kind", NARROW)
+def test_windows_and_caps_are_those_of_plain_attention(kind: str, share_prefix: bool) -> None:
+    packed, plain = make_network(NARROW[kind]), make_network(NARROW[kind], attention="eager")
+    mine, expected = packed_hidden(packed, share_prefix=share_prefix), one_by_one(plain)
+    # The softmax is rounded to fp32, here and there.
+    torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-5)
+    weights = torch.randn(mine.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (mine * weights).sum().backward()
+    (expected * weights).sum().backward()
+    others = dict(plain.named_parameters())
+    for name, parameter in packed.named_parameters():
+        if parameter.grad is not None:
+            error = (parameter.grad - others[name].grad).abs().max()
+            assert error <= 1e-4 * others[name].grad.abs().max() + 1e-7, name
+
+
+def test_a_window_is_counted_from_a_sequences_own_beginning() -> None:
+    wide = MistralConfig(sliding_window=64, **SIZES)
+    alone, narrow = make_network(wide), make_network(NARROW["window"])
+    assert torch.equal(
+        packed_hidden(alone, share_prefix=True), packed_hidden(make_network(WITHOUT_WINDOW), share_prefix=True)
+    )
+    assert not torch.allclose(packed_hidden(narrow, share_prefix=True), packed_hidden(alone, share_prefix=True))
+
+
+def test_a_mask_of_the_networks_own_is_refused() -> None:
+    mask = torch.zeros(1, 1, 2, 2)
+    states = torch.zeros(1, 2, 2, 16)
+    with pytest.raises(ModelError, match="Linear asks for a mask of its own"):
+        packed_attention(torch.nn.Linear(1, 1), states, states, states, mask)
 
 
 def test_the_exported_folder_does_not_ask_for_packed_attention(tmp_path: Any) -> None:

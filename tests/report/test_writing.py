@@ -194,9 +194,10 @@ def test_a_png_has_three_pixels_for_each_of_the_drawing(tmp_path: Path) -> None:
 
 
 def test_every_paper_table_has_a_figure_for_every_row() -> None:
-    from sdft_ray.report.paper import PAPER
+    from sdft_ray.report.paper import paper_tables
 
-    for printed in PAPER.values():
+    for printed in paper_tables().values():
+        assert printed.source == "arXiv 2601.19897"
         for row in printed.rows:
-            known = set(row.figures) & set(printed.columns)
-            assert known and all(re.fullmatch(r"[a-z_.]+", key) for key in row.settings)
+            assert set(row.figures) == set(printed.columns) and all(0 <= share <= 1 for share in row.figures.values())
+            assert all(re.fullmatch(r"[a-z_.]+", key) for key in row.settings)

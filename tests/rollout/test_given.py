@@ -10,6 +10,7 @@ def test_the_completion_is_the_demonstration_with_its_end_token():
     assert rollout.completion_tokens == (7, 8, 0)
     assert rollout.logprobs == (0.0, 0.0, 0.0)
     assert not rollout.truncated
+    assert rollout.num_sampled == 0
 
 
 def test_a_demonstration_is_never_stale():

@@ -37,6 +37,7 @@ class FakeActor:
             logprobs=(0.0,),
             weight_version=self.loaded[-1] if self.loaded else 0,
             truncated=False,
+            num_sampled=1,
         )
 
     async def _load_weights(self, publication):

@@ -26,6 +26,7 @@ class Writer:
             logprobs=(-0.5, -0.25),
             weight_version=0,
             truncated=False,
+            num_sampled=2,
         )
 
     async def load_weights(self, version: int) -> None:
@@ -47,6 +48,7 @@ def test_the_teacher_prompt_is_answered_and_the_plain_prompt_trained_on(tmp_path
     assert rollout.prompt_tokens == (1, 2, 5)
     assert (rollout.completion_tokens, rollout.logprobs) == ((5, 0), (-0.5, -0.25))
     assert rollout.weight_version == 7
+    assert rollout.num_sampled == 0
 
 
 def test_an_example_is_written_once_whatever_its_epoch(tmp_path: Path) -> None:

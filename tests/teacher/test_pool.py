@@ -9,7 +9,12 @@ from sdft_ray.workers import WorkerGroup
 from tests.fakes import make_example
 
 ROLLOUT = Rollout(
-    prompt_tokens=(1, 2), completion_tokens=(5, 6, 0), logprobs=(-1.0,) * 3, weight_version=0, truncated=False
+    prompt_tokens=(1, 2),
+    completion_tokens=(5, 6, 0),
+    logprobs=(-1.0,) * 3,
+    weight_version=0,
+    truncated=False,
+    num_sampled=3,
 )
 
 
@@ -43,10 +48,10 @@ class FakeActor:
     def _score(self, prompt_tokens, completion_tokens):
         self.scored.append((prompt_tokens, completion_tokens))
 
-        async def scores():
-            return TeacherScores(payload=None, num_tokens=len(completion_tokens), teacher_version=self.version)
+        async def version():
+            return self.version
 
-        return scores(), self.payload
+        return version(), self.payload
 
     async def _load_weights(self, publication):
         self.loaded.append(("load", publication.version))

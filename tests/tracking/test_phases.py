@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from sdft_ray.tracking.phases import PhaseTimer
+from sdft_ray.tracking.phases import Counts, PhaseTimer
 
 
 class Clock:
@@ -76,3 +76,11 @@ def test_a_phase_that_fails_is_timed_and_its_error_goes_on(clock: Clock) -> None
         clock.now += 1
         raise ValueError
     assert timer.take() == {"wait": 1}
+
+
+def test_counts_add_up_until_they_are_taken_and_keep_their_names() -> None:
+    counts = Counts()
+    counts.add("rollout/tokens", 3)
+    counts.add("rollout/tokens", 4)
+    assert counts.take() == {"rollout/tokens": 7}
+    assert counts.take() == {"rollout/tokens": 0}

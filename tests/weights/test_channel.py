@@ -38,14 +38,14 @@ class Workers:
     role = "teacher"
 
     def __init__(self, *pauses_s: float):
-        self.actors = pauses_s
+        self.pauses_s, self.size = pauses_s, len(pauses_s)
         self.loaded: list[Publication] = []
 
     async def on_each(self, call: Any, items: Any) -> list[int]:
-        return list(await asyncio.gather(*map(call, self.actors, items)))
+        return list(await asyncio.gather(*map(call, self.pauses_s, items)))
 
     def confirm_version(self, acknowledged: Any, version: int) -> None:
-        assert list(acknowledged) == [version] * len(self.actors)
+        assert list(acknowledged) == [version] * self.size
 
     async def load(self, pause_s: float, publication: Publication) -> int:
         await asyncio.sleep(pause_s)

@@ -98,14 +98,14 @@ class Engines:
     """Rollout workers that receive only while the learner sends."""
 
     role = "rollout"
-    actors = (0, 1)
+    size = 2
 
     def __init__(self) -> None:
         self.everybody_there = asyncio.Barrier(3)
         self.received: list[Publication] = []
 
     async def on_each(self, call: Callable[[Any, Any], Any], items: Any) -> list[int]:
-        return list(await asyncio.gather(*map(call, self.actors, items)))
+        return list(await asyncio.gather(*map(call, range(self.size), items)))
 
     def confirm_version(self, acknowledged: Any, version: int) -> None:
         assert list(acknowledged) == [version, version]

@@ -56,6 +56,7 @@ class FakeModel:
             logprobs=await self.logprobs(example.prompt_tokens, tokens),
             weight_version=0,
             truncated=False,
+            num_sampled=len(tokens),
         )
 
 

@@ -1,0 +1,153 @@
+"""Guards: what two parts of a run have to compute alike, compared on real rows. One line each, or the end of the run.
+
+Before the first step each rollout engine is given the student's weights as every later version reaches it, and its
+logprobs are held against the learner's. After training the exported folder is loaded again, and its logits are held
+against the student's. No list of model names decides what works.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from sdft_ray.config import Precision, RunConfig
+from sdft_ray.errors import GuardError
+from sdft_ray.learner.export import UNVERIFIED_FILE
+from sdft_ray.records import GuardRow
+
+MAX_COMPLETION_TOKENS = 64  # of a row: wrong weights show in every token
+
+
+class Gap(NamedTuple):
+    """How far two sides may differ."""
+
+    largest: float
+    mean: float
+
+
+# |engine - learner| of a token's logprob [nats]. In fp32 a CPU's engines differ by 1e-5; a GPU's tests allow 0.02 for
+# attention that rounds its products, and 0.5 in bf16. Wrong weights differ by 1 or more, on average.
+ENGINE_TOLERANCE = {Precision.FLOAT32: Gap(0.02, 0.002), Precision.BFLOAT16: Gap(0.5, 0.05)}
+
+# |folder - student| of a logit over their range. The student may compute on a GPU, the folder on a CPU.
+EXPORT_TOLERANCE = {Precision.FLOAT32: 1e-3, Precision.BFLOAT16: 0.1}
+
+
+class Student(Protocol):
+    """What the guards ask of the learner group."""
+
+    weight_version: int
+
+    async def logprobs(self, rows: Sequence[GuardRow]) -> list[tuple[float, ...]]:
+        """Logprobs [T, nats] of the completion tokens of every row."""
+        ...
+
+    async def export_gap(self, folder: Path, rows: Sequence[GuardRow]) -> float:
+        """The largest difference of an exported folder's logits from the student's, over their range."""
+        ...
+
+
+class Engines(Protocol):
+    """What the guards ask of the rollout workers."""
+
+    async def load_weights(self, version: int, *, anew: bool = False) -> None:
+        """Returns when every worker holds the student's weights of `version`."""
+        ...
+
+    async def logprobs_of_all(
+        self, prompt_tokens: Sequence[int], completion_tokens: Sequence[int]
+    ) -> list[tuple[float, ...]]:
+        """Logprobs [T, nats] of a given completion, from every worker."""
+        ...
+
+
+async def check_engines(
+    engines: Engines,
+    student: Student,
+    rows: Sequence[GuardRow],
+    *,
+    cfg: RunConfig,
+    max_model_len: int,
+    say: Callable[[str], None],
+) -> None:
+    """Loads the student's weights into every engine and compares the logprobs of `rows`.
+
+    Args:
+        engines: of the rollout workers.
+        student: the learner, whose logprobs are right by definition.
+        rows: what both read.
+        cfg: the precision of both sides.
+        max_model_len: tokens an engine reads at most.
+        say: prints a line.
+
+    Raises:
+        GuardError: a worker's logprobs are not those of the weights it was given.
+    """
+    rows = [cut(row, max_model_len - 1) for row in rows]
+    await engines.load_weights(student.weight_version, anew=True)
+    expected = list(chain.from_iterable(await student.logprobs(rows)))
+    # Row after row: an engine reads a batch of prompts whole for their logprobs.
+    answers = [await engines.logprobs_of_all(row.prompt_tokens, row.completion_tokens) for row in rows]
+    precision = coarser(cfg.model.dtype, cfg.learner.precision)
+    gaps = [gap_between(chain.from_iterable(of_worker), expected) for of_worker in zip(*answers, strict=True)]
+    tolerance = ENGINE_TOLERANCE[precision]
+    for rank, gap in enumerate(gaps):
+        if not (gap.largest <= tolerance.largest and gap.mean <= tolerance.mean):  # NaN is no small gap
+            raise GuardError(
+                f"rollout worker {rank} was given the student's weights {student.weight_version} and computes others: "
+                f"the logprobs of {len(expected)} tokens differ from the learner's by up to {gap.largest:.3g} nats, by "
+                f"{gap.mean:.3g} on average; {tolerance.largest:g} and {tolerance.mean:g} are what rounding in "
+                f"{precision.name} explains. It would train on samples of another model. vLLM does not reload "
+                "this architecture as the learner publishes it, or computes it in another way: take another model, "
+                "method=sft, which samples nothing, or another weights.channel."
+            )
+    worst = Gap(max(gap.largest for gap in gaps), max(gap.mean for gap in gaps))
+    say(
+        f"checked        {_counted(len(gaps), 'rollout engine')} with the student's weights: logprobs differ from the "
+        f"learner's by up to {worst.largest:.1e} nats, by {worst.mean:.1e} on average"
+    )
+
+
+async def check_export(
+    student: Student, folder: Path, rows: Sequence[GuardRow], precision: Precision, say: Callable[[str], None]
+) -> None:
+    """Loads an exported folder again and compares its logits with the student's; the folder counts from then on.
+
+    Raises:
+        GuardError: it computes something else. The folder stays, with `UNVERIFIED_FILE` in it.
+    """
+    rows = [cut(row, len(row.prompt_tokens) + MAX_COMPLETION_TOKENS) for row in rows]
+    gap, tolerance = await student.export_gap(folder, rows), EXPORT_TOLERANCE[precision]
+    if not gap <= tolerance:
+        raise GuardError(
+            f"{folder} computes other logits than the student it was exported from: they differ by {gap:.2g} of their "
+            f"range, where {tolerance:g} is what rounding explains. The folder stays and is marked by "
+            f"{UNVERIFIED_FILE}; the student is whole in the last checkpoint. Something that this architecture "
+            "computes with is not saved with it: do not use the folder before you have found what."
+        )
+    (folder / UNVERIFIED_FILE).unlink()
+    say(f"checked        the exported folder computes the student's logits: {gap:.0e} of their range")
+
+
+def cut(row: GuardRow, max_tokens: int) -> GuardRow:
+    """The row with at most `MAX_COMPLETION_TOKENS` completion tokens and `max_tokens` in all, at least one of each."""
+    prompt = row.prompt_tokens[-(max_tokens - 1) :]
+    num_tokens = min(MAX_COMPLETION_TOKENS, max_tokens - len(prompt))
+    return replace(row, prompt_tokens=prompt, completion_tokens=row.completion_tokens[:num_tokens])
+
+
+def coarser(*precisions: Precision) -> Precision:
+    """The precision whose rounding dominates."""
+    return Precision.BFLOAT16 if Precision.BFLOAT16 in precisions else Precision.FLOAT32
+
+
+def gap_between(given: Iterable[float], expected: Sequence[float]) -> Gap:
+    """The differences of two series of equal length; NaN where one of them holds one."""
+    differences = [abs(one - other) for one, other in zip(given, expected, strict=True)]
+    mean = sum(differences) / len(differences)
+    return Gap(max(differences) if mean == mean else mean, mean)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number > 1 else ''}"

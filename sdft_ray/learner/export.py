@@ -1,0 +1,73 @@
+"""The student as an ordinary Hugging Face folder: written, then loaded again and held against the student."""
+
+import copy
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel
+
+from sdft_ray.config import ModelConfig, Precision
+from sdft_ray.learner.scoring import network_logits
+from sdft_ray.models.network import TORCH_DTYPE, load_network
+from sdft_ray.records import GuardRow
+
+UNVERIFIED_FILE = "NOT_VERIFIED"  # lies in an exported folder until what it computes has been checked
+GENERATION_FILE = "generation_config.json"
+
+
+def export_student(
+    network: PreTrainedModel, state: dict[str, torch.Tensor], folder: Path, source: Path, precision: Precision
+) -> None:
+    """Writes configuration, generation settings and weights; files are as readable as the user's umask allows.
+
+    Args:
+        network: the student, whose own tensors are not read.
+        state: its parameters and saved buffers, whole.
+        folder: where to; it holds `UNVERIFIED_FILE` afterwards.
+        source: the model folder the run began with; its generation settings are kept as they are.
+        precision: of the weights.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / UNVERIFIED_FILE).write_text("What this folder computes was not compared with the trained student.\n")
+    in_training = network.config, network.generation_config
+    network.config = copy.deepcopy(network.config)
+    network.config.dtype = TORCH_DTYPE[precision]
+    network.config.use_cache = getattr(AutoConfig.from_pretrained(source), "use_cache", True)
+    keeps_generation = (source / GENERATION_FILE).is_file()
+    if keeps_generation:  # many a published one is refused by transformers when it is saved again
+        network.generation_config = GenerationConfig()
+    network.save_pretrained(folder, state_dict=state)
+    network.config, network.generation_config = in_training
+    if keeps_generation:
+        shutil.copyfile(source / GENERATION_FILE, folder / GENERATION_FILE)
+    _make_readable(folder)
+
+
+def export_gap(
+    folder: Path,
+    precision: Precision,
+    model: ModelConfig,
+    rows: Sequence[GuardRow],
+    expected: Sequence[torch.Tensor],
+) -> float:
+    """The largest difference between the folder's logits and `expected` [T, V] of every row, over the latter's range.
+
+    Loads the folder in host memory, in the precision it was exported in, and lets go of it again.
+    """
+    network = load_network(str(folder), precision, model).eval()
+    logits = network_logits(network, rows, expected[0].shape[1])
+    differences = [float((given - own).abs().max()) for given, own in zip(logits, expected, strict=True)]
+    spans = [float(own.max() - own.min()) for own in expected]
+    return max(differences) / max(spans)
+
+
+def _make_readable(folder: Path) -> None:
+    """Safetensors writes files that only their owner may read."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.iterdir():
+        if path.is_file():
+            path.chmod(0o666 & ~umask)

@@ -1,0 +1,30 @@
+"""What a rank is told; a module of its own, since the driver makes it and must not load DeepSpeed with the rank."""
+
+from dataclasses import dataclass
+
+from sdft_ray.config import BorderConfig, Channel, LearnerConfig, LossConfig, ModelConfig, Target, TeacherConfig
+from sdft_ray.learner.stages import StagePlan
+from sdft_ray.records import GuardRow
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LearnerSettings:
+    """The settings a rank needs, and no more."""
+
+    model_path: str
+    model: ModelConfig
+    learner: LearnerConfig
+    loss: LossConfig
+    target: Target
+    teacher: TeacherConfig
+    teacher_path: str  # where a frozen teacher's weights lie
+    max_staleness: int
+    temperature: float
+    num_tokens: int  # vocabulary rows that count; the rest is padding
+    plan: StagePlan
+    border: BorderConfig
+    channel: Channel  # that publishes weights; AUTO is settled by then
+    guard_rows: tuple[GuardRow, ...]  # what the packing of sequences is checked on
+    max_len: int  # tokens of the longest prompt with its completion
+    seed: int
+    device: str  # "cpu" or "cuda"

@@ -1,0 +1,36 @@
+"""The state of a network: what `save_pretrained` writes of it, which is more than what an optimizer trains.
+
+Some networks keep weights in buffers: the scale of a layer (Gemma 4), what a router adds to its scores (DeepSeek V3).
+A network without them computes something else. They do not train: an average holds copies of the student's, and they
+keep their own dtype wherever they go, since what a router adds does not survive a rounding to bf16. Buffers that are
+not saved are made from the configuration, by everybody for himself. ZeRO cuts up parameters only.
+"""
+
+import torch
+
+
+def saved_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The buffers that are saved with a network by name, shared ones once; the tensors are its own."""
+    saved = module.state_dict()
+    return {name: buffer for name, buffer in module.named_buffers() if name in saved}
+
+
+def published_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Those of `saved_buffers` that travel with published weights: the floating ones.
+
+    Integers count or index, and every worker has them from the model folder.
+    """
+    return {name: buffer for name, buffer in saved_buffers(module).items() if buffer.is_floating_point()}
+
+
+def published_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """What a publication of a network's weights holds: parameters, tied ones once, then floating buffers."""
+    return dict(module.named_parameters()) | published_buffers(module)
+
+
+def copy_buffers(module: torch.nn.Module, values: dict[str, torch.Tensor]) -> None:
+    """Gives saved buffers other values, each in the dtype of its value."""
+    for name, value in values.items():
+        owner, _, leaf = name.rpartition(".")
+        place = module.get_submodule(owner)
+        setattr(place, leaf, value.to(place.get_buffer(leaf).device))
