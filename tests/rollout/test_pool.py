@@ -119,3 +119,16 @@ def test_a_worker_that_holds_another_version_is_an_error_and_the_load_can_be_rep
         return stuck.loaded
 
     assert asyncio.run(run()) == [2, 2]
+
+
+def test_weights_that_all_workers_hold_are_published_and_loaded_once_more_where_that_is_asked_for():
+    async def run():
+        actors = [FakeActor(), FakeActor()]
+        pool, fetched = make_pool(*actors)
+        await pool.load_weights(0)
+        assert not fetched
+        await pool.load_weights(0, anew=True)
+        assert fetched == [(WeightKind.STUDENT, 0)]
+        assert [actor.loaded for actor in actors] == [[0], [0]]
+
+    asyncio.run(run())
