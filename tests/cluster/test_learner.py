@@ -38,7 +38,7 @@ from sdft_ray.errors import CheckpointError, NonFiniteError, WeightVersionError
 from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.learner.stages import LearnerStage, StagePlan
 from sdft_ray.learner.worker import LearnerSettings, LearnerWorker
-from sdft_ray.records import HiddenPayload, LogitsPayload, Rollout, Sample, TeacherScores
+from sdft_ray.records import GuardRow, HiddenPayload, LogitsPayload, Rollout, Sample, TeacherScores
 from sdft_ray.rollout.worker import RolloutWorker
 from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.teacher.transformers_worker import TransformersTeacher
@@ -62,6 +62,12 @@ class Rank(LearnerWorker):
     def num_accumulated(self) -> int:
         """Microbatches since the last optimizer step."""
         return len(self._step.sums)
+
+
+GUARD_ROWS = [
+    GuardRow(prompt_tokens=(1, 5, 9, 30), completion_tokens=(7, 8, 2)),
+    GuardRow(prompt_tokens=(1,), completion_tokens=(11, 40, 2, 5)),
+]
 
 
 class OpenTeacher(TransformersTeacher):
@@ -577,8 +583,17 @@ def test_the_exported_folder_is_the_student(begin: Any, batches: Any, tmp_path: 
         train(group, batches[:1])
         folder = tmp_path / f"model-{size}-{stage}"
         asyncio.run(group.export(folder))
-        exported = dict(AutoModelForCausalLM.from_pretrained(folder).named_parameters())
-        assert_close(exported, weights_of(group, WeightKind.STUDENT), 0.0)
+        network = AutoModelForCausalLM.from_pretrained(folder)
+        assert_close(dict(network.named_parameters()), weights_of(group, WeightKind.STUDENT), 0.0)
+        assert asyncio.run(group.export_gap(folder, GUARD_ROWS)) < 1e-6
+        for row, logprobs in zip(GUARD_ROWS, asyncio.run(group.logprobs(GUARD_ROWS)), strict=True):
+            tokens, num_prompt = (*row.prompt_tokens, *row.completion_tokens), len(row.prompt_tokens)
+            expected = network(torch.tensor([tokens])).logits[0, num_prompt - 1 : -1].log_softmax(-1)
+            expected = expected.gather(1, torch.tensor(row.completion_tokens)[:, None])[:, 0]
+            assert logprobs == pytest.approx(expected.tolist(), abs=1e-5)
+        train(group, batches[1:2])  # what was scored in between has left nothing behind
+        asyncio.run(group.export(folder))
+        assert asyncio.run(group.export_gap(folder, GUARD_ROWS)) < 1e-6
 
 
 def test_reports_hold_the_divergence_of_each_token_of_the_right_sample(begin: Any, batches: Any) -> None:
