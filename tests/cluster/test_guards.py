@@ -49,8 +49,8 @@ class FakeEngines:
         self.longest = 0
         self._off = off
 
-    async def load_weights(self, version: int, *, anew: bool = False) -> None:
-        self.loaded.append((version, anew))
+    async def load_weights(self, version: int, *, published: bool = False) -> None:
+        self.loaded.append((version, published))
 
     async def logprobs_of_all(
         self, prompt_tokens: Sequence[int], completion_tokens: Sequence[int]
