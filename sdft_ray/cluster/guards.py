@@ -51,8 +51,8 @@ class Student(Protocol):
 class Engines(Protocol):
     """What the guards ask of the rollout workers."""
 
-    async def load_weights(self, version: int, *, anew: bool = False) -> None:
-        """Returns when every worker holds the student's weights of `version`."""
+    async def load_weights(self, version: int, *, published: bool = False) -> None:
+        """Returns when every worker holds the student's weights of `version`; with `published`, from the learner."""
         ...
 
     async def logprobs_of_all(
@@ -85,7 +85,7 @@ async def check_engines(
         GuardError: a worker's logprobs are not those of the weights it was given.
     """
     rows = [cut(row, max_model_len - 1) for row in rows]
-    await engines.load_weights(student.weight_version, anew=True)
+    await engines.load_weights(student.weight_version, published=True)
     expected = list(chain.from_iterable(await student.logprobs(rows)))
     # Row after row: an engine reads a batch of prompts whole for their logprobs.
     answers = [await engines.logprobs_of_all(row.prompt_tokens, row.completion_tokens) for row in rows]

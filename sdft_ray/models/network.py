@@ -165,7 +165,7 @@ def check_folder_head(folder: str, model: ModelConfig) -> None:
     config = AutoConfig.from_pretrained(folder)
     text = config.get_text_config()
     text.num_hidden_layers = 1
-    if getattr(text, "layer_types", None):
+    if vars(text).get("layer_types"):  # not where they are derived from the number of layers
         text.layer_types = text.layer_types[:1]
     check_head(load_network(folder, model.dtype, model, config=config).eval())
 

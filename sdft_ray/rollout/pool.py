@@ -14,7 +14,8 @@ class RolloutPool:
     def __init__(self, group: WorkerGroup, channel: WeightChannel):
         self._group = group
         self._channel = channel
-        self._weight_version = 0  # workers start with the model folder's weights
+        self._weight_version = 0
+        self._holds_folder = True  # workers start with the model folder's weights
         self._loading = asyncio.Lock()
 
     async def complete(self, example: TokenizedExample) -> Rollout:
@@ -47,16 +48,16 @@ class RolloutPool:
         """The same from every worker, in rank order."""
         return await self._group.on_all(lambda actor: actor.logprobs.remote(prompt_tokens, completion_tokens))
 
-    async def load_weights(self, version: int, *, anew: bool = False) -> None:
+    async def load_weights(self, version: int, *, published: bool = False) -> None:
         """Returns when every worker samples with the student's weights of `version`; at once if all do.
 
-        With `anew` they are published and loaded also where all do: what the model folder holds is version 0, too.
+        With `published`, those of the model folder do not count as version 0: the learner's replace them.
 
         Raises:
             WeightVersionError: a worker did not load them in time, or holds another version afterwards.
         """
         async with self._loading:
-            if version == self._weight_version and not anew:
+            if version == self._weight_version and not (published and self._holds_folder):
                 return
             await self._channel.deliver(
                 WeightKind.STUDENT,
@@ -65,3 +66,4 @@ class RolloutPool:
                 lambda actor, publication: actor.load_weights.remote(publication),
             )
             self._weight_version = version
+            self._holds_folder = False

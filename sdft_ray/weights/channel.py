@@ -2,7 +2,8 @@
 
 Weights are pulled: a worker pool that needs version N asks the channel for it, the learner publishes that kind of
 weights once, and everybody who asks gets the same handles. What nobody asks for never travels: supervised fine-tuning
-publishes only before an evaluation, a frozen teacher gets nothing, a live one reads the student's own buckets.
+publishes for the guard of the start and before an evaluation, a frozen teacher gets nothing, a live one reads the
+student's own buckets.
 What a handle stands for is settled by the learner's publisher (object store or shared memory) and by
 `weights.opening`, which the workers open it with; the driver sees handles only.
 """

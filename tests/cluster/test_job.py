@@ -1,6 +1,7 @@
 """The command as a user runs it, on a tiny random model: real Ray, vLLM and DeepSpeed, every role on the CPU."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sdft_ray.learner.export import UNVERIFIED_FILE
 from tests.cluster.command import ROOT, SETTINGS
 
 NOT_REPEATED = {"learner/matmul_share", "weights/published_bytes"}
@@ -65,6 +67,17 @@ def test_a_run_leaves_everything_a_user_looks_for(first_run: tuple[Path, str]) -
         assert shown in output
 
 
+def test_engines_and_export_are_held_against_the_student(first_run: tuple[Path, str]) -> None:
+    folder, output = first_run
+    engines = re.search(r"1 rollout engine with the student's weights: .* up to (\S+) nats", output)
+    export = re.search(r"the exported folder computes the student's logits: (\S+) of their range", output)
+    assert engines is not None and float(engines[1]) < 1e-4
+    assert export is not None and float(export[1]) < 1e-5
+    exported = {path.name for path in (folder / "model").iterdir()}
+    assert {"README.md", "generation_config.json"} <= exported
+    assert UNVERIFIED_FILE not in exported
+
+
 def test_the_summary_tells_what_the_run_was(first_run: tuple[Path, str]) -> None:
     summary = json.loads((first_run[0] / "summary.json").read_text())
     assert summary["num_steps"] == 4
@@ -116,6 +129,7 @@ def test_a_resumed_run_ends_where_the_whole_one_did(first_run: tuple[Path, str],
     for one, other in zip(whole[2:], step_lines(resumed), strict=True):
         assert other == pytest.approx(one, rel=1e-4, abs=1e-5)
     assert "resumed" in output
+    assert "1 rollout engine with the student's weights" in output
     assert (resumed / "retention.jsonl").read_text() == (first_run[0] / "retention.jsonl").read_text()
     (after,) = evaluations(resumed)
     for key in (*RETENTION, "evaluation/context_gap_nats"):

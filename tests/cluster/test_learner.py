@@ -447,7 +447,15 @@ def make_worker(cluster: None, folder: str, num_tokens: int, tmp_path_factory: p
 @pytest.fixture(scope="module")
 def open_teacher(make_worker: Any) -> Any:
     teacher = TeacherConfig(ema_decay=EMA_DECAY)
-    return make_worker(OpenTeacher, teacher=teacher, temperature=1.0, device="cpu", maps_weights=False)
+    return make_worker(
+        OpenTeacher,
+        teacher=teacher,
+        temperature=1.0,
+        device="cpu",
+        maps_weights=False,
+        guard_rows=GUARD_ROWS,
+        max_len=128,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -645,8 +653,17 @@ def test_the_exported_folder_is_the_student(begin: Any, batches: Any, tmp_path: 
         train(group, batches[:1])
         folder = tmp_path / f"model-{size}-{stage}"
         asyncio.run(group.export(folder))
-        exported = dict(AutoModelForCausalLM.from_pretrained(folder).named_parameters())
-        assert_close(exported, weights_of(group, WeightKind.STUDENT), 0.0)
+        network = AutoModelForCausalLM.from_pretrained(folder)
+        assert_close(dict(network.named_parameters()), weights_of(group, WeightKind.STUDENT), 0.0)
+        assert asyncio.run(group.export_gap(folder, GUARD_ROWS)) < 1e-6
+        for row, logprobs in zip(GUARD_ROWS, asyncio.run(group.logprobs(GUARD_ROWS)), strict=True):
+            tokens, num_prompt = (*row.prompt_tokens, *row.completion_tokens), len(row.prompt_tokens)
+            expected = network(torch.tensor([tokens])).logits[0, num_prompt - 1 : -1].log_softmax(-1)
+            expected = expected.gather(1, torch.tensor(row.completion_tokens)[:, None])[:, 0]
+            assert logprobs == pytest.approx(expected.tolist(), abs=1e-5)
+        train(group, batches[1:2])  # what was scored in between has left nothing behind
+        asyncio.run(group.export(folder))
+        assert asyncio.run(group.export_gap(folder, GUARD_ROWS)) < 1e-6
 
 
 def test_reports_hold_the_divergence_of_each_token_of_the_right_sample(begin: Any, batches: Any) -> None:

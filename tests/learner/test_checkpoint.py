@@ -3,9 +3,19 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from sdft_ray.errors import CheckpointError
-from sdft_ray.learner.checkpoint import complete, complete_checkpoints, partial_folder, read_state
+from sdft_ray.learner.checkpoint import (
+    complete,
+    complete_checkpoints,
+    load_rank,
+    partial_folder,
+    read_state,
+    save_rank,
+)
+from sdft_ray.models.state import saved_buffers
+from tests.buffered import FAMILIES, make_buffered
 
 
 def save(root: Path, version: int, keep: int = 2) -> Path:
@@ -42,3 +52,31 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
 def test_a_folder_without_a_state_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"state\.json is missing"):
         read_state(tmp_path)
+
+
+class FakeEngine:
+    """Saves nothing of its own."""
+
+    def __init__(self, module: torch.nn.Module):
+        self.module = module
+
+    def save_checkpoint(self, folder: str, tag: str) -> None:
+        pass
+
+    def load_checkpoint(self, folder: str, tag: str) -> tuple[str, None]:
+        return folder, None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_resumed_network_has_the_saved_buffers(tmp_path: Path, family: str) -> None:
+    saved, resumed = make_buffered(family), make_buffered(family, seed=1)
+    save_rank(tmp_path, FakeEngine(saved), None, rank=0)
+    load_rank(tmp_path, FakeEngine(resumed), None, rank=0)
+    for name, buffer in saved_buffers(saved).items():
+        assert torch.equal(saved_buffers(resumed)[name], buffer)
+
+
+def test_a_checkpoint_of_a_network_with_other_buffers_is_refused_by_their_names(tmp_path: Path) -> None:
+    save_rank(tmp_path, FakeEngine(make_buffered("gemma4_text")), None, rank=0)
+    with pytest.raises(CheckpointError, match=r"layers\.0\.layer_scalar.*e_score_correction_bias"):
+        load_rank(tmp_path, FakeEngine(make_buffered("deepseek_v3")), None, rank=0)

@@ -13,7 +13,9 @@ from sdft_ray.config import Channel
 from sdft_ray.learner.average import TeacherAverage
 from sdft_ray.learner.fragments import Fragment, master_fragments, move_parameters
 from sdft_ray.learner.publisher import DirectPublisher, full_state, make_publisher
+from sdft_ray.weights.buckets import unpack
 from sdft_ray.weights.channel import Meeting, WeightKind
+from sdft_ray.weights.memory_file import map_memory
 from sdft_ray.weights.opening import open_publication
 
 
@@ -174,3 +176,41 @@ def test_the_students_weights_go_directly_and_all_others_as_before(monkeypatch: 
     assert averaged is not None
     assert dict(open_publication(averaged)).keys() == sent.keys()
     assert len(publisher._end.sent) == 1
+
+
+class Scaled(Tied):
+    """With weights in buffers, of which one is made anew by everybody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor([0.3]))
+        self.register_buffer("steps", torch.tensor(7))
+        self.register_buffer("made", torch.ones(2), persistent=False)
+
+
+@pytest.mark.parametrize("kind", WeightKind)
+@pytest.mark.parametrize("channel", [Channel.SHARED_MEMORY, Channel.OBJECT_STORE])
+def test_saved_buffers_are_published_as_they_are_whatever_the_workers_dtype(
+    monkeypatch: pytest.MonkeyPatch, channel: Channel, kind: WeightKind
+) -> None:
+    monkeypatch.setattr("sdft_ray.learner.publisher.ray.put", lambda array: array)
+    module = Scaled()
+    publisher = make_publisher(channel, module, torch.bfloat16, torch.device("cpu"))
+    for version, value in ((1, 0.3), (2, 0.7)):
+        module.scale.fill_(value)
+        publication = publisher.publish(kind, version, lambda: master_fragments(module, 0, 1))
+        assert publication is not None
+        *parameters, buffers = publication.buckets
+        assert all(bucket.trains for bucket in parameters)
+        assert not buffers.trains
+        array = buffers.array if channel is Channel.OBJECT_STORE else map_memory(buffers.array, buffers.dtype)
+        published = dict(unpack(buffers, array))
+        assert published.keys() == {"scale"}
+        assert torch.equal(published["scale"], module.scale)
+
+
+def test_the_full_state_holds_saved_buffers_in_their_own_dtype() -> None:
+    module = Scaled()
+    state = full_state(module, lambda: master_fragments(module, 0, 1), torch.bfloat16, torch.device("cpu"))
+    assert state.keys() == module.state_dict().keys() - {"head.weight"}
+    assert (state["scale"].dtype, state["steps"].dtype) == (torch.float32, torch.int64)

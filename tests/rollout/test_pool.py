@@ -120,3 +120,17 @@ def test_a_worker_that_holds_another_version_is_an_error_and_the_load_can_be_rep
         return stuck.loaded
 
     assert asyncio.run(run()) == [2, 2]
+
+
+def test_the_model_folders_weights_are_replaced_by_the_learners_once_where_that_is_asked_for():
+    async def run():
+        actors = [FakeActor(), FakeActor()]
+        pool, fetched = make_pool(*actors)
+        await pool.load_weights(0)
+        assert not fetched
+        await pool.load_weights(0, published=True)
+        assert fetched == [(WeightKind.STUDENT, 0)]
+        await pool.load_weights(0, published=True)
+        assert [actor.loaded for actor in actors] == [[0], [0]], "once is enough"
+
+    asyncio.run(run())

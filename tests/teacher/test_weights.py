@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -110,3 +112,21 @@ def test_an_average_of_rounded_weights_is_another_one() -> None:
         blend(exact, student, 0.9)
         blend(rounded, student.bfloat16(), 0.9)
     assert (exact - rounded).abs().max() > 1e-3
+
+
+def test_buffers_are_taken_over_where_parameters_are_averaged() -> None:
+    held, student = make_parameters(0), make_parameters(1)
+    publication = publish(1, {"norm": student["norm"]})
+    buffers = publish(1, {"scale": student["scale"]}).buckets[0]
+    publication = replace(publication, buckets=(*publication.buckets, replace(buffers, trains=False)))
+    del held["embedding"]
+    average_weights(held, 0, publication, 0.9)
+    assert torch.equal(held["scale"], student["scale"])
+    assert torch.allclose(held["norm"], 0.9 * make_parameters(0)["norm"] + 0.1 * student["norm"])
+
+
+def test_a_buffer_in_bf16_takes_over_what_is_published_in_fp32() -> None:
+    for load in (copy_weights, map_weights):
+        held = {"scale": torch.tensor([1.0], dtype=torch.bfloat16)}
+        load(held, publish(1, {"scale": torch.tensor([0.5])}))
+        assert (held["scale"].item(), held["scale"].dtype) == (0.5, torch.bfloat16)

@@ -11,7 +11,7 @@ import pytest
 
 from sdft_ray.config import AlarmsConfig
 from sdft_ray.errors import ConfigError
-from sdft_ray.tracking.alarms import DIVERGENCE, ENTROPY, LENGTH, TRUNCATED, Alarms
+from sdft_ray.tracking.alarms import DIVERGENCE, ENTROPY, LENGTH, MISMATCH, STALENESS, TRUNCATED, Alarms
 from sdft_ray.tracking.metrics import check_declared
 
 HEALTHY = {ENTROPY: 2.0, LENGTH: 100.0, TRUNCATED: 0.1, DIVERGENCE: 0.4}
@@ -171,3 +171,12 @@ def test_a_patience_of_zero_turns_alarms_off(tmp_path: Path) -> None:
 def test_a_memory_that_never_hears_a_step_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"tracking\.alarms\.memory=1\.0"):
         AlarmsConfig(memory=1.0)
+
+
+def test_a_sampler_with_other_weights_raises_an_alarm_only_where_it_sampled_on_policy(tmp_path: Path) -> None:
+    steps = [HEALTHY | {MISMATCH: 1e-5, STALENESS: 0.0}] * 20 + [HEALTHY | {MISMATCH: 5.6, STALENESS: 0.0}] * 20
+    (alarm,) = raised(tmp_path, steps)
+    assert (alarm["rule"], alarm["began"]) == ("mismatch", 21)
+    assert not raised(tmp_path, [step | {STALENESS: 1.0} for step in steps]), "older weights differ"
+    assert not raised(tmp_path, [HEALTHY] * 40), "nothing was sampled"
+    assert not raised(tmp_path, steps, AlarmsConfig(mismatch_nats=10.0))

@@ -1,0 +1,62 @@
+"""The head of a network inside its engine; tests/cluster/test_learner.py has engines whose weights are cut up."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, CohereConfig, FalconH1Config, PhiConfig
+
+from sdft_ray.config import ModelConfig
+from sdft_ray.errors import ModelError
+from sdft_ray.learner.student import Student, check_partitioned_head
+from sdft_ray.models.network import check_folder_head
+from tests.buffered import SIZES
+
+KNOWN = {
+    "scaled": CohereConfig(logit_scale=0.25, **SIZES),
+    "with a bias": PhiConfig(**SIZES),
+}
+UNKNOWN = FalconH1Config(
+    **SIZES, lm_head_multiplier=0.5, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_n_groups=1, mamba_d_state=8
+)
+
+
+class FakeEngine:
+    """A student that nothing is done to."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, module: Student):
+        self.module = module
+
+    def __call__(self, **inputs: Any) -> tuple[torch.Tensor, ...]:
+        answer: tuple[torch.Tensor, ...] = self.module(**inputs)
+        return answer
+
+
+def make_network(config: Any) -> Any:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = AutoModelForCausalLM.from_config(config).eval()
+        bias = getattr(network.get_output_embeddings(), "bias", None)
+        if bias is not None:
+            bias.data.normal_()
+    return network
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_known_head_passes_in_an_engine_and_in_a_folder(tmp_path: Path, name: str) -> None:
+    network = make_network(KNOWN[name])
+    network.save_pretrained(tmp_path)
+    check_partitioned_head(FakeEngine(Student(network)))
+    check_folder_head(str(tmp_path), ModelConfig(path=str(tmp_path), attention="sdpa"))
+
+
+def test_a_head_that_does_something_else_is_refused_in_an_engine_and_in_a_folder(tmp_path: Path) -> None:
+    network = make_network(UNKNOWN)
+    network.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="FalconH1ForCausalLM computes other logits"):
+        check_partitioned_head(FakeEngine(Student(network)))
+    with pytest.raises(ModelError, match="FalconH1ForCausalLM computes other logits"):
+        check_folder_head(str(tmp_path), ModelConfig(path=str(tmp_path), attention="sdpa"))
