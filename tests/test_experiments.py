@@ -31,16 +31,17 @@ def composed(experiment: str, *arm: str) -> Any:
         return compose("config", overrides, return_hydra_config=True)
 
 
-def arms_of(experiment: str) -> list[list[str]]:
+def arms_of(experiment: str) -> list[tuple[str, ...]]:
     """The overrides of every arm, as Hydra's own sweeper makes them."""
     hydra = composed(experiment).hydra
     params = hydra.sweeper.params or {}
     assert (hydra.mode is RunMode.MULTIRUN) == bool(params)
     choices = [[f"{key}={value}" for value in str(values).split(",")] for key, values in params.items()]
-    return [list(choice) for choice in product(*choices)]
+    return list(product(*choices))
 
 
-def runs_of(experiment: str, arm: list[str]) -> list[list[Stage]]:
+@cache  # nobody changes what it answers, and three tests ask for every arm
+def runs_of(experiment: str, arm: tuple[str, ...]) -> list[list[Stage]]:
     given = copy(composed(experiment, *arm))
     HydraConfig.instance().set_config(given)  # where the command's stages find what it was given
     with open_dict(given):
@@ -87,8 +88,8 @@ def test_no_two_runs_of_a_table_share_a_folder(experiment: str) -> None:
 
 def test_re_invocation_mends_the_model_of_its_own_seed() -> None:
     for experiment in ("skill_tooluse", "skill_science", "skill_medical"):
-        sft = runs_of(experiment, ["method=sft"])[0][0][1]
-        mending = runs_of(f"{experiment}_reinvoke", [])[0][0][1]
+        sft = runs_of(experiment, ("method=sft",))[0][0][1]
+        mending = runs_of(f"{experiment}_reinvoke", ())[0][0][1]
         assert mending.model.path == f"{sft.runs_dir}/{sft.name}/model"
         assert mending.teacher.path == sft.model.path
 

@@ -3,7 +3,7 @@
 import ast
 import re
 import tomllib
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -15,9 +15,9 @@ TEST_FOLDERS_OF_THEIR_OWN = {"cluster", "gpu", "benchmarks", "claims"}  # whole 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
+@cache
+def modules() -> list[tuple[str, ast.Module]]:
+    return [(str(path.relative_to(ROOT)), ast.parse(path.read_text())) for path in sorted(PACKAGE.rglob("*.py"))]
 
 
 def test_files_stay_below_300_lines() -> None:
@@ -116,9 +116,23 @@ def test_every_file_that_the_package_or_the_method_page_cites_is_there() -> None
 
 def test_the_reference_loss_trains_nothing() -> None:
     users = [
+        name for name, module in modules() for node in ast.walk(module) if "sdft_ray.distill.loss" in imports_of(node)
+    ]
+    assert not users
+
+
+def test_deepspeed_is_imported_by_engine_and_fragments_alone() -> None:
+    importing = {
         name
         for name, module in modules()
         for node in ast.walk(module)
-        if isinstance(node, ast.ImportFrom) and node.module == "sdft_ray.distill.loss"
-    ]
-    assert not users
+        for imported in imports_of(node)
+        if imported.split(".")[0] == "deepspeed"
+    }
+    assert importing == {"sdft_ray/learner/engine.py", "sdft_ray/learner/fragments.py"}
+
+
+def imports_of(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.ImportFrom):
+        return [node.module or ""]
+    return [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -1,4 +1,7 @@
-"""The DeepSpeed engine of one rank; with optimizer.py and fragments.py the only code that knows DeepSpeed."""
+"""The DeepSpeed engine of one rank; this module and fragments.py are all that import DeepSpeed.
+
+The worker, the checkpoint, persistent gradients and the student call methods of the engine that is built here.
+"""
 
 import math
 from typing import Any

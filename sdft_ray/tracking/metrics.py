@@ -48,7 +48,7 @@ METRICS: tuple[Metric, ...] = (
     _metric("weights/published_bytes", "bytes", "size of the published weights, counted once for all who read them"),
     _metric("loop/staleness_max", "steps", "versions the oldest completion was behind the learner"),
     _metric("loop/alarms", "alarms", "rules of tracking/alarms.py that have been broken for too long"),
-    _metric("rollout/tokens", "tokens", "completion tokens that were sampled"),
+    _metric("rollout/tokens", "tokens", "completion tokens that were sampled; those given or recorded before are none"),
     _metric("rollout/tokens_per_s", "tokens/s", "rollout/tokens over loop/rollout_s"),
     _metric("rollout/completion_tokens_mean", "tokens", "mean length of a completion"),
     _metric("rollout/truncated_share", "share", "completions cut at the length limit"),
