@@ -14,8 +14,9 @@ from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.config import NEVER, CheckConfig, Match, RunConfig, TeacherConfig, TeacherContext
 from sdft_ray.config.written import write_settings
-from sdft_ray.data.prompts import TEMPLATES, PromptBuilder, check_template
+from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.sources import load_examples
+from sdft_ray.data.teacher_template import TEMPLATES, check_template
 from sdft_ray.errors import ConfigError
 from sdft_ray.evaluate.teacher_check.advice import Current
 from sdft_ray.evaluate.teacher_check.measure import Asking, compare_prompts

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sdft_ray.config import DataConfig, Match, TeacherContext
-from sdft_ray.data.prompts import SHOWN, PromptBuilder
+from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.data.teacher_template import SHOWN
 from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.evaluate.questions import given_texts
 from sdft_ray.evaluate.scorers import Gold, check_gold, score
