@@ -57,7 +57,7 @@ class TeacherConfig:
     ema_decay: float = 0.99  # the share of the OLD teacher kept at each step (the paper's alpha is 1 - ema_decay)
     context: TeacherContext = TeacherContext.DEMONSTRATION
     template: str = (
-        "single_turn"  # built-in (data/teacher_template.py), the path of a Jinja file, or Jinja text, which has {{
+        "single_turn"  # one of data/teacher_template.py, a Jinja file's path, or Jinja text, which has {{
     )
     payload: Payload = Payload.HIDDEN
     payload_precision: Precision = Precision.FLOAT32  # of the hidden states or logits that travel to the learner

@@ -87,7 +87,7 @@ class ChatEncoder:
         guarded, mark = self._guard((*messages, Message(role="assistant", content=answer)))
         prompt = self._render(guarded[:-1], add_generation_prompt=True)
         text = self._continue(prompt, self._render(guarded, add_generation_prompt=False), guarded[-1].content)
-        if "".join(guarded[-1].content.split()) not in "".join(text.split()):
+        if "".join(guarded[-1].content.split()) not in "".join((self.opened + text).split()):
             raise ModelError(
                 f"the chat template of {self._name} leaves out a part of the answer {answer[:_TAIL_LENGTH]!r}; "
                 "mend the answer, or replace the template by model.chat_template."
