@@ -77,7 +77,10 @@ COMMAND_R = (  # two tokens close a turn, and the sampler stops at the second
     "{% for m in messages %}<|head|>{{ m.role }}\n{{ m.content }}<|end|><|eot|>{% endfor %}"
     "{% if add_generation_prompt %}<|head|>assistant\n{% endif %}"
 )
-MISTRAL = "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+    "{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+)
 MORE = [
     "<|head|>",
     "<|/head|>",

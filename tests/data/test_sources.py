@@ -155,7 +155,7 @@ def test_an_empty_file_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_file_in_another_encoding_is_refused_with_its_line(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(b'{"prompt": "a"}\n{"prompt": "caf\xe9"}\n')
+    (tmp_path / "a.jsonl").write_bytes(json.dumps(ROW).encode() + b'\n{"prompt": "caf\xe9"}\n')
     with pytest.raises(DataError, match="line 2: is not UTF-8"):
         read(str(tmp_path / "a.jsonl"))
 
