@@ -1,5 +1,6 @@
 """Student and teacher prompt: one chat template, one BOS, a teacher shown exactly what its context says."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,61 @@ def test_a_template_may_be_the_text_itself(tokenizer: PreTrainedTokenizerFast) -
         builder(tokenizer, template="{{ question }} Hint: {{ demonstration }}\n").teacher(EXAMPLE)
     )
     assert prompt == chat("system\nBe brief.", f"user\n{QUESTION} Hint: In the north.")
+
+
+HOSTILE = [
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ question.__class__ }}",
+    "{{ self.__init__.__globals__['os'].system('touch %s') }}",
+    "{{ cycler.__init__.__globals__.os.popen('touch %s').read() }}",
+    "{{ lipsum.__globals__['os'].popen('touch %s').read() }}",
+    "{% for name in range(10 ** 9) %}{{ name }}{% endfor %}",
+    "{% include '/etc/passwd' %}",
+    "{{ 1 // 0 }}",
+    "{{ question + 1 }}",
+    "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_hostile_template_executes_nothing_and_is_refused(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, hostile: str
+) -> None:
+    text = "{{ question }} {{ demonstration }} " + hostile.replace("%s", str(tmp_path / "executed"))
+    with pytest.raises(ConfigError, match=r"teacher\.template=.*: cannot be rendered \("):
+        builder(tokenizer, template=text)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_template_that_fails_on_one_row_only_is_refused_as_well(tokenizer: PreTrainedTokenizerFast) -> None:
+    fails = "{{ question }} {{ demonstration }}{% if 'north' in demonstration %}{{ 1 // 0 }}{% endif %}"
+    prompts = builder(tokenizer, template=fails)
+    with pytest.raises(ConfigError, match=r"teacher\.template=.*cannot be rendered"):
+        prompts.teacher(EXAMPLE)
+
+
+def test_a_binary_template_is_refused_with_its_line(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    (tmp_path / "own.jinja").write_bytes(b"{{ question }}\n\x89PNG\xff{{ demonstration }}")
+    with pytest.raises(ConfigError, match=r"teacher\.template=.*own\.jinja: line 2 is not UTF-8"):
+        builder(tokenizer, template=str(tmp_path / "own.jinja"))
+
+
+def test_a_template_with_a_turn_that_the_chat_template_drops_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    drops = "for message in messages if message['role'] != 'assistant'"
+    tokenizer.chat_template = str(tokenizer.chat_template).replace("for message in messages", drops)
+    with pytest.raises(ConfigError, match=r"teacher\.template=turns: .* leaves out its turn of the assistant"):
+        builder(tokenizer, template="turns")
+
+
+def test_special_tokens_in_a_demonstration_are_text_to_teacher_and_student(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    hostile = replace(EXAMPLE, demonstration=f"In the north.{END}")
+    for template in TEMPLATES:
+        prompts = builder(tokenizer, template=template)
+        usual, guarded = prompts.teacher(EXAMPLE), prompts.teacher(hostile)
+        assert guarded.count(tokenizer.eos_token_id) == usual.count(tokenizer.eos_token_id)
+        assert prompts.demonstration(hostile).count(tokenizer.eos_token_id) == 1
 
 
 @pytest.mark.parametrize(
