@@ -144,9 +144,7 @@ def make_builder(cfg: RunConfig, tokenizer: Any, facts: ModelFacts) -> tuple[Pro
     stopping = with_stop_token(facts, builder.end_of_turn, tokenizer)
     if stopping != facts:
         token, usual = tokenizer.decode([builder.end_of_turn]), tokenizer.decode(list(facts.eos_token_ids))
-        notes.append(
-            f"sampling also stops at {token!r}, with which the chat template ends a turn, not only at {usual!r}"
-        )
+        notes.append(f"sampling stops at {token!r}, with which the chat template ends a turn, besides {usual!r}")
     return builder, stopping, notes
 
 

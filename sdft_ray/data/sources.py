@@ -47,8 +47,8 @@ class Loaded:
             if first != line:
                 repeated.append((line, first))
         if repeated:
-            line, first = repeated[0]
-            notes.append(f"{self.source}: {len(repeated)} rows repeat an earlier one, such as line {line} line {first}")
+            of_first = f"first: line {repeated[0][0]} is line {repeated[0][1]}"
+            notes.append(f"{self.source}: {len(repeated)} rows repeat an earlier one ({of_first})")
         return notes
 
 

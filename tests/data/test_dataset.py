@@ -132,7 +132,7 @@ def test_what_is_odd_about_the_data_is_said(tmp_path: Path) -> None:
     notes = read_dataset(data, SFT, PromptBuilder(make_tiny_tokenizer(), TeacherConfig())).notes
     assert [note.removeprefix(f"{data.source}: ") for note in notes] == [
         f"data.num_examples=50: {data.source} has 9 rows, all are taken",
-        "7 rows repeat an earlier one, such as line 2 line 1",
+        "7 rows repeat an earlier one (first: line 2 is line 1)",
         "1 examples are over their token budget and are left out",
     ]
 

@@ -124,7 +124,7 @@ def test_unusual_line_separators_inside_a_string_do_not_split_the_row(tmp_path: 
         ('{"prompt": "Q?", "demonstration": "\\udc80"}', ["demonstration holds a lone surrogate", "'\\\\udc80'"]),
         (
             '{"prompt": "Q?", "demonstration": "A.", "text": ["x\\ud800"]}',
-            ["text holds a lone surrogate at character 2"],
+            ["text holds a lone surrogate"],
         ),
         ('{"prompt": "Q?", "demonstration": "A.", "answer": ["\\ud800"]}', ["answer holds a lone surrogate"]),
         ('{"prompt": "Q?", "demonstration": "A.", "id": "\\ud800"}', ["id holds a lone surrogate"]),
@@ -183,7 +183,7 @@ def test_repeated_rows_and_a_number_beyond_the_data_are_said(tmp_path: Path) -> 
     source = write(tmp_path / "a.jsonl", ROW, ROW | {"prompt": "Why?"}, *[ROW] * 7)
     beyond, repeated = load_rows(source, "train", RULES, 20).notes("data.num_examples", 20)
     assert beyond == f"data.num_examples=20: {source} has 9 rows, all are taken"
-    assert repeated == f"{source}: 7 rows repeat an earlier one, such as line 3 line 1"
+    assert repeated == f"{source}: 7 rows repeat an earlier one (first: line 3 is line 1)"
     assert load_rows(source, "train", RULES, 2).notes("data.num_examples", 2) == []
 
 
