@@ -142,6 +142,7 @@ def read_check_material(cfg: RunConfig) -> CheckMaterial:
         max_new_tokens=_max_new_tokens(cfg),
         context_length=facts.context_length,
         seed=cfg.seed,
+        lines=loaded.lines,
     )
     return CheckMaterial(model_path, tokenizer, facts, sample, tuple(notes))
 

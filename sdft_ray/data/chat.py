@@ -14,7 +14,15 @@ from sdft_ray.errors import ModelError
 from sdft_ray.records import Message
 
 # What a Jinja template can raise while it renders: its own faults, and those of the expressions in it.
-TEMPLATE_FAULTS = (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError)
+TEMPLATE_FAULTS = (
+    jinja2.TemplateError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    ValueError,
+    RecursionError,
+    MemoryError,
+)
 
 _BLOCK = re.compile(r"\s*(?P<open>[<\[])(?P<name>\w+)(?P<close>[>\]])\s*")
 _TAIL_LENGTH = 40  # characters of a rendering that a message quotes

@@ -10,7 +10,7 @@ from typing import Any
 from sdft_ray.config import TeacherConfig
 from sdft_ray.data.chat import ChatEncoder
 from sdft_ray.data.teacher_template import SHOWN, TeacherTemplate
-from sdft_ray.errors import ConfigError, DataError
+from sdft_ray.errors import ConfigError, DataError, ModelError
 from sdft_ray.records import Example
 
 
@@ -65,8 +65,15 @@ class PromptBuilder:
             raise ConfigError(key, system, problem, "write it into the prompts, or set another model.chat_template")
 
     def student(self, example: Example) -> tuple[int, ...]:
-        """The prompt the student answers, up to where its turn begins."""
-        return self._chat.prompt(example.prompt)
+        """The prompt the student answers, up to where its turn begins.
+
+        Raises:
+            ModelError: the chat template cannot render it as it stands; names the example.
+        """
+        try:
+            return self._chat.prompt(example.prompt)
+        except ModelError as error:
+            raise ModelError(f"example {example.example_id!r}: {error}") from error
 
     def teacher(self, example: Example) -> tuple[int, ...]:
         """The same conversation with the teacher's context in it; under NONE the student prompt itself.
@@ -86,8 +93,15 @@ class PromptBuilder:
         return self._chat.prompt((*example.prompt[:-1], *turns))
 
     def demonstration(self, example: Example) -> tuple[int, ...]:
-        """The demonstration as the student would write it behind its prompt, up to the token that ends its turn."""
-        return self._chat.completion(example.prompt, example.demonstration)
+        """The demonstration as the student would write it behind its prompt, up to the token that ends its turn.
+
+        Raises:
+            ModelError: the chat template does not show it behind the prompt; names the example.
+        """
+        try:
+            return self._chat.completion(example.prompt, example.demonstration)
+        except ModelError as error:
+            raise ModelError(f"example {example.example_id!r}: {error}") from error
 
     @property
     def start_of_text(self) -> int:

@@ -6,6 +6,7 @@ The templates are small copies of the behaviour of families, in words of their o
 from collections.abc import Callable
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from sdft_ray.data.chat import ChatEncoder
@@ -167,6 +168,26 @@ def test_with_a_plain_template_a_completion_is_the_answer_and_the_end(
     tokenizer = make()
     expected = (*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id)
     assert ChatEncoder(tokenizer).completion(ASK, answer) == expected
+
+
+@pytest.mark.parametrize("scheme", ["first", "always", "never"])
+@pytest.mark.parametrize("template", [CHATML, MISTRAL])
+def test_a_tokenizer_that_begins_texts_with_a_space_puts_none_between_prompt_and_completion(
+    scheme: str, template: str
+) -> None:
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    letters = sorted(set("[INST] What is it? In the north.\nuserassistant/|<>_"))
+    core.train_from_iterator(
+        ["What is it? In the north."] * 4,
+        trainers.BpeTrainer(special_tokens=["<s>", END, START], initial_alphabet=letters, show_progress=False),
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token=END, chat_template=template)
+    turns = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": ANSWER}]
+    whole = tuple(tokenizer.apply_chat_template(turns, return_dict=False))
+    chat, ask = ChatEncoder(tokenizer), (Message(role="user", content="What is it?"),)
+    tokens = (*chat.prompt(ask), *chat.completion(ask, ANSWER))
+    assert whole[: len(tokens)] == tokens
 
 
 def test_an_answer_with_a_block_of_its_own_goes_on_in_the_block_that_the_prompt_opens() -> None:

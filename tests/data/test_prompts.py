@@ -132,7 +132,24 @@ def test_a_template_may_be_the_text_itself(tokenizer: PreTrainedTokenizerFast) -
     assert prompt == chat("system\nBe brief.", f"user\n{QUESTION} Hint: In the north.")
 
 
+def test_a_chat_template_that_opens_a_block_is_told_and_an_example_it_garbles_is_named(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    assert builder(tokenizer).notes == ()
+    plain = str(tokenizer.chat_template)
+    tokenizer.chat_template = plain.replace("assistant\\n' }}{% endif", "assistant\\n<think>\\n' }}{% endif")
+    prompts = builder(tokenizer)
+    assert tokenizer.decode(prompts.demonstration(EXAMPLE)) == f"\n</think>\n\nIn the north.{END}"
+    assert prompts.notes == (
+        "the chat template ends prompts with '<think>\\n': demonstrations close that block, empty",
+    )
+    tokenizer.chat_template = plain.replace("message['content']", "message['content'][:40]")
+    with pytest.raises(ModelError, match=r"example 'one': the chat template of .* leaves out a part of the answer"):
+        builder(tokenizer).demonstration(replace(EXAMPLE, demonstration="In the north. " * 9))
+
+
 HOSTILE = [
+    "{{ 'a' * 10 ** 15 }}",
     "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "{{ question.__class__ }}",
     "{{ self.__init__.__globals__['os'].system('touch %s') }}",
