@@ -8,14 +8,15 @@ from typing import Any
 from rich.console import Console
 
 from sdft_ray.cluster.job import cancel_on_termination
-from sdft_ray.cluster.material import decoder
+from sdft_ray.cluster.material import decoder, make_builder
 from sdft_ray.cluster.rollouts import rollout_workers_only
 from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.config import NEVER, CheckConfig, Match, RunConfig, TeacherConfig, TeacherContext
 from sdft_ray.config.written import write_settings
-from sdft_ray.data.prompts import TEMPLATES, PromptBuilder, check_template
-from sdft_ray.data.sources import load_examples
+from sdft_ray.data.rows import RowRules
+from sdft_ray.data.sources import load_rows
+from sdft_ray.data.teacher_template import TEMPLATES, check_template
 from sdft_ray.errors import ConfigError
 from sdft_ray.evaluate.teacher_check.advice import Current
 from sdft_ray.evaluate.teacher_check.measure import Asking, compare_prompts
@@ -116,9 +117,13 @@ def read_check_material(cfg: RunConfig) -> CheckMaterial:
     notes = [f"a built-in template is left out: {reason}" for reason in left_out]
     model_path = resolve_model(cfg.model.path)
     tokenizer = load_tokenizer(model_path, cfg.model.chat_template)
-    facts = check_model(model_path, tokenizer)
+    builder, facts, more = make_builder(cfg, tokenizer, check_model(model_path, tokenizer))
     data = cfg.data
-    examples = load_examples(data.source, data.split, data.columns, data.system, data.num_examples)
+    builder.check_system("data.system", data.system)
+    rules = RowRules(columns=data.columns, system=data.system, required=("prompt", "demonstration"))
+    loaded = load_rows(data.source, data.split, rules, data.num_examples, data.on_bad_row)
+    examples = list(loaded.examples)
+    notes += [*more, *loaded.notes("data.num_examples", data.num_examples)]
     if _match(cfg) is Match.JUDGE:
         examples = [replace(example, answer="") for example in examples]
         notes.append(
@@ -126,7 +131,10 @@ def read_check_material(cfg: RunConfig) -> CheckMaterial:
         )
     sample = draw_sample(
         examples,
-        {template: PromptBuilder(tokenizer, replace(cfg.teacher, template=template)) for template in templates},
+        {
+            template: make_builder(replace(cfg, teacher=replace(cfg.teacher, template=template)), tokenizer, facts)[0]
+            for template in templates
+        },
         num_examples=cfg.check.num_examples,
         data=data,
         context=cfg.teacher.context,
@@ -134,6 +142,7 @@ def read_check_material(cfg: RunConfig) -> CheckMaterial:
         max_new_tokens=_max_new_tokens(cfg),
         context_length=facts.context_length,
         seed=cfg.seed,
+        lines=loaded.lines,
     )
     return CheckMaterial(model_path, tokenizer, facts, sample, tuple(notes))
 

@@ -52,6 +52,8 @@ class EvaluationJob:
         with self.console, RaySession(self._cfg.cluster):
             cancel_on_termination()
             self.console.say(f"evaluating {self._cfg.model.path} on {self._cfg.cluster.name}")
+            for note in self.material.notes:
+                self.console.say(note)
             async with rollout_workers_only(
                 self._cfg, self.material, str(self.folder.logs), self.console.phase
             ) as rollouts:

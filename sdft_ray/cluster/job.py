@@ -103,8 +103,8 @@ class Job:
                 self.console.say(f"stage          {stage.name}: steps {stage.first_step + 1} to {stage.last_step}")
         if cfg.note:
             self.console.say(cfg.note)
-        if material.num_skipped:
-            self.console.say(f"{material.num_skipped} examples are over their token budget and were skipped")
+        for note in material.notes:
+            self.console.say(note)
         for change in self._changed_settings:
             self.console.say(f"resumed with   {change}")
         self.console.say(f"run folder     {self.folder.path}")

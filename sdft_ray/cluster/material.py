@@ -16,7 +16,14 @@ from sdft_ray.errors import ConfigError
 from sdft_ray.evaluate.harness.sources import check_harness
 from sdft_ray.evaluate.judge import api_key
 from sdft_ray.evaluate.questions import Question, read_questions
-from sdft_ray.models.resolve import ModelFacts, check_agreement, check_model, load_tokenizer, resolve_model
+from sdft_ray.models.resolve import (
+    ModelFacts,
+    check_agreement,
+    check_model,
+    load_tokenizer,
+    resolve_model,
+    with_stop_token,
+)
 from sdft_ray.records import GuardRow
 
 NUM_GUARD_ROWS = 2
@@ -50,7 +57,7 @@ class Material:
     tokenizer: Any
     facts: ModelFacts
     examples: ExampleStream
-    num_skipped: int  # examples over their budget, under data.too_long=SKIP
+    notes: tuple[str, ...]  # what the user should know of model and data, a sentence each
     num_steps: int
     evaluation_sets: dict[str, list[Question]]
     prior: list[Question]
@@ -88,8 +95,8 @@ def read_material(cfg: RunConfig) -> Material:
     if cfg.teacher.path:
         teacher_path = resolve_model(cfg.teacher.path)
         check_agreement(model_path, teacher_path, cfg.model.chat_template)
-    builder = PromptBuilder(tokenizer, cfg.teacher)
     data = cfg.data
+    builder, facts, notes = make_builder(cfg, tokenizer, facts)
     dataset = read_dataset(data, cfg.method, builder)
     examples = ExampleStream(
         dataset.rows,
@@ -101,11 +108,10 @@ def read_material(cfg: RunConfig) -> Material:
     settings = cfg.evaluation.named_sets()
     if any(of_set.match is Match.JUDGE for of_set in settings.values()):
         api_key(cfg.evaluation.judge)  # a missing key should not wait for the first evaluation
-    evaluation_sets = {
-        name: read_questions(f"evaluation.sets.{name}", of_set, data, builder) for name, of_set in settings.items()
-    }
+    sets = {name: read_questions(f"evaluation.sets.{name}", of_set, data, builder) for name, of_set in settings.items()}
+    evaluation_sets = {name: of_set.questions for name, of_set in sets.items()}
     about_prior = cfg.evaluation.prior_set()
-    prior = read_questions("evaluation.prior", about_prior, data, builder) if cfg.evaluation.prior else []
+    prior = read_questions("evaluation.prior", about_prior, data, builder).questions if cfg.evaluation.prior else []
     asked = [(about_prior, prior), *((settings[name], questions) for name, questions in evaluation_sets.items())]
     probes = read_probes(cfg, builder, dataset.rows, facts.context_length)
     return Material(
@@ -114,7 +120,7 @@ def read_material(cfg: RunConfig) -> Material:
         tokenizer=tokenizer,
         facts=facts,
         examples=examples,
-        num_skipped=dataset.num_skipped,
+        notes=(*notes, *dataset.notes, *(note for of_set in sets.values() for note in of_set.notes)),
         num_steps=cfg.num_steps or cfg.num_epochs * examples.steps_per_epoch,
         evaluation_sets=evaluation_sets,
         prior=prior,
@@ -123,6 +129,23 @@ def read_material(cfg: RunConfig) -> Material:
         max_model_len=max(_longest(cfg, facts, dataset, asked), probes.max_model_len),
         max_teacher_len=_longest_teacher(cfg, dataset),
     )
+
+
+def make_builder(cfg: RunConfig, tokenizer: Any, facts: ModelFacts) -> tuple[PromptBuilder, ModelFacts, list[str]]:
+    """The builder of prompts, the facts with its end of turn among the stop tokens, and what to say of both.
+
+    Raises:
+        ConfigError, ModelError: tokenizer, chat template and teacher template do not fit together.
+    """
+    builder = PromptBuilder(
+        tokenizer, cfg.teacher, special_tokens=cfg.data.special_tokens, stop_tokens=facts.eos_token_ids
+    )
+    notes = list(builder.notes)
+    stopping = with_stop_token(facts, builder.end_of_turn, tokenizer)
+    if stopping != facts:
+        token, usual = tokenizer.decode([builder.end_of_turn]), tokenizer.decode(list(facts.eos_token_ids))
+        notes.append(f"sampling stops at {token!r}, with which the chat template ends a turn, besides {usual!r}")
+    return builder, stopping, notes
 
 
 def choose_guard_rows(rows: Sequence[TokenizedRow]) -> tuple[GuardRow, ...]:

@@ -8,7 +8,8 @@ from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.config import RunConfig
 from sdft_ray.data.dataset import TokenizedRow
 from sdft_ray.data.prompts import PromptBuilder
-from sdft_ray.data.sources import load_examples
+from sdft_ray.data.rows import RowRules
+from sdft_ray.data.sources import load_rows
 from sdft_ray.errors import ConfigError
 from sdft_ray.evaluate.context_gap import ContextGap, choose_examples
 from sdft_ray.evaluate.probes import Probe
@@ -42,7 +43,8 @@ def read_probes(
     general = []
     if source := cfg.evaluation.general:
         columns = {key: column for key, column in cfg.data.columns.items() if key in ("id", "prompt")}
-        examples = load_examples(source, "test", columns, cfg.data.system, 0, required=("prompt",))
+        rules = RowRules(columns=columns, system=cfg.data.system, required=("prompt",), shared_columns=True)
+        examples = load_rows(source, "test", rules, 0).examples
         general = [GeneralPrompt(example.example_id, builder.student(example)) for example in examples]
     for prompt in general:
         if len(prompt.prompt_tokens) + MAX_NEW_TOKENS >= context_length:

@@ -113,7 +113,7 @@ class Stages:
             first.material,
             evaluation_sets=questions,
             num_steps=self.num_steps,
-            num_skipped=sum(material.num_skipped for material in materials),
+            notes=tuple(dict.fromkeys(note for material in materials for note in material.notes)),
             max_model_len=max(material.max_model_len for material in materials),
             max_teacher_len=max(material.max_teacher_len for material in materials),
         )

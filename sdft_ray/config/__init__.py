@@ -7,7 +7,7 @@ takes the part it needs, never `RunConfig`.
 from sdft_ray.config.alarms import AlarmsConfig
 from sdft_ray.config.check import CheckConfig
 from sdft_ray.config.cluster import ClusterConfig, HardwareConfig, RolePlacement
-from sdft_ray.config.data import DataConfig, ModelConfig, TooLong
+from sdft_ray.config.data import DataConfig, ModelConfig, OnBadRow, TooLong
 from sdft_ray.config.evaluation import PRIOR, EvaluationConfig, EvaluationSetConfig, JudgeConfig, Match
 from sdft_ray.config.harness import HarnessConfig, HarnessTask
 from sdft_ray.config.learner import LearnerConfig, Precision, Schedule
@@ -32,6 +32,7 @@ __all__ = [
     "BorderConfig",
     "AUTO",
     "NEVER",
+    "OnBadRow",
     "PRIOR",
     "AlarmsConfig",
     "Channel",

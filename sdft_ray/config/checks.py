@@ -1,6 +1,7 @@
 """The checks settings share: each failure names the key, the value and the remedy."""
 
 import math
+from pathlib import Path
 
 from sdft_ray.errors import ConfigError
 
@@ -24,3 +25,18 @@ def positive(key: str, value: float) -> None:
 def share(key: str, value: float) -> None:
     """Refuses what is not a share of a whole."""
     require(0 <= value <= 1, key, value, "must lie in [0, 1]", f"set {key} between 0 and 1")
+
+
+def read_text(key: str, path: Path) -> str:
+    """The text of the file that the setting `key` names.
+
+    Raises:
+        ConfigError: the file cannot be read, or is not UTF-8; names the line.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigError(key, path, f"cannot be read ({error.strerror})", "give a file that can be read") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(key, path, f"line {line} is not UTF-8 ({error.reason})", "save the file as UTF-8") from error

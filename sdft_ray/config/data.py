@@ -14,6 +14,13 @@ class TooLong(Enum):
     SKIP = auto()  # leave it out and count it
 
 
+class OnBadRow(Enum):
+    """What happens to a row that is malformed, or lacks what it is read for."""
+
+    ERROR = auto()  # end the run before it starts
+    SKIP = auto()  # leave it out; how many, and the first of them, are said
+
+
 @dataclass(kw_only=True)
 class ModelConfig:
     """Which network is taught."""
@@ -44,6 +51,8 @@ class DataConfig:
     max_teacher_prompt_tokens: int = 4096  # its own, larger budget: it also holds the demonstration
     max_text_tokens: int = 1024  # method.completion=TEXT: a longer text is learned in pieces of about one length
     too_long: TooLong = TooLong.REFUSE
+    on_bad_row: OnBadRow = OnBadRow.ERROR
+    special_tokens: bool = False  # whether a special token's text in a row, such as <|im_end|>, becomes that token
     shuffle: bool = True  # a new order every epoch, derived from the run's seed
 
     def __post_init__(self) -> None:

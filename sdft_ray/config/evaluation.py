@@ -11,6 +11,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdft_ray.config.checks import at_least, positive, require
+from sdft_ray.config.data import OnBadRow
 from sdft_ray.errors import ConfigError
 
 PRIOR = "prior"  # the name under which the results of evaluation.prior stand
@@ -40,6 +41,7 @@ class EvaluationSetConfig:
     num_questions: int = 0  # take only the first N; 0 takes all
     columns: dict[str, str] | None = None  # our key -> the set's column; null takes data.columns
     system: str | None = None  # system message of every prompt; null takes data.system
+    on_bad_row: OnBadRow | None = None  # null takes data.on_bad_row
     num_samples: int = 0  # sampled completions a question besides the greedy one, for pass@k
     pass_at: list[int] = field(default_factory=list)  # the k of pass@k, each in 1..num_samples
     temperature: float = 1.0  # of the sampled completions

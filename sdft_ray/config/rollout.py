@@ -9,7 +9,7 @@ from sdft_ray.config.checks import at_least, positive, require
 class RolloutConfig:
     """How completions are sampled."""
 
-    temperature: float = 1.0  # the learner divides both sides' logits by it, too
+    temperature: float = 1.0  # under a teacher target the learner divides both sides' logits by it, too
     top_p: float = 1.0  # anything below 1 trains on another distribution than it scores: refused
     max_new_tokens: int = 1024
     max_concurrent: int = 64  # completions in flight in one engine

@@ -56,7 +56,7 @@ class TeacherConfig:
     path: str = ""  # a FROZEN teacher may be another model with the same tokenizer: hub id or folder; "" is model.path
     ema_decay: float = 0.99  # the share of the OLD teacher kept at each step (the paper's alpha is 1 - ema_decay)
     context: TeacherContext = TeacherContext.DEMONSTRATION
-    template: str = "single_turn"  # built-in (data/prompts.py), the path of a Jinja file, or Jinja text, which has {{
+    template: str = "single_turn"  # one of data/teacher_template.py, a Jinja file's path, or Jinja text, which has {{
     payload: Payload = Payload.HIDDEN
     payload_precision: Precision = Precision.FLOAT32  # of the hidden states or logits that travel to the learner
     top_k: int = 100  # tokens of a TOPK payload

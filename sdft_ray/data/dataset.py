@@ -1,11 +1,12 @@
 """A data set as token ids: what the student is asked, what the teacher is shown, what is given to be learned."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from sdft_ray.config import CompletionSource, DataConfig, MethodConfig, TooLong
+from sdft_ray.config import CompletionSource, DataConfig, MethodConfig, OnBadRow, TooLong
 from sdft_ray.data.prompts import PromptBuilder
-from sdft_ray.data.sources import load_examples
+from sdft_ray.data.rows import RowRules
+from sdft_ray.data.sources import load_rows, refused_notes
 from sdft_ray.errors import DataError
 from sdft_ray.records import Example
 
@@ -26,39 +27,63 @@ class TokenizedDataset:
 
     rows: tuple[TokenizedRow, ...]
     num_skipped: int
+    notes: tuple[str, ...] = ()  # what the user should know of the data, a sentence each
 
 
 def read_dataset(data: DataConfig, method: MethodConfig, builder: PromptBuilder) -> TokenizedDataset:
     """Reads the examples of a run and makes of them what its method needs.
 
     Raises:
-        ConfigError, DataError: the source does not exist, a row is malformed, or it lacks what the method needs.
+        ConfigError, DataError: the source does not exist, a row is malformed or lacks what the method needs, or the
+            chat template leaves out data.system.
     """
+    builder.check_system("data.system", data.system)
     raw_text = method.completion is CompletionSource.TEXT
     required = ["text"] if raw_text else ["prompt"]
     if method.completion is CompletionSource.DEMONSTRATION or (method.has_teacher and "demonstration" in builder.shown):
         required.append("demonstration")
-    examples = load_examples(
-        data.source, data.split, data.columns, data.system, data.num_examples, required=tuple(required)
-    )
+    rules = RowRules(columns=data.columns, system=data.system, required=required)
+    loaded = load_rows(data.source, data.split, rules, data.num_examples, data.on_bad_row)
     if raw_text:
-        return tokenize_texts(examples, builder, data)
-    return tokenize_examples(examples, builder, data, has_teacher=method.has_teacher)
+        dataset = tokenize_texts(loaded.examples, builder, data)
+    else:
+        dataset = tokenize_examples(loaded.examples, builder, data, has_teacher=method.has_teacher, lines=loaded.lines)
+    return replace(dataset, notes=(*loaded.notes("data.num_examples", data.num_examples), *dataset.notes))
 
 
 def tokenize_examples(
-    examples: Sequence[Example], builder: PromptBuilder, data: DataConfig, *, has_teacher: bool = True
+    examples: Sequence[Example],
+    builder: PromptBuilder,
+    data: DataConfig,
+    *,
+    has_teacher: bool = True,
+    lines: Sequence[int] = (),
 ) -> TokenizedDataset:
     """Makes the prompts of every example and applies their budgets; nothing is ever cut.
 
+    Args:
+        examples: the data.
+        builder: of the prompts.
+        data: its budgets, and what happens to examples that cannot be used.
+        has_teacher: whether teacher prompts are made.
+        lines: of the examples in their source; () counts from 1.
+
     Raises:
-        DataError: an example lacks what the teacher's context shows; a prompt is over its budget and
-            data.too_long=REFUSE; or every example was skipped.
+        DataError: an example lacks what the teacher's context shows and data.on_bad_row=ERROR; a prompt is over its
+            budget and data.too_long=REFUSE; or no example is left.
     """
     rows = []
-    for line, example in enumerate(examples, start=1):
-        if has_teacher:
-            builder.check_context(example, data.source, line)
+    refused: list[DataError] = []
+    num_skipped = 0
+    for line, example in zip(lines or range(1, len(examples) + 1), examples, strict=True):
+        try:
+            if has_teacher:
+                builder.check_context(example, data.source, line)
+        except DataError as error:
+            if data.on_bad_row is OnBadRow.ERROR:
+                raise
+            refused.append(error)
+            continue
         row = TokenizedRow(
             example_id=example.example_id,
             prompt_tokens=builder.student(example),
@@ -70,10 +95,17 @@ def tokenize_examples(
             rows.append(row)
         elif data.too_long is TooLong.REFUSE:
             raise DataError(data.source, line, *excess)
+        else:
+            num_skipped += 1
+    notes = refused_notes(data.source, refused)
+    if num_skipped:
+        notes.append(f"{data.source}: {num_skipped} examples are over their token budget and are left out")
     if not rows:
+        if refused:
+            raise refused[0]
         problem = f"all {len(examples)} examples are over data.max_prompt_tokens or data.max_teacher_prompt_tokens"
         raise DataError(data.source, 1, problem, "raise these budgets")
-    return TokenizedDataset(rows=tuple(rows), num_skipped=len(examples) - len(rows))
+    return TokenizedDataset(rows=tuple(rows), num_skipped=num_skipped, notes=tuple(notes))
 
 
 def tokenize_texts(examples: Sequence[Example], builder: PromptBuilder, data: DataConfig) -> TokenizedDataset:

@@ -1,24 +1,63 @@
-"""Where examples come from: a built-in set, a JSON Lines file, a folder saved by `datasets`, or a hub name.
+"""Where examples come from: a built-in set, a JSON Lines file, a folder saved by `datasets`, or a hub name."""
 
-Every row becomes an `Example` here or is refused here, with its line: what comes later never meets a
-malformed one.
-"""
-
+import codecs
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from sdft_ray.config import OnBadRow
 from sdft_ray.data.builtin import load
+from sdft_ray.data.rows import KEYS, Row, RowRules, quoted
 from sdft_ray.errors import ConfigError, DataError
-from sdft_ray.records import Example, Message
+from sdft_ray.records import Example
 
 BUILTIN = "builtin:"
-KEYS = ("id", "prompt", "demonstration", "text", "answer", "acceptable")
-WRITE = {"demonstration": "write what an expert would answer", "text": "write the text"}
-ROLES = ("system", "user", "assistant")
+NUM_SHOWN = 3  # bad rows whose errors a note shows
 KINDS = "builtin:NAME, a .jsonl file, a folder from datasets.save_to_disk, or a hub name"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded:
+    """The examples of a source, and the rows that were left out."""
+
+    source: str  # without its split
+    examples: tuple[Example, ...]
+    lines: tuple[int, ...]  # of each example in its source, from 1
+    refused: tuple[DataError, ...]  # one for every row left out, under on_bad_row=SKIP
+    num_rows: int  # rows that were read
+
+    def notes(self, key: str, num_asked: int) -> list[str]:
+        """What the user should know of these rows, a sentence each.
+
+        Args:
+            key: the setting that says how many rows to read.
+            num_asked: its value; 0 asks for all.
+        """
+        notes = refused_notes(self.source, self.refused)
+        if num_asked > self.num_rows:
+            notes.append(f"{key}={num_asked}: {self.source} has {self.num_rows} rows, all are taken")
+        first_lines: dict[Example, int] = {}
+        repeated = []
+        for line, example in zip(self.lines, self.examples, strict=True):
+            first = first_lines.setdefault(replace(example, example_id=""), line)
+            if first != line:
+                repeated.append((line, first))
+        if repeated:
+            of_first = f"first: line {repeated[0][0]} is line {repeated[0][1]}"
+            notes.append(f"{self.source}: {len(repeated)} rows repeat an earlier one ({of_first})")
+        return notes
+
+
+def refused_notes(source: str, refused: Sequence[DataError]) -> list[str]:
+    """How many rows were left out, and the first of them."""
+    if not refused:
+        return []
+    shown = " ".join(map(str, refused[:NUM_SHOWN]))
+    return [f"{source}: {len(refused)} bad rows are left out (on_bad_row=SKIP): {shown}"]
 
 
 def load_examples(
@@ -30,6 +69,14 @@ def load_examples(
     *,
     required: Collection[str] = ("prompt", "demonstration"),
 ) -> list[Example]:
+    """The examples of a source of which no row may be bad; see `load_rows`."""
+    rules = RowRules(columns=columns, system=system, required=required)
+    return list(load_rows(source, split, rules, num_examples).examples)
+
+
+def load_rows(
+    source: str, split: str, rules: RowRules, num_examples: int, on_bad_row: OnBadRow = OnBadRow.ERROR
+) -> Loaded:
     """Reads the examples of a source, in its order.
 
     A row has a `prompt` (a string, or a list of {role, content} that ends with the user), a `demonstration`, and may
@@ -41,51 +88,94 @@ def load_examples(
         source: one of `KINDS`, with an optional ":SPLIT" at its end that overrides `split`.
         split: of a built-in set, a `DatasetDict` or a hub data set; a JSON Lines file and a single `Dataset`
             are one split and have no use for it.
-        columns: our key -> the data's column, for columns that are named otherwise.
-        system: system message to put before every prompt; "" adds none.
-        num_examples: only the first N rows are read; 0 reads all.
-        required: keys that every row has to fill; what else it lacks is "" in its example, a prompt ().
+        rules: what every row has to hold; what else it lacks is "" in its example, a prompt ().
+        num_examples: only the first N rows are read and checked; 0 reads all.
+        on_bad_row: whether a bad row ends the reading or is left out.
 
     Raises:
-        ConfigError: the source or its split does not exist, or `columns` has an unknown key.
-        DataError: a row is malformed, two rows have the same id, or there is no row.
+        ConfigError: the source or its split does not exist, or the columns have an unknown key.
+        DataError: a row is malformed, two rows have the same id, or there is no row or no good one.
     """
-    unknown = sorted(set(columns) - set(KEYS))
+    unknown = sorted(set(rules.columns) - set(KEYS))
     if unknown:
-        raise ConfigError("data.columns", dict(columns), f"has the unknown key {unknown[0]}", f"use {', '.join(KEYS)}")
+        problem = f"has the unknown key {unknown[0]}"
+        raise ConfigError("data.columns", dict(rules.columns), problem, f"use {', '.join(KEYS)}")
     name, split = split_source(source, split)
     rows = _open(name, split)
-    columns = {} if name.startswith(BUILTIN) else columns  # a mapping is for the user's data, wherever it is used
-    examples: list[Example] = []
+    if name.startswith(BUILTIN):  # a mapping is for the user's data, wherever it is used
+        rules = RowRules(columns={}, system=rules.system, required=rules.required)
     lines: dict[str, int] = {}
+    examples: list[Example] = []
+    refused: list[DataError] = []
+    line = 0
     for line, row in enumerate(islice(rows, num_examples or None), start=1):
-        example = _Row(name, line, row, columns).example(system, required)
-        first = lines.setdefault(example.example_id, line)
-        if first != line:
-            raise DataError(
-                name,
-                line,
-                f"id {example.example_id!r} is also that of line {first}",
-                "make ids unique, or drop them",
-            )
-        examples.append(example)
+        try:
+            example = _example(name, line, row, rules)
+            first = lines.setdefault(example.example_id, line)
+            if first != line:
+                problem = f"id {example.example_id!r} is also that of line {first}"
+                raise DataError(name, line, problem, "make ids unique, or drop them")
+        except DataError as error:
+            if on_bad_row is OnBadRow.ERROR:
+                raise
+            refused.append(error)
+        else:
+            examples.append(example)
     if not examples:
+        if refused:
+            raise refused[0]
         raise DataError(name, 1, "there is not a single row", "give a source that holds examples")
-    return examples
+    places = tuple(lines[example.example_id] for example in examples)
+    return Loaded(source=name, examples=tuple(examples), lines=places, refused=tuple(refused), num_rows=line)
+
+
+def _example(name: str, line: int, row: Any, rules: RowRules) -> Example:
+    return Row(name, line, _parse(name, line, row) if isinstance(row, bytes) else row, rules).example()
+
+
+def _parse(name: str, line: int, row: bytes) -> Any:
+    """One line of a JSON Lines file."""
+    try:
+        text = row.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(name, line, f"is not UTF-8 ({error.reason})", "save the file as UTF-8") from error
+    try:
+        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        problem = f"is not JSON ({error.msg} at column {error.colno}): {quoted(text)}" if text.strip() else "is blank"
+        raise DataError(name, line, problem, "write one JSON object a line") from error
+    except (ValueError, RecursionError) as error:  # ours, a number of thousands of digits, or endless brackets
+        raise DataError(name, line, f"cannot be used ({error}): {quoted(text)}", "mend or remove the row") from error
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object none of whose keys is given twice: JSON would keep the last without a word."""
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"the key {quoted(key)} is given twice")
+        values[key] = value
+    return values
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
 
 
 def split_source(source: str, split: str) -> tuple[str, str]:
     """The source without a trailing ":SPLIT", and that split, or `split` where there is none.
 
     `builtin:facts:test[:8]` -> (`builtin:facts`, `test[:8]`: what there is on the first 8 facts);
-    `name/on_hub:train[:100]` -> (`name/on_hub`,
-    `train[:100]`). A path that exists is taken as it is.
+    `name/on_hub:train[:100]` -> (`name/on_hub`, `train[:100]`); `own.jsonl[:4]` -> (`own.jsonl`, `[:4]`). A path that
+    exists is taken as it is.
 
     Raises:
         ConfigError: a split is asked of a JSON Lines file.
     """
     if Path(source).expanduser().exists():
         return source, split
+    if first := re.fullmatch(r"(.+\.jsonl)(\[:\d+\])", source):
+        return first[1], first[2]
     prefix = BUILTIN if source.startswith(BUILTIN) else ""
     name, colon, own_split = source.removeprefix(prefix).partition(":")
     if colon and name.endswith(".jsonl"):
@@ -100,7 +190,7 @@ def _open(name: str, split: str) -> Iterable[Any]:
     if path.is_dir():
         return _saved_rows(path, split)
     if path.is_file() and path.suffix == ".jsonl":
-        return _json_rows(path)
+        return _json_rows(path)[: _first_of(split)[1]]
     if path.exists():
         raise ConfigError("data.source", name, "is not a .jsonl file", f"give {KINDS}")
     if path.suffix in (".jsonl", ".json") or name.startswith(("/", ".", "~")) or name.count("/") > 1:
@@ -109,26 +199,28 @@ def _open(name: str, split: str) -> Iterable[Any]:
 
 
 def _builtin_rows(name: str, split: str) -> Iterable[Any]:
-    set_split, _, count = split.removesuffix("]").partition("[:")
     try:
-        return load(name.removeprefix(BUILTIN), set_split, int(count) if count else None)
+        return load(name.removeprefix(BUILTIN), *_first_of(split))
     except ValueError as error:  # no such set, split or number; the message lists what there is
         raise ConfigError("data.source", f"{name}:{split}", str(error), "choose one of these") from error
 
 
-def _json_rows(path: Path) -> Iterator[Any]:
+def _first_of(split: str) -> tuple[str, int | None]:
+    """The split without a "[:N]" at its end, and that N; None where it has none."""
+    cut = re.fullmatch(r"(.*)\[:(\d+)\]", split)
+    return (cut[1], int(cut[2])) if cut else (split, None)
+
+
+def _json_rows(path: Path) -> list[bytes]:
+    """The lines as they are: each is decoded and parsed by itself, so that a bad one is no more than that."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise DataError(str(path), line, f"is not UTF-8 ({error.reason})", "save the file as UTF-8") from error
+        content = path.read_bytes()
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+        raise ConfigError("data.source", path, problem, "give a file that can be read") from error
     # Not splitlines(): JSON strings may hold U+2028 and the like as they are.
-    for line, row in enumerate(text.rstrip().split("\n") if text.strip() else [], start=1):
-        try:
-            yield json.loads(row)
-        except json.JSONDecodeError as error:
-            problem = f"is not JSON ({error.msg} at column {error.colno})" if row.strip() else "is blank"
-            raise DataError(str(path), line, problem, "write one JSON object a line") from error
+    content = content.removeprefix(codecs.BOM_UTF8).rstrip()
+    return content.split(b"\n") if content else []
 
 
 def _saved_rows(path: Path, split: str) -> Iterable[Any]:
@@ -141,9 +233,10 @@ def _saved_rows(path: Path, split: str) -> Iterable[Any]:
         raise ConfigError("data.source", path, "the folder holds no saved data set", remedy) from error
     if not isinstance(data, datasets.DatasetDict):
         return data
-    if split not in data:
+    name, first = _first_of(split)
+    if name not in data:
         raise ConfigError("data.split", split, f"{path} has no such split", f"choose one of {', '.join(data)}")
-    return data[split]
+    return islice(data[name], first)
 
 
 def _hub_rows(name: str, split: str) -> Iterable[Any]:
@@ -156,120 +249,3 @@ def _hub_rows(name: str, split: str) -> Iterable[Any]:
         problem = f"no such file or folder, and split {split} could not be loaded from the hub ({reason})"
         raise ConfigError("data.source", name, problem, f"check the name and the network, or give {KINDS}") from error
     return data
-
-
-class _Row:
-    """One row with its place, so that every refusal can name it."""
-
-    def __init__(self, source: str, line: int, row: Any, columns: Mapping[str, str]):
-        self.source, self.line, self.columns = source, line, columns
-        if not isinstance(row, Mapping):
-            raise self.error(f"is a {_type(row)}, not an object", "write one JSON object a line")
-        self.row = row
-
-    def error(self, problem: str, remedy: str) -> DataError:
-        """A refusal of this row."""
-        return DataError(self.source, self.line, problem, remedy)
-
-    def example(self, system: str, required: Collection[str]) -> Example:
-        """The row as an example."""
-        return Example(
-            example_id=self.identifier(),
-            prompt=self.prompt(system, "prompt" in required),
-            demonstration=self.lines("demonstration", "demonstration" in required),
-            text=self.lines("text", "text" in required),
-            answer=self.string_or_json("answer"),
-            acceptable=self.string_or_json("acceptable"),
-        )
-
-    def value(self, key: str, required: bool) -> Any:
-        """The value under our key; None where an optional one is absent."""
-        column = self.columns.get(key, key)
-        value = self.row.get(column)
-        if value is None and (required or (key in self.columns and column not in self.row)):
-            problem = f"{column} is null" if column in self.row else f"has no column {column}"
-            names = ", ".join(map(str, self.row)) or "none"
-            raise self.error(
-                problem, f"fill it, or name another with data.columns.{key}; the row's columns are: {names}"
-            )
-        return value
-
-    def wrong_type(self, key: str, value: Any, wanted: str) -> DataError:
-        """A refusal of the type of a value."""
-        column = self.columns.get(key, key)
-        return self.error(f"{column} is a {_type(value)}", f"make it {wanted}, or name another with data.columns.{key}")
-
-    def string(self, key: str) -> str:
-        """An optional string; "" where it is absent."""
-        value = self.value(key, required=False)
-        if value is not None and not isinstance(value, str):
-            raise self.wrong_type(key, value, "a string")
-        return value or ""
-
-    def string_or_json(self, key: str) -> str:
-        """An optional string, or the JSON text of an optional list or object; "" where it is absent."""
-        value = self.value(key, required=False)
-        return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else self.string(key)
-
-    def identifier(self) -> str:
-        """The row's id, or one made of its line."""
-        value = self.value("id", required=False)
-        if value is None or value == "":
-            return f"line-{self.line}"
-        if isinstance(value, bool) or not isinstance(value, str | int):
-            raise self.wrong_type("id", value, "a string or an integer")
-        return str(value)
-
-    def lines(self, key: str, required: bool) -> str:
-        """A string, or a list of strings joined with newlines; "" where an optional one is absent."""
-        value = self.value(key, required)
-        parts = value if isinstance(value, list) else [] if value is None else [value]
-        for part in parts:
-            if not isinstance(part, str):
-                raise self.wrong_type(key, value, "a string or a list of strings")
-        text = "\n".join(parts)
-        if required and not text.strip():
-            raise self.error(f"{self.columns.get(key, key)} is empty", f"{WRITE[key]}, or remove the row")
-        return text
-
-    def prompt(self, system: str, required: bool) -> tuple[Message, ...]:
-        """The prompt as chat turns, the last one the user's; () where an optional one is absent."""
-        value = self.value("prompt", required)
-        if value is None:
-            return ()
-        if isinstance(value, str):
-            value = [{"role": "user", "content": value}]
-        if not isinstance(value, list):
-            raise self.wrong_type("prompt", value, "a string or a list of {role, content}")
-        messages = [self.message(index, message) for index, message in enumerate(value)]
-        if not messages:
-            raise self.error("prompt has no message", "give at least the user's turn")
-        if messages[-1].role != "user":
-            raise self.error(f"the prompt ends with a turn of the {messages[-1].role}", "end it with the user's turn")
-        if system and messages[0].role == "system":
-            remedy = "leave data.system empty, or remove the prompt's own system message"
-            raise self.error("the prompt has a system message and data.system gives another", remedy)
-        return (Message(role="system", content=system), *messages) if system else tuple(messages)
-
-    def message(self, index: int, value: Any) -> Message:
-        """One chat turn of the prompt."""
-        place = f"prompt[{index}]"
-        if not isinstance(value, Mapping):
-            raise self.error(f"{place} is a {_type(value)}", "write every turn as {role, content}")
-        role, content = value.get("role"), value.get("content")
-        more = [key for key, other in value.items() if key not in ("role", "content") and other is not None]
-        if more:
-            raise self.error(f"{place} has the key {more[0]}, which no prompt would show", "write it into the content")
-        if role not in ROLES:
-            raise self.error(f"{place} has the unknown role {role!r}", f"use {', '.join(ROLES)}")
-        if role == "system" and index > 0:
-            raise self.error(f"{place} is a system message behind others", "put it first")
-        if not isinstance(content, str):
-            raise self.error(f"the content of {place} is a {_type(content)}", "make it a string")
-        if not content.strip():
-            raise self.error(f"the content of {place} is empty", "write the turn, or remove the row")
-        return Message(role=role, content=content)
-
-
-def _type(value: Any) -> str:
-    return "null" if value is None else type(value).__name__

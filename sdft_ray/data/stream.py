@@ -29,7 +29,9 @@ class ExampleStream:
         """
         if len(rows) < batch_size:
             problem = f"the data has only {len(rows)} examples, so an epoch has no full batch"
-            raise ConfigError("batch_size", batch_size, problem, f"set batch_size={max(1, len(rows))} or add data")
+            raise ConfigError(
+                "batch_size", batch_size, problem, f"set batch_size={max(1, len(rows))} or smaller, or add data"
+            )
         self._rows = tuple(rows)
         self._batch_size = batch_size
         self._seed = seed

@@ -49,14 +49,14 @@ class ContextGap:
 def choose_examples(rows: Sequence[TokenizedRow], num_examples: int, context_length: int) -> list[TokenizedRow]:
     """`num_examples` rows, or all there are, spread evenly over those that can have a gap.
 
-    They have a demonstration, their teacher prompt shows more than their prompt, and the model can read it together
-    with the demonstration and one token more.
+    They have a demonstration and a teacher prompt that shows more than their prompt, and the model can read it
+    together with the demonstration and one token more. Under a method without a teacher no row is such.
     """
     able = [
         row
         for row in rows
         if len(row.demonstration_tokens) > 1  # beyond the token that ends the turn
-        and row.teacher_prompt_tokens != row.prompt_tokens
+        and row.teacher_prompt_tokens not in ((), row.prompt_tokens)
         and len(row.teacher_prompt_tokens) + len(row.demonstration_tokens) < context_length
     ]
     taken = min(num_examples, len(able))

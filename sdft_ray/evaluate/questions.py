@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from sdft_ray.config import DataConfig, EvaluationSetConfig, Match
+from sdft_ray.config import DataConfig, EvaluationSetConfig, Match, OnBadRow
 from sdft_ray.data.prompts import PromptBuilder
-from sdft_ray.data.sources import load_examples
+from sdft_ray.data.rows import RowRules, quoted
+from sdft_ray.data.sources import load_rows, refused_notes
 from sdft_ray.errors import DataError
 from sdft_ray.evaluate.scorers import Gold, check_gold
-from sdft_ray.records import Message
+from sdft_ray.records import Example, Message
 
 
 class Question(NamedTuple):
@@ -40,48 +41,78 @@ def given_texts(turns: Sequence[Message]) -> tuple[str, ...]:
     return tuple(turn.content for turn in turns if turn.role != "assistant")
 
 
-def read_questions(key: str, settings: EvaluationSetConfig, data: DataConfig, builder: PromptBuilder) -> list[Question]:
-    """Reads an evaluation set.
+class QuestionSet(NamedTuple):
+    """An evaluation set as it was read."""
+
+    questions: list[Question]
+    notes: list[str]  # what the user should know of it, a sentence each
+
+
+def read_questions(key: str, settings: EvaluationSetConfig, data: DataConfig, builder: PromptBuilder) -> QuestionSet:
+    """Reads an evaluation set. Its rows need a prompt and an answer; a demonstration may stand beside them.
 
     Args:
         key: where the set stands in the settings, such as evaluation.sets.taught.
         settings: its source, and how its answers are matched.
-        data: the columns and the system message of a set that names none.
+        data: columns, system message and on_bad_row of a set that names none.
         builder: of the prompts.
 
     Raises:
-        ConfigError: the source does not exist.
-        DataError: a row is malformed, has no answer, or an answer that its match cannot use.
+        ConfigError: the source does not exist, or the chat template leaves out the system message.
+        DataError: a row is malformed, has no answer, or an answer that its match cannot use, and on_bad_row=ERROR; or
+            no row is left.
     """
-    rows = load_examples(
-        settings.source,
-        settings.split,
-        data.columns if settings.columns is None else settings.columns,
-        data.system if settings.system is None else settings.system,
-        settings.num_questions,
+    system = data.system if settings.system is None else settings.system
+    builder.check_system("data.system" if settings.system is None else f"{key}.system", system)
+    rules = RowRules(
+        columns=data.columns if settings.columns is None else settings.columns,
+        system=system,
         required=("prompt",),
+        shared_columns=settings.columns is None,
     )
-    for line, row in enumerate(rows, start=1):
-        if not row.answer.strip():
-            problem = f"evaluation example {row.example_id!r} has no answer"
-            remedy = f"fill answer ({key}.columns, else data.columns, names its column), or leave {key} out"
-            raise DataError(settings.source, line, problem, remedy)
+    on_bad_row = data.on_bad_row if settings.on_bad_row is None else settings.on_bad_row
+    loaded = load_rows(settings.source, settings.split, rules, settings.num_questions, on_bad_row)
+    questions: list[Question] = []
+    refused: list[DataError] = []
+    for line, row in zip(loaded.lines, loaded.examples, strict=True):
         try:
-            check_gold(Gold(row.answer, row.acceptable), settings.match)
-        except ValueError as error:
-            problem = f"the answer of {row.example_id!r} does not fit {key}.match={settings.match.name}: {error}"
-            raise DataError(settings.source, line, problem, f"mend it, or set another of {_MATCHES}") from error
-    return [
-        Question(
-            example_id=row.example_id,
-            prompt_tokens=builder.student(row),
-            answer=row.answer,
-            answer_tokens=builder.demonstration(row if row.demonstration else replace(row, demonstration=row.answer)),
-            acceptable=row.acceptable,
-            turns=row.prompt,
+            _check_answer(key, settings, line, row)
+        except DataError as error:
+            if on_bad_row is OnBadRow.ERROR:
+                raise
+            refused.append(error)
+        else:
+            questions.append(_question(row, builder))
+    if not questions:
+        raise refused[0]
+    notes = [*loaded.notes(f"{key}.num_questions", settings.num_questions), *refused_notes(settings.source, refused)]
+    return QuestionSet(questions, notes)
+
+
+def _check_answer(key: str, settings: EvaluationSetConfig, line: int, row: Example) -> None:
+    if not row.answer.strip():
+        problem = f"evaluation example {row.example_id!r} has no answer"
+        remedy = f"fill answer ({key}.columns, else data.columns, names its column), or leave {key} out"
+        raise DataError(settings.source, line, problem, remedy)
+    try:
+        check_gold(Gold(row.answer, row.acceptable), settings.match)
+    except ValueError as error:
+        problem = (
+            f"the answer {quoted(row.answer)} of {row.example_id!r} does not fit {key}.match={settings.match.name}: "
+            f"{error}"
         )
-        for row in rows
-    ]
+        raise DataError(settings.source, line, problem, f"mend it, or set another of {_MATCHES}") from error
+
+
+def _question(row: Example, builder: PromptBuilder) -> Question:
+    return Question(
+        example_id=row.example_id,
+        prompt_tokens=builder.student(row),
+        answer=row.answer,
+        answer_tokens=builder.demonstration(row if row.demonstration else replace(row, demonstration=row.answer)),
+        acceptable=row.acceptable,
+        turns=row.prompt,
+    )
 
 
 _MATCHES = ", ".join(match.name for match in Match)

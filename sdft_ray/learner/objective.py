@@ -52,7 +52,11 @@ class Objective:
         heads: TeacherHeads,
         device: torch.device,
     ):
-        """`num_tokens` vocabulary rows count on both sides; rows beyond them are padding."""
+        """`num_tokens` vocabulary rows count on both sides; rows beyond them are padding.
+
+        `temperature` is the sampler's. Token targets are not compared with what a sampler drew, so theirs is 1.
+        """
+        temperature = 1.0 if target in TOKEN_TARGETS else temperature
         self._target = target
         self._tail = tail
         self._temperature = temperature

@@ -1,6 +1,6 @@
 """A model's name to a local folder, and whether the parts of that folder fit together."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from sdft_ray.config.checks import read_text
 from sdft_ray.errors import ConfigError, ModelError
 from sdft_ray.models.embedded import EMBEDDED_MODEL, embedded_model
 
@@ -67,7 +68,7 @@ def load_tokenizer(folder: str, chat_template: str = "") -> PreTrainedTokenizerB
         chat_template: `model.chat_template`: a Jinja template, or the path of a .jinja file that holds one.
 
     Raises:
-        ConfigError: the .jinja file does not exist.
+        ConfigError: the .jinja file does not exist, or is no UTF-8 text.
     """
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     if chat_template.endswith(".jinja"):
@@ -76,7 +77,7 @@ def load_tokenizer(folder: str, chat_template: str = "") -> PreTrainedTokenizerB
             raise ConfigError(
                 "model.chat_template", chat_template, "no such file", "give a file or the template itself"
             )
-        chat_template = path.read_text(encoding="utf-8")
+        chat_template = read_text("model.chat_template", path)
     if chat_template:
         tokenizer.chat_template = chat_template
     return tokenizer
@@ -128,6 +129,24 @@ def check_model(folder: str, tokenizer: PreTrainedTokenizerBase) -> ModelFacts:
         eos_token_ids=(tokenizer_eos, *sorted(set(eos) - {tokenizer_eos})),
         context_length=config.max_position_embeddings,
     )
+
+
+def with_stop_token(facts: ModelFacts, token: int, tokenizer: PreTrainedTokenizerBase) -> ModelFacts:
+    """The facts with `token`, which ends every demonstration, among those that end a completion.
+
+    Raises:
+        ModelError: the sampler does not stop there and must not be told to, since the token is no special one.
+    """
+    if token in facts.eos_token_ids:
+        return facts
+    added = tokenizer.added_tokens_decoder.get(token)
+    if added is None or not added.special:
+        raise ModelError(
+            f"the chat template of {tokenizer.name_or_path} ends a turn with token {token} "
+            f"({tokenizer.decode([token])!r}), but sampling stops at {list(facts.eos_token_ids)}, and {token} is no "
+            "special token of the tokenizer; make it one, or replace the template by model.chat_template."
+        )
+    return replace(facts, eos_token_ids=(*facts.eos_token_ids, token))
 
 
 def check_agreement(student: str, other: str, chat_template: str = "") -> None:

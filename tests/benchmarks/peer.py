@@ -26,8 +26,9 @@ import jinja2
 
 from sdft_ray.config import DataConfig, TeacherConfig
 from sdft_ray.data.dataset import tokenize_examples
-from sdft_ray.data.prompts import TEMPLATES, PromptBuilder
+from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.sources import load_examples
+from sdft_ray.data.teacher_template import TEMPLATES
 from sdft_ray.models.arithmetic import read_shape
 from sdft_ray.models.embedded import embedded_model
 from sdft_ray.models.resolve import load_tokenizer

@@ -5,12 +5,21 @@ from pathlib import Path
 
 import pytest
 
-from sdft_ray.config import CompletionSource, DataConfig, MethodConfig, Target, TeacherConfig, TeacherContext, TooLong
+from sdft_ray.config import (
+    CompletionSource,
+    DataConfig,
+    MethodConfig,
+    OnBadRow,
+    Target,
+    TeacherConfig,
+    TeacherContext,
+    TooLong,
+)
 from sdft_ray.data.dataset import read_dataset, tokenize_examples, tokenize_texts
 from sdft_ray.data.prompts import PromptBuilder
-from sdft_ray.errors import DataError
+from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.records import Example, Message
-from tests.tiny import make_tiny_tokenizer
+from tests.tiny import CHAT_TEMPLATE, make_tiny_tokenizer
 
 SFT = MethodConfig(name="sft", completion=CompletionSource.DEMONSTRATION, target=Target.TOKEN)
 CPT = MethodConfig(name="cpt", completion=CompletionSource.TEXT, target=Target.TOKEN)
@@ -92,6 +101,40 @@ def test_only_what_the_method_uses_has_to_be_there(tmp_path: Path) -> None:
         read_dataset(data, MethodConfig(), PromptBuilder(make_tiny_tokenizer(), TeacherConfig()))
     with pytest.raises(DataError, match="line 1: has no column demonstration"):
         read_dataset(data, SFT, plain)
+
+
+def test_a_system_message_that_the_chat_template_drops_is_refused(tmp_path: Path) -> None:
+    data = write(tmp_path / "rows.jsonl", {"prompt": "Q?", "demonstration": "A."})
+    data.system = "Be brief."
+    tokenizer = make_tiny_tokenizer()
+    assert read_dataset(data, SFT, PromptBuilder(tokenizer, TeacherConfig())).rows
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("for message in messages", "for message in messages[-1:]")
+    with pytest.raises(ConfigError, match=r"data\.system=Be brief\.: the chat template of .* leaves out system"):
+        read_dataset(data, SFT, PromptBuilder(tokenizer, TeacherConfig()))
+
+
+def test_rows_without_what_the_teacher_is_shown_are_left_out_on_demand_by_their_lines(tmp_path: Path) -> None:
+    good, bare = {"prompt": "Q?", "demonstration": "A.", "text": "T."}, {"prompt": "Why?", "demonstration": "A."}
+    data = write(tmp_path / "rows.jsonl", {"prompt": 3}, good, bare)
+    data.on_bad_row = OnBadRow.SKIP
+    builder = PromptBuilder(make_tiny_tokenizer(), TeacherConfig(context=TeacherContext.TEXT))
+    dataset = read_dataset(data, MethodConfig(), builder)
+    assert [row.example_id for row in dataset.rows] == ["line-2"]
+    malformed, lacking = dataset.notes
+    assert "line 1: prompt is a int" in malformed
+    assert "line 3: example 'line-3' has no text, which teacher.context shows" in lacking
+
+
+def test_what_is_odd_about_the_data_is_said(tmp_path: Path) -> None:
+    rows = [{"prompt": "Q?", "demonstration": "A."}] * 8 + [{"prompt": "why? " * 30, "demonstration": "A."}]
+    data = write(tmp_path / "rows.jsonl", *rows)
+    data.num_examples, data.max_prompt_tokens, data.too_long = 50, 20, TooLong.SKIP
+    notes = read_dataset(data, SFT, PromptBuilder(make_tiny_tokenizer(), TeacherConfig())).notes
+    assert [note.removeprefix(f"{data.source}: ") for note in notes] == [
+        f"data.num_examples=50: {data.source} has 9 rows, all are taken",
+        "7 rows repeat an earlier one (first: line 2 is line 1)",
+        "1 examples are over their token budget and are left out",
+    ]
 
 
 def test_raw_texts_are_learned_from_their_first_token_to_their_end(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """Student and teacher prompt: one chat template, one BOS, a teacher shown exactly what its context says."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from sdft_ray.config import TeacherConfig, TeacherContext
-from sdft_ray.data.prompts import TEMPLATES, PromptBuilder, check_template, template_label
+from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.data.teacher_template import TEMPLATES, check_template, template_label
 from sdft_ray.errors import ConfigError, ModelError
 from sdft_ray.records import Example, Message
 from tests.tiny import BOS, END, make_tiny_tokenizer
@@ -128,6 +130,78 @@ def test_a_template_may_be_the_text_itself(tokenizer: PreTrainedTokenizerFast) -
         builder(tokenizer, template="{{ question }} Hint: {{ demonstration }}\n").teacher(EXAMPLE)
     )
     assert prompt == chat("system\nBe brief.", f"user\n{QUESTION} Hint: In the north.")
+
+
+def test_a_chat_template_that_opens_a_block_is_told_and_an_example_it_garbles_is_named(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    assert builder(tokenizer).notes == ()
+    plain = str(tokenizer.chat_template)
+    tokenizer.chat_template = plain.replace("assistant\\n' }}{% endif", "assistant\\n<think>\\n' }}{% endif")
+    prompts = builder(tokenizer)
+    assert tokenizer.decode(prompts.demonstration(EXAMPLE)) == f"\n</think>\n\nIn the north.{END}"
+    assert prompts.notes == (
+        "the chat template ends prompts with '<think>\\n': demonstrations close that block, empty",
+    )
+    tokenizer.chat_template = plain.replace("message['content']", "message['content'][:40]")
+    with pytest.raises(ModelError, match=r"example 'one': the chat template of .* leaves out a part of the answer"):
+        builder(tokenizer).demonstration(replace(EXAMPLE, demonstration="In the north. " * 9))
+
+
+HOSTILE = [
+    "{{ 'a' * 10 ** 15 }}",
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{{ question.__class__ }}",
+    "{{ self.__init__.__globals__['os'].system('touch %s') }}",
+    "{{ cycler.__init__.__globals__.os.popen('touch %s').read() }}",
+    "{{ lipsum.__globals__['os'].popen('touch %s').read() }}",
+    "{% for name in range(10 ** 9) %}{{ name }}{% endfor %}",
+    "{% include '/etc/passwd' %}",
+    "{{ 1 // 0 }}",
+    "{{ question + 1 }}",
+    "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_hostile_template_executes_nothing_and_is_refused(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path, hostile: str
+) -> None:
+    text = "{{ question }} {{ demonstration }} " + hostile.replace("%s", str(tmp_path / "executed"))
+    with pytest.raises(ConfigError, match=r"teacher\.template=.*: cannot be rendered \("):
+        builder(tokenizer, template=text)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_template_that_fails_on_one_row_only_is_refused_as_well(tokenizer: PreTrainedTokenizerFast) -> None:
+    fails = "{{ question }} {{ demonstration }}{% if 'north' in demonstration %}{{ 1 // 0 }}{% endif %}"
+    prompts = builder(tokenizer, template=fails)
+    with pytest.raises(ConfigError, match=r"teacher\.template=.*cannot be rendered"):
+        prompts.teacher(EXAMPLE)
+
+
+def test_a_binary_template_is_refused_with_its_line(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    (tmp_path / "own.jinja").write_bytes(b"{{ question }}\n\x89PNG\xff{{ demonstration }}")
+    with pytest.raises(ConfigError, match=r"teacher\.template=.*own\.jinja: line 2 is not UTF-8"):
+        builder(tokenizer, template=str(tmp_path / "own.jinja"))
+
+
+def test_a_template_with_a_turn_that_the_chat_template_drops_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    drops = "for message in messages if message['role'] != 'assistant'"
+    tokenizer.chat_template = str(tokenizer.chat_template).replace("for message in messages", drops)
+    with pytest.raises(ConfigError, match=r"teacher\.template=turns: .* leaves out its turn of the assistant"):
+        builder(tokenizer, template="turns")
+
+
+def test_special_tokens_in_a_demonstration_are_text_to_teacher_and_student(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    hostile = replace(EXAMPLE, demonstration=f"In the north.{END}")
+    for template in TEMPLATES:
+        prompts = builder(tokenizer, template=template)
+        usual, guarded = prompts.teacher(EXAMPLE), prompts.teacher(hostile)
+        assert guarded.count(tokenizer.eos_token_id) == usual.count(tokenizer.eos_token_id)
+        assert prompts.demonstration(hostile).count(tokenizer.eos_token_id) == 1
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,27 @@ from pathlib import Path
 import datasets
 import pytest
 
-from sdft_ray.data.sources import load_examples, split_source
+from sdft_ray.config import OnBadRow
+from sdft_ray.data.rows import RowRules
+from sdft_ray.data.sources import load_examples, load_rows, split_source
 from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.records import Example, Message
 
 ROW = {"prompt": "What is new?", "demonstration": "Nothing."}
 
 
+RULES = RowRules(columns={}, system="", required=("prompt", "demonstration"))
+
+
 def write(path: Path, *rows: object) -> str:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    path.write_bytes(b"".join(as_line(row) + b"\n" for row in rows))
     return str(path)
+
+
+def as_line(row: object) -> bytes:
+    if isinstance(row, bytes):
+        return row
+    return (row if isinstance(row, str) else json.dumps(row)).encode()
 
 
 def read(source: str, **settings: object) -> list[Example]:
@@ -95,9 +106,31 @@ def test_unusual_line_separators_inside_a_string_do_not_split_the_row(tmp_path: 
         ([1], ["is a list, not an object"]),
         ({"demonstration": "A."}, ["no column prompt", "data.columns.prompt", "columns are: demonstration"]),
         ({"prompt": "Q?"}, ["no column demonstration", "data.columns.demonstration", "columns are: prompt"]),
+        ('["a", ', ["is not JSON", "'[\"a\",'"]),
+        ("plain text " * 20, ["is not JSON", "'plain text plain", "...'"]),
+        ("7", ["is a int, not an object: '7'"]),
+        ("null", ["is a null, not an object"]),
+        ('{"prompt": "Q?", "demonstration": "A.", "prompt": "B?"}', ["the key 'prompt' is given twice"]),
+        ('{"prompt": "Q?", "demonstration": "A.", "answer": {"f": 1, "f": 2}}', ["the key 'f' is given twice"]),
+        ('{"prompt": "Q?", "demonstration": "A.", "answer": [NaN]}', ["NaN is no JSON"]),
+        ('{"prompt": "Q?", "demonstration": "A.", "answer": ' + "9" * 5000 + "}", ["cannot be used", "digits"]),
+        ('{"prompt": ' + "[" * 100_000, ["cannot be used", "mend or remove the row"]),
+        (b"\x00\x01\x02\x7fELF", ["is not JSON"]),
+        (b"\xff\xfe{\x00", ["is not UTF-8", "save the file as UTF-8"]),
+        (
+            '{"prompt": "caf\\ud800", "demonstration": "A."}',
+            ["content of prompt[0] holds a lone surrogate at character 4"],
+        ),
+        ('{"prompt": "Q?", "demonstration": "\\udc80"}', ["demonstration holds a lone surrogate", "'\\\\udc80'"]),
+        (
+            '{"prompt": "Q?", "demonstration": "A.", "text": ["x\\ud800"]}',
+            ["text holds a lone surrogate"],
+        ),
+        ('{"prompt": "Q?", "demonstration": "A.", "answer": ["\\ud800"]}', ["answer holds a lone surrogate"]),
+        ('{"prompt": "Q?", "demonstration": "A.", "id": "\\ud800"}', ["id holds a lone surrogate"]),
         (ROW | {"prompt": None}, ["prompt is null"]),
         (ROW | {"prompt": " "}, ["content of prompt[0] is empty"]),
-        (ROW | {"prompt": 3}, ["prompt is a int", "a string or a list of {role, content}"]),
+        (ROW | {"prompt": 3}, ["prompt is a int: '3'", "a string or a list of {role, content}"]),
         (ROW | {"prompt": []}, ["prompt has no message"]),
         (ROW | {"prompt": ["Q?"]}, ["prompt[0] is a str"]),
         (
@@ -129,6 +162,52 @@ def test_a_malformed_row_is_refused_by_source_line_and_remedy(tmp_path: Path, ro
         read(source)
     for words in [f"{source}, line 2: ", *named]:
         assert words in str(caught.value)
+    loaded = load_rows(source, "train", RULES, 0, OnBadRow.SKIP)
+    assert (loaded.lines, loaded.num_rows) == ((1, 3), 3)
+    assert [str(error) for error in loaded.refused] == [str(caught.value)]
+
+
+def test_the_first_three_rows_that_are_left_out_are_shown(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", ROW, *["{"] * 5, ROW | {"prompt": "Why?"})
+    [note] = load_rows(source, "train", RULES, 0, OnBadRow.SKIP).notes("data.num_examples", 0)
+    assert note.startswith(f"{source}: 5 bad rows are left out (on_bad_row=SKIP): {source}, line 2: is not JSON")
+    assert "line 4: " in note and "line 5: " not in note
+
+
+def test_where_no_row_is_good_the_first_refusal_is_the_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="line 1: is not JSON"):
+        load_rows(write(tmp_path / "a.jsonl", "{", "["), "train", RULES, 0, OnBadRow.SKIP)
+
+
+def test_repeated_rows_and_a_number_beyond_the_data_are_said(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", ROW, ROW | {"prompt": "Why?"}, *[ROW] * 7)
+    beyond, repeated = load_rows(source, "train", RULES, 20).notes("data.num_examples", 20)
+    assert beyond == f"data.num_examples=20: {source} has 9 rows, all are taken"
+    assert repeated == f"{source}: 7 rows repeat an earlier one (first: line 3 is line 1)"
+    assert load_rows(source, "train", RULES, 2).notes("data.num_examples", 2) == []
+
+
+def test_the_first_rows_of_a_file_can_be_named_in_its_source(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", ROW, ROW, "not JSON")
+    assert len(read(f"{source}[:2]")) == 2
+
+
+def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tmp_path / "a.jsonl", ROW)
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ConfigError, match=r"data\.source=.*cannot be read \(Permission denied\)"):
+        read(source)
+
+
+def test_columns_of_other_data_may_be_absent(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", {"prompt": "Q?", "answer": "A"})
+    rules = RowRules(columns={"demonstration": "golden"}, system="", required=("prompt",), shared_columns=True)
+    [example] = load_rows(source, "test", rules, 0).examples
+    assert example.demonstration == ""
 
 
 def test_a_column_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
@@ -155,7 +234,7 @@ def test_an_empty_file_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_file_in_another_encoding_is_refused_with_its_line(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_bytes(b'{"prompt": "a"}\n{"prompt": "caf\xe9"}\n')
+    (tmp_path / "a.jsonl").write_bytes(json.dumps(ROW).encode() + b'\n{"prompt": "caf\xe9"}\n')
     with pytest.raises(DataError, match="line 2: is not UTF-8"):
         read(str(tmp_path / "a.jsonl"))
 
@@ -184,6 +263,7 @@ def test_a_saved_data_set_is_read_with_and_without_splits(tmp_path: Path) -> Non
     expected = [Example(example_id="line-1", prompt=(user("Q?"),), demonstration="A.\nB.")]
     assert read(str(tmp_path / "one")) == expected
     assert read(f"{tmp_path}/many:test") == expected
+    assert read(f"{tmp_path}/many:test[:1]") == expected
     with pytest.raises(ConfigError, match=r"data\.split=train: .*no such split; choose one of test"):
         read(str(tmp_path / "many"))
 
@@ -199,6 +279,7 @@ def test_a_folder_without_a_saved_data_set_is_refused(tmp_path: Path) -> None:
         ("builtin:facts", ("builtin:facts", "train")),
         ("builtin:facts:ood", ("builtin:facts", "ood")),
         ("a/b.jsonl", ("a/b.jsonl", "train")),
+        ("a/b.jsonl[:4]", ("a/b.jsonl", "[:4]")),
         ("squad", ("squad", "train")),
         ("squad:validation", ("squad", "validation")),
         ("owner/name:train[:100]", ("owner/name", "train[:100]")),

@@ -48,9 +48,10 @@ def test_examples_are_spread_over_the_data_and_the_same_every_time() -> None:
 def test_examples_that_cannot_have_a_gap_are_not_chosen() -> None:
     rows = [
         row("nothing shown", teacher_prompt=(1, 2)),
+        row("no teacher", teacher_prompt=()),
         row("no demonstration", demonstration=(0,)),
         row("too long together", teacher_prompt=(1,) * 8),
         row("able"),
     ]
     assert [example.example_id for example in choose_examples(rows, 4, context_length=11)] == ["able"]
-    assert choose_examples(rows[:3], 4, context_length=11) == []
+    assert choose_examples(rows[:4], 4, context_length=11) == []

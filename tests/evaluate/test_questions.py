@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sdft_ray.config import DataConfig, EvaluationSetConfig, Match
-from sdft_ray.errors import DataError
-from sdft_ray.evaluate.questions import Question, read_questions
+from sdft_ray.config import DataConfig, EvaluationSetConfig, Match, OnBadRow
+from sdft_ray.errors import ConfigError, DataError
+from sdft_ray.evaluate.questions import Question, QuestionSet, read_questions
 from sdft_ray.records import Example, Message
 
 KEY = "evaluation.sets.mine"
@@ -16,6 +16,10 @@ KEY = "evaluation.sets.mine"
 
 class Builder:
     """Counts the characters of a prompt, and shows a demonstration as its length."""
+
+    def check_system(self, key: str, system: str) -> None:
+        if system == "dropped":
+            raise ConfigError(key, system, "is dropped", "set another")
 
     def student(self, example: Example) -> tuple[int, ...]:
         return tuple(len(message.content) for message in example.prompt)
@@ -28,6 +32,10 @@ def read(tmp_path: Path, *rows: dict[str, Any], data: DataConfig | None = None, 
     source = tmp_path / "set.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     of_set = EvaluationSetConfig(**{"source": str(source), "match": Match.CONTAINS, "max_new_tokens": 8, **settings})
+    return read_set(of_set, data).questions
+
+
+def read_set(of_set: EvaluationSetConfig, data: DataConfig | None = None) -> QuestionSet:
     return read_questions(KEY, of_set, data or DataConfig(), Builder())  # type: ignore[arg-type]
 
 
@@ -79,6 +87,65 @@ UNFIT = [
 def test_an_answer_its_match_cannot_use_is_refused(tmp_path: Path, match: Match, answer: str, problem: str) -> None:
     with pytest.raises(DataError, match=f"line 1: the answer .*does not fit {KEY}.match={match.name}: .*{problem}"):
         read(tmp_path, {"prompt": "Q?", "answer": answer}, match=match)
+
+
+def test_the_text_of_an_answer_that_does_not_fit_is_quoted(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the answer 'call f with x' of 'line-1' does not fit"):
+        read(tmp_path, {"prompt": "Q?", "answer": "call f with x"}, match=Match.TOOL_CALL)
+
+
+def test_only_the_rows_that_are_asked_for_are_checked(tmp_path: Path) -> None:
+    good, bad = {"prompt": "Q?", "answer": "A"}, {"prompt": "Q?", "answer": "none of them"}
+    rows = [good] * 4 + [bad] * 28
+    assert len(read(tmp_path, *rows, match=Match.CHOICE, num_questions=4)) == 4
+    cut = EvaluationSetConfig(source=f"{tmp_path}/set.jsonl[:4]", match=Match.CHOICE, max_new_tokens=8)
+    assert len(read_set(cut).questions) == 4
+    with pytest.raises(DataError, match="line 5: "):
+        read(tmp_path, *rows, match=Match.CHOICE)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_bad_rows_of_a_set_are_left_out_on_demand_and_said(tmp_path: Path, own: bool) -> None:
+    rows: list[dict[str, Any]] = [{"prompt": "Q?", "answer": "A"}, {"prompt": "Q?"}, {"answer": "B"}]
+    rows += [{"prompt": "Q?", "answer": f"neither {number}"} for number in range(4)]
+    data = DataConfig(on_bad_row=OnBadRow.ERROR if own else OnBadRow.SKIP)
+    with_set = {"on_bad_row": OnBadRow.SKIP} if own else {}
+    [question] = read(tmp_path, *rows, data=data, match=Match.CHOICE, **with_set)
+    assert question.answer == "A"
+    settings = {"source": f"{tmp_path}/set.jsonl", "match": Match.CHOICE, "max_new_tokens": 8, **with_set}
+    malformed, unfit = read_set(EvaluationSetConfig(**settings), data).notes
+    assert "1 bad rows are left out (on_bad_row=SKIP)" in malformed and "line 3: has no column prompt" in malformed
+    assert "5 bad rows are left out" in unfit
+    assert all(f"line {line}: " in unfit for line in (2, 4, 5)) and "line 6: " not in unfit
+    with pytest.raises(DataError, match="line 1: "):
+        read(tmp_path, *rows[3:], data=data, match=Match.CHOICE, **with_set)
+
+
+def test_a_file_of_prompts_and_answers_is_a_set_whatever_columns_the_training_data_have(tmp_path: Path) -> None:
+    for columns in (
+        {"prompt": "prompt", "demonstration": "demonstration"},
+        {"demonstration": "golden", "text": "page"},
+    ):
+        [question] = read(tmp_path, {"prompt": "Q?", "answer": "yes"}, data=DataConfig(columns=columns))
+        assert question.answer == "yes"
+    with pytest.raises(DataError, match="line 1: has no column golden"):
+        read(tmp_path, {"prompt": "Q?", "answer": "yes"}, columns={"demonstration": "golden"})
+
+
+def test_a_system_message_that_the_chat_template_drops_is_refused_under_its_own_key(tmp_path: Path) -> None:
+    row = {"prompt": "Q?", "answer": "yes"}
+    with pytest.raises(ConfigError, match=r"data\.system=dropped"):
+        read(tmp_path, row, data=DataConfig(system="dropped"))
+    with pytest.raises(ConfigError, match=rf"{KEY}\.system=dropped"):
+        read(tmp_path, row, system="dropped")
+
+
+def test_a_number_of_questions_beyond_the_set_is_said(tmp_path: Path) -> None:
+    read(tmp_path, {"prompt": "Q?", "answer": "yes"})
+    of_set = EvaluationSetConfig(
+        source=f"{tmp_path}/set.jsonl", match=Match.CONTAINS, max_new_tokens=8, num_questions=100
+    )
+    assert read_set(of_set).notes == [f"{KEY}.num_questions=100: {tmp_path}/set.jsonl has 1 rows, all are taken"]
 
 
 def test_a_judge_reads_the_whole_prompt_and_an_echo_is_what_others_said() -> None:

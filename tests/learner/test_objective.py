@@ -77,6 +77,28 @@ def test_where_nothing_was_scored_nothing_is_said_of_a_teacher() -> None:
         assert len(views.teacher_logprobs) == len(views.teacher_entropy) == 0
 
 
+@pytest.mark.parametrize("target", [Target.TOKEN, Target.TOKEN_DFT])
+def test_the_samplers_temperature_divides_no_logits_of_a_token_target(tmp_path: Path, target: Target) -> None:
+    network = AutoModelForCausalLM.from_pretrained(make_tiny_model(tmp_path), dtype=torch.float32)
+
+    def output_at(temperature: float) -> LossOutput:
+        objective = Objective(
+            target=target,
+            loss=LossConfig(),
+            tail=Tail.BUCKET,
+            temperature=temperature,
+            num_tokens=100,
+            heads=TeacherHeads(1),
+            device=torch.device("cpu"),
+        )
+        packed = pack_microbatch([sample("a", (5, 6, 7), (8, 9))], [[0.5] * 2], reported=[])
+        return objective(Student(network), packed)[0]
+
+    plain, cool = output_at(1.0), output_at(0.5)
+    assert torch.equal(plain.loss, cool.loss)
+    assert torch.equal(plain.student_logprobs, cool.student_logprobs)
+
+
 def test_the_preferences_of_a_reported_sample_are_those_of_the_whole_networks_logits(tmp_path: Path) -> None:
     """The fused loss and DeepSpeed's tuples in between; the engine is the bare module."""
     network = AutoModelForCausalLM.from_pretrained(make_tiny_model(tmp_path), dtype=torch.float32)

@@ -8,7 +8,14 @@ from typing import Any
 import pytest
 
 from sdft_ray.errors import ConfigError, ModelError
-from sdft_ray.models.resolve import ModelFacts, check_agreement, check_model, load_tokenizer, resolve_model
+from sdft_ray.models.resolve import (
+    ModelFacts,
+    check_agreement,
+    check_model,
+    load_tokenizer,
+    resolve_model,
+    with_stop_token,
+)
 from tests.tiny import CHAT_TEMPLATE, make_tiny_model
 
 Edit = Callable[[dict[str, Any]], Any]
@@ -69,6 +76,21 @@ def test_without_generation_settings_the_config_says_what_ends_a_sequence(model:
     (Path(model) / "generation_config.json").unlink()
     edit(model, "config.json", lambda content: content.update(eos_token_id=[2, 3]))
     assert check(model).eos_token_ids == (2, 3)
+
+
+def test_a_token_that_ends_demonstrations_becomes_one_that_ends_completions(model: str) -> None:
+    tokenizer = load_tokenizer(model)
+    facts = check_model(model, tokenizer)
+    assert with_stop_token(facts, 2, tokenizer) == facts
+    assert with_stop_token(facts, 3, tokenizer).eos_token_ids == (2, 3)
+    with pytest.raises(ModelError, match=r"ends a turn with token 70 .*stops at \[2\].*no special token"):
+        with_stop_token(facts, 70, tokenizer)
+
+
+def test_a_chat_template_file_that_is_no_text_is_refused_with_its_line(model: str, tmp_path: Path) -> None:
+    (tmp_path / "own.jinja").write_bytes(b"a\n\xff\xfe")
+    with pytest.raises(ConfigError, match=r"model\.chat_template=.*own\.jinja: line 2 is not UTF-8"):
+        load_tokenizer(model, str(tmp_path / "own.jinja"))
 
 
 def test_a_tokenizer_larger_than_the_head_is_refused(model: str) -> None:

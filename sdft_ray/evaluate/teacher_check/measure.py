@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sdft_ray.config import Match
-from sdft_ray.data.prompts import template_label
+from sdft_ray.data.teacher_template import template_label
 from sdft_ray.evaluate.teacher_check.copying import is_copied
 from sdft_ray.evaluate.teacher_check.sample import CheckSample, Probe
 from sdft_ray.records import Rollout, TokenizedExample

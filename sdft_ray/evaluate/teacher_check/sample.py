@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sdft_ray.config import DataConfig, Match, TeacherContext
-from sdft_ray.data.prompts import SHOWN, PromptBuilder
+from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.data.teacher_template import SHOWN
 from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.evaluate.questions import given_texts
 from sdft_ray.evaluate.scorers import Gold, check_gold, score
@@ -73,6 +74,7 @@ def draw_sample(
     max_new_tokens: int,
     context_length: int,
     seed: int,
+    lines: Sequence[int] = (),
 ) -> CheckSample:
     """Draws examples and makes their prompts. Nothing is cut: what is over a budget is counted.
 
@@ -86,6 +88,7 @@ def draw_sample(
         max_new_tokens: of the longest completion that will be asked for.
         context_length: tokens the model reads.
         seed: the same seed draws the same examples.
+        lines: of the examples in their source; () counts from 1.
 
     Raises:
         DataError: there is one example only, or one lacks what the context shows or has an answer that `match`
@@ -95,9 +98,12 @@ def draw_sample(
     if len(examples) < 2:
         problem = "is the only example, so there is no other's demonstration to mislead the teacher with"
         raise DataError(data.source, 1, problem, "give two examples at least")
-    lines = _draw(len(examples), num_examples, seed)
-    drawn = [examples[line - 1] for line in lines]
-    passes = [_passes(example, line, builders, data.source, match) for line, example in zip(lines, drawn, strict=True)]
+    places = _draw(len(examples), num_examples, seed)
+    drawn = [examples[place] for place in places]
+    passes = [
+        _passes(example, lines[place] if lines else place + 1, builders, data.source, match)
+        for place, example in zip(places, drawn, strict=True)
+    ]
     partners = _wrong_partners(drawn, SHOWN[context], match, seed)
     probes = [
         _probe(example, drawn[partner], builders, passes=own_passes, seed=seed)
@@ -123,9 +129,8 @@ def draw_sample(
 
 
 def _draw(num_available: int, num_examples: int, seed: int) -> list[int]:
-    """Lines of the data, ascending, each at most once."""
-    lines = range(1, num_available + 1)
-    return sorted(random.Random(f"check-{seed}").sample(lines, min(num_examples, num_available)))
+    """Places in the data, ascending, each at most once."""
+    return sorted(random.Random(f"check-{seed}").sample(range(num_available), min(num_examples, num_available)))
 
 
 def _passes(example: Example, line: int, builders: Mapping[str, PromptBuilder], source: str, match: Match) -> bool:
