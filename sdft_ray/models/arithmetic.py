@@ -12,7 +12,13 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from sdft_ray.errors import ModelError
 from sdft_ray.models.lean_layers import GATED
@@ -70,7 +76,9 @@ def read_shape(path: str | Path) -> NetworkShape:
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(file)
     except (ValueError, OSError) as error:
-        raise ModelError(f"{file}: {' '.join(str(error).split())}; give the config.json of a language model.") from error
+        raise ModelError(
+            f"{file}: {' '.join(str(error).split())}; give the config.json of a language model."
+        ) from error
     return shape_of(config.get_text_config())
 
 

@@ -68,8 +68,21 @@ def _best(work: Workload, num_nodes: int) -> Workload | None:
     fitting = []
     for layout in layouts(work, num_nodes):
         if (changed := _fitted(_with(work, layout))) is not None:
-            fitting.append(changed)
-    return min(fitting, key=lambda one: (float(f"{_step_s(one):.2g}"), _fullest(one)), default=None)
+            fitting.append(with_full_cache(changed))
+    return min(fitting, key=lambda one: (float(f"{_step_s(one):.2g}"), fullest(one)), default=None)
+
+
+def with_full_cache(work: Workload) -> Workload:
+    """The run with as large a KV cache as its share of a GPU leaves, or as all its sequences need."""
+    cluster, cfg = work.cfg.cluster, work.cfg.rollout
+    if "rollout" not in work.roles or cluster.rollout.device == "cpu" or not cluster.rollout.shares_device:
+        return work
+    (memory,) = (memory for memory in role_memory(work) if memory.role == "rollout")
+    sequences = min(cfg.max_concurrent, work.samples_per_worker("rollout"))
+    needed = sequences * kv_cache_gib_of_one_sequence(work)
+    left = cfg.kv_cache_gib + memory.limit_gib - memory.total_gib
+    steps = min(math.ceil(needed / CACHE_STEP_GIB), math.floor(left / CACHE_STEP_GIB))
+    return _with(work, {"rollout.kv_cache_gib": max(cfg.kv_cache_gib, steps * CACHE_STEP_GIB)})
 
 
 def _fitted(work: Workload) -> Workload | None:
@@ -211,7 +224,7 @@ def _step_s(work: Workload) -> float:
     return step_seconds(work, step_traffic(work)).step
 
 
-def _fullest(work: Workload) -> float:
+def fullest(work: Workload) -> float:
     """The largest part that a role needs of what it may use; an engine with a GPU of its own fills it at any time."""
     placements = work.cfg.cluster.placements()
 

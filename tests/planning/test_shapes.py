@@ -69,7 +69,9 @@ def test_a_model_is_planned_from_numbers_on_the_command_line() -> None:
 
 
 def test_an_unknown_model_is_refused_with_those_there_are_and_how_to_describe_it() -> None:
-    with pytest.raises(ConfigError, match="plan.model=gpt: .*choose one of qwen2.5-0.5b.*plan.model='{hidden_size: 896"):
+    with pytest.raises(
+        ConfigError, match="plan.model=gpt: .*choose one of qwen2.5-0.5b.*plan.model='{hidden_size: 896"
+    ):
         planned_shape("gpt")
 
 
