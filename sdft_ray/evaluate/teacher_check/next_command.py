@@ -1,5 +1,6 @@
 """The command to run after a check: one line for a shell, with what the user had set and what the check has found."""
 
+import math
 import os
 import re
 import shlex
@@ -27,6 +28,8 @@ class Recipe(NamedTuple):
     max_new_tokens: int
 
 
+SKILLS_TEMPLATE = "turns"
+ROOM, MOST_ROOM = 1.25, 4  # tokens of a completion over those of the longest demonstration
 FACTS = Recipe("facts", batch_size=6, max_new_tokens=32)
 SKILLS = Recipe("skills", batch_size=4, max_new_tokens=64)
 
@@ -61,8 +64,9 @@ def next_command(comparison: Comparison, verdict: Verdict, now: Current, *, matc
 
 
 def recipe_for(comparison: Comparison, match: Match) -> Recipe:
-    """SKILLS where an answer has to have a form, or demonstrations are too long to be facts."""
-    return SKILLS if match in FORM_MATCHES or _longest(comparison) > FACTS.max_new_tokens else FACTS
+    """SKILLS where an answer has to have a form, which `turns` shows best, or demonstrations are too long for facts."""
+    is_form = match in FORM_MATCHES or comparison.best == SKILLS_TEMPLATE
+    return SKILLS if is_form or _longest(comparison) > FACTS.max_new_tokens else FACTS
 
 
 def _sizes(recipe: Recipe, comparison: Comparison, carried: Sequence[str]) -> list[str]:
@@ -71,8 +75,9 @@ def _sizes(recipe: Recipe, comparison: Comparison, carried: Sequence[str]) -> li
     sizes = {}
     if num_rows < recipe.batch_size:
         sizes["batch_size"] = num_rows
-    if longest > recipe.max_new_tokens:
-        sizes["rollout.max_new_tokens"] = longest
+    # What a completion rambles on for dilutes its beginning, since the loss is a mean over its tokens.
+    if not longest <= recipe.max_new_tokens <= MOST_ROOM * longest:
+        sizes["rollout.max_new_tokens"] = math.ceil(ROOM * longest)
     given = {_key(one) for one in carried}
     return [f"{key}={value}" for key, value in sizes.items() if key not in given]
 

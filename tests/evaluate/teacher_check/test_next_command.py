@@ -20,12 +20,20 @@ OWN = "It's {{ question }}\n\nHint \\ so: {{ demonstration }} $HOME"
 
 
 def asked(
-    student: int = 2, taught: int = 30, wrong: int = 2, *, best: str = "turns", num_rows: int = 32, **lengths: int
+    student: int = 2,
+    taught: int = 30,
+    wrong: int = 2,
+    *,
+    best: str = "short",
+    num_rows: int = 32,
+    shown: int = 12,
+    **lengths: int,
 ) -> Comparison:
     teachers = {best: half_right(taught, 32, -1.0), "other": half_right(0, 32, -2.0)}
     found = comparison(half_right(student, 32, -3.0), teachers, half_right(wrong, 32, -3.0), best=best)
-    longest = {name: replace(found.sample.lengths["short"], **lengths) for name in (best, "other")}
-    sample = replace(found.sample, num_available=num_rows, lengths=found.sample.lengths | longest)
+    prompts = {name: replace(found.sample.lengths["short"], **lengths) for name in (best, "other")}
+    probes = tuple(replace(probe, demonstration_tokens=(1,) * shown) for probe in found.sample.probes)
+    sample = replace(found.sample, probes=probes, num_available=num_rows, lengths=found.sample.lengths | prompts)
     return replace(found, sample=sample)
 
 
@@ -48,8 +56,8 @@ def test_the_sizes_known_of_a_recipe_are_those_of_its_file(recipe: Recipe) -> No
 
 
 def test_a_usable_teacher_trains_with_a_recipe_the_template_found_and_what_was_given() -> None:
-    cfg = composed(command(asked()))
-    assert (cfg.mode.name, cfg.name, cfg.teacher.template) == ("train", "", "turns")
+    cfg = composed(command(asked(best="single_turn_short")))
+    assert (cfg.mode.name, cfg.name, cfg.teacher.template) == ("train", "", "single_turn_short")
     assert cfg.data.source == "my rows & more.jsonl"
     assert cfg.loss.divergence is Divergence.FORWARD_KL
     assert (cfg.learner.learning_rate, cfg.batch_size) == (2e-4, FACTS.batch_size)
@@ -70,12 +78,19 @@ def test_answers_of_a_form_take_the_recipe_for_skills() -> None:
     assert "+recipe=facts" in shlex.split(command(asked(), match=Match.EXACT))
 
 
+def test_what_is_shown_best_by_turns_takes_the_recipe_for_skills() -> None:
+    assert "+recipe=skills" in shlex.split(command(asked(best="turns")))
+
+
 def test_long_demonstrations_take_the_recipe_for_skills_and_room_to_write() -> None:
-    found = asked()
-    probes = tuple(replace(probe, demonstration_tokens=(1,) * 100) for probe in found.sample.probes)
-    line = command(replace(found, sample=replace(found.sample, probes=probes)))
+    line = command(asked(shown=100))
     assert "+recipe=skills" in shlex.split(line)
-    assert composed(line).rollout.max_new_tokens == 100
+    assert composed(line).rollout.max_new_tokens == 125
+
+
+def test_short_demonstrations_leave_little_room_to_ramble() -> None:
+    assert composed(command(asked(shown=4))).rollout.max_new_tokens == 5
+    assert composed(command(asked(shown=4), [*GIVEN, "rollout.max_new_tokens=9"])).rollout.max_new_tokens == 9
 
 
 def test_budgets_that_prompts_need_are_set_once() -> None:
