@@ -135,11 +135,11 @@ def _elements_per_token(network: PreTrainedModel, config: PreTrainedConfig) -> I
 
     Experts are one parameter [experts, rows, columns]; a convolution has three dimensions, too, but one row.
     """
-    per_token = getattr(config, "num_experts_per_tok", None)
+    per_token = getattr(config, "num_experts_per_tok", None) or 0
     for _, parameter in _in_layers(network):
         if parameter.ndim < 2:
             continue
-        is_experts = per_token and parameter.ndim == 3 and parameter.shape[1] > 1
+        is_experts = per_token > 0 and parameter.ndim == 3 and parameter.shape[1] > 1
         yield parameter.numel() * (per_token / parameter.shape[0] if is_experts else 1)
 
 

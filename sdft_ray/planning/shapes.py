@@ -66,7 +66,7 @@ def _shape_of_keys(given: Mapping[str, Any]) -> NetworkShape:
         remedy = "give one that transformers knows, such as llama or qwen3"
         raise ConfigError("plan.model.model_type", model_type, "is no model type", remedy)
     if missing := [key for key in REQUIRED if key not in keys]:
-        remedy = f"give {', '.join(REQUIRED)}, as a config.json has them"
+        remedy = "give the keys of a config.json by their names there"
         raise ConfigError("plan.model", dict(given), f"lacks {', '.join(missing)}", remedy)
     default = AutoConfig.for_model(model_type)
     # Networks read head_dim of any config that has it, declared or not.

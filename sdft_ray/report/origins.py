@@ -18,7 +18,7 @@ def settings(study: Study) -> Section:
 
     The seeds of an arm are no difference.
     """
-    labels = tuple(arm.label for arm in study.arms)
+    columns: tuple[str, ...]
     own = experiment(study.arms[0].runs[0])
     if len(study.arms) == 1:
         defaults = default_settings()
@@ -27,11 +27,12 @@ def settings(study: Study) -> Section:
             [text_cell(key), text_cell(value), text_cell(defaults.get(key, ABSENT))] for key, value in changed.items()
         ]
         caption, columns = "Settings that are no defaults", ("setting", "value", "default")
-        title, lead, shared, kept = "Settings", "All other settings have their defaults.", "All settings", own
+        title, lead, shared = "Settings", "All other settings have their defaults.", "All settings"
+        kept = {key: as_text(value) for key, value in study.runs[0].settings.items()}
     else:
         differing = differing_settings(study.arms)
         rows = [[text_cell(key), *map(text_cell, values)] for key, values in differing.items()]
-        caption, columns = "Settings that differ", ("setting", *labels)
+        caption, columns = "Settings that differ", ("setting", *(arm.label for arm in study.arms))
         title, lead = "Settings that differ", "All other settings are the same in all arms."
         shared, kept = "Settings that all arms share", {k: value for k, value in own.items() if k not in differing}
     made = table(caption, columns, rows, num_text_columns=len(columns), has_prose=True)

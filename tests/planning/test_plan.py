@@ -58,9 +58,10 @@ def test_a_small_model_fits_everywhere() -> None:
 
 
 def test_a_misfit_is_printed_with_what_makes_it_fit() -> None:
-    text = text_of(plan("+cluster=8xA100", "plan.model=qwen2.5-7b"))
+    made = plan("+cluster=8xA100", "plan.model=qwen2.5-7b")
+    text = text_of(made)
     assert "does not fit: learner needs" in text
-    assert "fits with other settings (66 s a step): learner.precision=BFLOAT16" in text
+    assert f"fits {made.proposals[0]}" in text and " ".join(made.proposals[0].overrides) in text
 
 
 def test_a_misfit_without_a_remedy_says_so() -> None:

@@ -49,8 +49,9 @@ def test_workers_are_redistributed_before_machines_are_asked_for(
 
 
 def test_settings_on_the_same_workers_come_before_other_workers() -> None:
-    first, second = plan("+cluster=8xA100", "plan.model=qwen2.5-7b").proposals
+    first, second = plan("+cluster=8xA100", "plan.model=qwen2.5-7b", "learner.precision=FLOAT32").proposals
     assert first.overrides == ("learner.precision=BFLOAT16", "learner.gradient_checkpointing=true")
+    assert any(one.startswith("cluster.") for one in second.overrides)
     assert second.step_s < first.step_s
 
 

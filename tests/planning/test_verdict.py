@@ -16,7 +16,8 @@ def test_on_a_cpu_all_roles_share_the_memory_of_the_machine() -> None:
 
 
 def test_an_object_store_too_small_for_the_weights_is_told() -> None:
-    made = plan("+cluster=8xA100", "plan.model=qwen2.5-7b", "cluster.object_store_gib=40")
+    stored = ("model.dtype=FLOAT32", "weights.channel=OBJECT_STORE", "cluster.object_store_gib=40")
+    made = plan("+cluster=8xA100", "plan.model=qwen2.5-7b", *stored)
     (found,) = [misfit for misfit in made.misfits if misfit.role.startswith("the object store")]
     assert 56 < found.needed_gib < 57  # twice 7.62e9 fp32 weights are 56.7 GiB
 
