@@ -56,7 +56,7 @@ def test_a_recipe_fits_a_dozen_rows_of_ones_own(recipe: str, tmp_path: Path) -> 
     file = tmp_path / "rows.jsonl"
     file.write_text('{"prompt": "Which port?", "demonstration": "Port 7443."}\n' * 12)
     folder = make_tiny_model(tmp_path / "model")
-    cfg = compose_with("+cluster=local", f"+recipe={recipe}", "data=jsonl", f"data.source={file}", f"model.path={folder}")
+    cfg = compose_with("+cluster=local", f"+recipe={recipe}", "data=jsonl", f"data.source={file}")
     builder = PromptBuilder(load_tokenizer(folder, ""), cfg.teacher)
     rows = read_dataset(cfg.data, cfg.method, builder).rows
     stream = ExampleStream(rows, batch_size=cfg.batch_size, seed=0, max_new_tokens=cfg.rollout.max_new_tokens)

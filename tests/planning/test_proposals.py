@@ -80,6 +80,12 @@ def test_what_no_setting_helps_has_no_proposal() -> None:
     assert made.proposals == []
 
 
+def test_shared_memory_that_was_asked_for_keeps_the_run_on_its_node() -> None:
+    made = plan("+cluster=8xA100", "plan.model=qwen2.5-32b", "weights.channel=SHARED_MEMORY")
+    assert made.misfits
+    assert made.proposals == []
+
+
 def test_changed_settings_are_checked_anew() -> None:
     changes = {"learner.precision": Precision.BFLOAT16, "learner.zero_stage": 3, "batch_size": 8}
     changed = with_settings(config("+cluster=local"), changes)
