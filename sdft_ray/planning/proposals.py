@@ -88,9 +88,8 @@ def with_full_cache(work: Workload) -> Workload:
 def _fitted(work: Workload) -> Workload | None:
     """The run with settings that make it fit its workers, no more of them than needed; None if there are none."""
     before = work
-    cache = math.ceil(kv_cache_gib_of_one_sequence(work) / CACHE_STEP_GIB) * CACHE_STEP_GIB
-    if work.cfg.cluster.rollout.shares_device and cache > work.cfg.rollout.kv_cache_gib:
-        work = _with(work, {"rollout.kv_cache_gib": cache})
+    if work.cfg.cluster.rollout.shares_device and _smallest_cache_gib(work) > work.cfg.rollout.kv_cache_gib:
+        work = _with(work, {"rollout.kv_cache_gib": _smallest_cache_gib(work)})
     for role in work.roles:
         for settings in _candidates(work, role):
             if _excess(work, role) <= 0:
@@ -150,7 +149,7 @@ def _candidates(work: Workload, role: str) -> Iterator[Settings]:
         if role == "teacher":
             yield from _halved("teacher.max_tokens_per_forward", cfg.teacher.max_tokens_per_forward)
         elif cfg.cluster.rollout.shares_device:
-            yield {"rollout.kv_cache_gib": cfg.rollout.kv_cache_gib / 2}
+            yield {"rollout.kv_cache_gib": max(cfg.rollout.kv_cache_gib / 2, _smallest_cache_gib(work))}
         return
     yield {"learner.gradient_checkpointing": True}
     if cfg.method.target is Target.TEACHER:
@@ -162,6 +161,10 @@ def _candidates(work: Workload, role: str) -> Iterator[Settings]:
     yield from _halved("learner.max_tokens_per_microbatch", cfg.learner.max_tokens_per_microbatch)
     if cfg.cluster.learner.num_workers == 1:  # fp32 weights that are their own masters, but slow arithmetic on a GPU
         yield {"learner.precision": Precision.FLOAT32, "learner.zero_stage": 0}
+
+
+def _smallest_cache_gib(work: Workload) -> float:
+    return math.ceil(kv_cache_gib_of_one_sequence(work) / CACHE_STEP_GIB) * CACHE_STEP_GIB
 
 
 def _halved(key: str, tokens: int) -> Iterator[Settings]:
