@@ -181,7 +181,7 @@ def make_job(stages: Sequence[Stage]) -> Any:
     if cfg.mode is Mode.check_teacher:
         from sdft_ray.cluster.check import TeacherCheck
 
-        return TeacherCheck(cfg, settings)
+        return TeacherCheck(cfg, settings, HydraConfig.get().overrides.task)
     from sdft_ray.cluster.job import Job
 
     return Job([(name, of_stage) for name, of_stage, _ in stages], settings)

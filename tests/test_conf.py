@@ -8,8 +8,13 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from sdft_ray.config import RunConfig
+from sdft_ray.data.dataset import read_dataset
+from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.data.stream import ExampleStream
 from sdft_ray.errors import SdftError
 from sdft_ray.launch import CONF, typed_config
+from sdft_ray.models.resolve import load_tokenizer
+from tests.tiny import make_tiny_model
 
 ROOT = Path(__file__).parents[1]
 NEEDED = {
@@ -35,7 +40,7 @@ def compose_with(*overrides: str) -> RunConfig:
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_every_file_composes(path: Path) -> None:
     group, name = path.parent.name, path.stem
-    sign = "+" if group in ("cluster", "experiment") else ""
+    sign = "+" if group in ("cluster", "experiment", "recipe") else ""
     overrides = [f"{sign}{group}={name}", *NEEDED.get(name, [])]
     if group != "cluster":
         overrides.append("+cluster=local")
@@ -44,6 +49,19 @@ def test_every_file_composes(path: Path) -> None:
         assert cfg.cluster.name == name
     if group == "method":
         assert cfg.method.name == name
+
+
+@pytest.mark.parametrize("recipe", ["facts", "skills"])
+def test_a_recipe_fits_a_dozen_rows_of_ones_own(recipe: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"prompt": "Which port?", "demonstration": "Port 7443."}\n' * 12)
+    folder = make_tiny_model(tmp_path / "model")
+    cfg = compose_with("+cluster=local", f"+recipe={recipe}", "data=jsonl", f"data.source={file}")
+    builder = PromptBuilder(load_tokenizer(folder, ""), cfg.teacher)
+    rows = read_dataset(cfg.data, cfg.method, builder).rows
+    stream = ExampleStream(rows, batch_size=cfg.batch_size, seed=0, max_new_tokens=cfg.rollout.max_new_tokens)
+    assert stream.examples_per_epoch == 12, "no row is left out of an epoch"
+    assert cfg.loss.divergence.name == "FORWARD_KL"
 
 
 def test_the_defaults_are_the_papers_objective() -> None:

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import open_dict
 
 from sdft_ray.launch import CONF, Stage, compose_runs
-from sdft_ray.planning.shapes import KNOWN_SHAPES
+from sdft_ray.planning.shapes import KNOWN_MODELS
 from sdft_ray.report.paper import paper_tables
 
 PAPER = paper_tables()
@@ -95,7 +95,7 @@ def test_re_invocation_mends_the_model_of_its_own_seed() -> None:
 
 
 def test_every_model_of_the_scaling_experiment_can_be_planned_without_its_files() -> None:
-    assert {runs_of("scaling", arm)[0][0][1].plan.model for arm in arms_of("scaling")} <= set(KNOWN_SHAPES)
+    assert {runs_of("scaling", arm)[0][0][1].plan.model for arm in arms_of("scaling")} <= set(KNOWN_MODELS)
 
 
 def test_every_experiment_has_three_seeds_unless_the_command_says_otherwise() -> None:

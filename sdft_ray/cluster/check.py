@@ -1,7 +1,7 @@
 """mode=check_teacher from beginning to end: rollout workers with the model as it is, asked about some of the data."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from sdft_ray.data.teacher_template import TEMPLATES, check_template
 from sdft_ray.errors import ConfigError
 from sdft_ray.evaluate.teacher_check.advice import Current
 from sdft_ray.evaluate.teacher_check.measure import Asking, compare_prompts
+from sdft_ray.evaluate.teacher_check.next_command import next_command
 from sdft_ray.evaluate.teacher_check.report import TeacherReport
 from sdft_ray.evaluate.teacher_check.sample import CheckSample, draw_sample
 from sdft_ray.evaluate.teacher_check.verdict import judge
@@ -48,18 +49,20 @@ class CheckMaterial:
 class TeacherCheck:
     """A check and what it has opened so far."""
 
-    def __init__(self, cfg: RunConfig, settings: Mapping[str, Any]):
+    def __init__(self, cfg: RunConfig, settings: Mapping[str, Any], overrides: Sequence[str]):
         """Reads model and data and makes the run folder; starts nothing.
 
         Args:
             cfg: the checked settings.
             settings: the same as plain containers, for config.yaml.
+            overrides: of the command, as it was given.
 
         Raises:
             ConfigError, DataError, ModelError: with the key, the value and the remedy.
         """
         _refuse_what_is_not_asked(cfg)
         # Divergences are those of the distributions themselves, whatever the run samples with.
+        self._overrides = tuple(overrides)
         self.cfg = replace(cfg, rollout=replace(cfg.rollout, temperature=1.0))
         self.material = read_check_material(cfg)
         self.folder: RunFolder = open_run_folder(cfg)
@@ -85,13 +88,16 @@ class TeacherCheck:
             )
             async with rollout_workers_only(cfg, material, str(self.folder.logs), console.phase) as model:
                 comparison = await compare_prompts(model, material.sample, asking, console.phase)
+        verdict = judge(comparison, seed=cfg.seed)
+        now = Current(template=cfg.teacher.template, max_new_tokens=_max_new_tokens(cfg))
         report = TeacherReport(
             model=cfg.model.path,
             source=cfg.data.source,
             seed=cfg.seed,
             comparison=comparison,
-            verdict=judge(comparison, seed=cfg.seed),
-            now=Current(template=cfg.teacher.template, max_new_tokens=_max_new_tokens(cfg)),
+            verdict=verdict,
+            now=now,
+            command=next_command(comparison, verdict, now, match=_match(cfg), given=self._overrides),
         )
         path = self.folder.path / REPORT_FILE
         path.write_text(json.dumps(report.as_dict(), indent=2, ensure_ascii=False, allow_nan=False), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -37,7 +38,9 @@ class Mode(Enum):
 class PlanConfig:
     """What mode=plan reckons with."""
 
-    model: str = ""  # plan for a model whose files are not here, such as "qwen2.5-7b"; "" plans for model.path
+    # Plan for a model whose files are not here: its name, such as "qwen2.5-7b", the path of a config.json, or keys of
+    # one, such as {hidden_size: 896, ...}; "" plans for model.path.
+    model: Any = ""
 
 
 class Wandb(Enum):

@@ -116,6 +116,7 @@ class RolloutEvaluator:
                 "step": version,
                 "set": name,
                 "example_id": question.example_id,
+                "question": question.text,
                 "answer": question.answer,
                 "completion": completion,
                 "extracted": given.extracted,

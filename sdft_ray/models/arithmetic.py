@@ -5,38 +5,28 @@ F intermediate size, Q = heads * head_dim, K = key-value heads * head_dim, R row
 A multiplication with its addition counts as two operations; norms, activation functions and softmax count as none.
 """
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from transformers import AutoConfig, PreTrainedConfig
+import torch
+from torch import nn
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from sdft_ray.errors import ModelError
+from sdft_ray.models.lean_layers import GATED
 
 BACKWARD_OVER_FORWARD = 2  # a product with the inputs and one with the weights, for each of the forward pass
 FP32_BYTES = 4
 ADAMW_BYTES_PER_PARAMETER = 2 * FP32_BYTES  # both moments
-
-
-class _Family(NamedTuple):
-    """What a config.json does not say of a model type, all of which have gated layers and RMS norms."""
-
-    norms_per_layer: int = 2  # of size H
-    biased_qkv: bool = False  # whatever the config says
-    normed_qk: bool = False  # queries and keys have norms of their own, of size head_dim
-    lean: bool = False  # `lean_layers` knows its norms and gated layers
-
-
-_FAMILIES = {
-    "llama": _Family(lean=True),
-    "mistral": _Family(lean=True),
-    "phi3": _Family(),
-    "granite": _Family(),
-    "qwen2": _Family(biased_qkv=True, lean=True),
-    "qwen3": _Family(normed_qk=True, lean=True),
-    "gemma2": _Family(norms_per_layer=4),
-    "gemma3_text": _Family(norms_per_layer=4, normed_qk=True),
-}
+QK_NORM = re.compile(r"\.(q|k|query|key)_?(layer)?norm\.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,14 +38,15 @@ class NetworkShape:
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    intermediate_size: int
-    vocab_size: int  # rows of embedding and head, padding included
+    intermediate_size: int  # of the gated layer a token passes; of all its experts together
+    vocab_size: int  # rows of the head, padding included
     tied_head: bool  # whether head and embedding are one parameter
     context_length: int  # tokens of prompt and completion together
-    norms_per_layer: int = 2
-    normed_qk: bool = False
-    bias_elements_per_layer: int = 0
-    lean: bool = False  # whether norms and gated layers are those of `lean_layers` in fp32
+    num_parameters: int  # tied ones once, all experts
+    matrix_elements: int  # of the matrices every token is multiplied with in all layers, of experts those it is sent to
+    norms_per_layer: int  # of size H
+    normed_qk: bool  # whether queries and keys have norms of their own
+    lean: bool  # whether norms and gated layers are those of `lean_layers` in fp32
 
     @property
     def query_size(self) -> int:
@@ -68,82 +59,93 @@ class NetworkShape:
         return self.num_kv_heads * self.head_dim
 
     @property
-    def matrix_elements_per_layer(self) -> int:
-        """Elements of the matrices every token is multiplied with in one layer."""
-        attention = 2 * self.hidden_size * (self.query_size + self.key_size)
-        return attention + 3 * self.hidden_size * self.intermediate_size
-
-    @property
-    def layer_parameters(self) -> int:
-        """Parameters of one layer."""
-        norms = self.norms_per_layer * self.hidden_size + 2 * self.head_dim * self.normed_qk
-        return self.matrix_elements_per_layer + norms + self.bias_elements_per_layer
-
-    @property
     def head_parameters(self) -> int:
         """R * H: of the head, and of the embedding as well."""
         return self.vocab_size * self.hidden_size
 
-    @property
-    def num_parameters(self) -> int:
-        """All parameters, tied ones once."""
-        return (
-            self.num_layers * self.layer_parameters
-            + self.head_parameters * (1 if self.tied_head else 2)
-            + self.hidden_size
-        )
 
-
-def read_shape(folder: str | Path) -> NetworkShape:
-    """The shape of the model in `folder`, of which only config.json is read.
+def read_shape(path: str | Path) -> NetworkShape:
+    """The shape of the model whose config.json is `path`, or lies in the folder `path`; nothing else is read.
 
     Raises:
-        ModelError: there is no config.json, or it describes a network whose parts are not known here.
+        ModelError: there is no config.json, or transformers knows no such language model, or it has no attention.
     """
-    path = Path(folder)
-    if not (path / "config.json").is_file():
-        raise ModelError(f"{folder}: there is no config.json; give a folder that save_pretrained has written.")
-    config: PreTrainedConfig = AutoConfig.from_pretrained(path).get_text_config()
-    return shape_of(config)
+    file = Path(path) if Path(path).is_file() else Path(path) / "config.json"
+    if not file.is_file():
+        raise ModelError(f"{path}: there is no config.json; give a folder that save_pretrained has written.")
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(file)
+    except (ValueError, OSError) as error:
+        raise ModelError(
+            f"{file}: {' '.join(str(error).split())}; give the config.json of a language model."
+        ) from error
+    return shape_of(config.get_text_config())
 
 
 def shape_of(config: PreTrainedConfig) -> NetworkShape:
-    """The shape a text model's config describes.
+    """The shape of the network that transformers builds from a text model's config, counted on the meta device.
+
+    Layers without attention count as if they had it, so the KV cache of a hybrid network is an upper bound.
 
     Raises:
-        ModelError: it describes a network whose parts are not known here.
+        ModelError: transformers knows no such language model, or it has no attention heads.
     """
-    family = _FAMILIES.get(config.model_type)
-    if family is None:
+    heads = getattr(config, "num_attention_heads", None)
+    if not heads or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(
-            f"model_type={config.model_type}: which parts such a network has is not known here; take a model of type "
-            f"{', '.join(sorted(_FAMILIES))}, or add its type to sdft_ray/models/arithmetic.py."
+            f"model_type={config.model_type}: is no language model with attention heads that transformers can build; "
+            "take another model."
         )
-    hidden, heads = config.hidden_size, config.num_attention_heads
+    with torch.device("meta"):
+        network = AutoModelForCausalLM.from_config(config)
+    hidden, num_layers = config.hidden_size, config.num_hidden_layers
     head_dim = getattr(config, "head_dim", None) or hidden // heads
-    kv_heads = config.num_key_value_heads
-    biases = 0
-    if family.biased_qkv or getattr(config, "attention_bias", False):
-        biases += (heads + 2 * kv_heads) * head_dim
-    if getattr(config, "attention_bias", False):
-        biases += hidden
-    if getattr(config, "mlp_bias", False):
-        biases += 2 * config.intermediate_size + hidden
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    elements = round(sum(_elements_per_token(network, config)))
+    attention = 2 * hidden * head_dim * (heads + kv_heads)
+    gated = round((elements / num_layers - attention) / (3 * hidden))
+    kinds = {type(module).__name__ for module in network.modules()}
+    head = network.get_output_embeddings().weight
     return NetworkShape(
         hidden_size=hidden,
-        num_layers=config.num_hidden_layers,
+        num_layers=num_layers,
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
-        intermediate_size=config.intermediate_size,
-        vocab_size=config.vocab_size,
-        tied_head=config.tie_word_embeddings,
+        intermediate_size=max(0, gated),
+        vocab_size=head.shape[0],
+        tied_head=head is network.get_input_embeddings().weight,
         context_length=config.max_position_embeddings,
-        norms_per_layer=family.norms_per_layer,
-        normed_qk=family.normed_qk,
-        bias_elements_per_layer=biases,
-        lean=family.lean and config.hidden_act == "silu",
+        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
+        matrix_elements=elements,
+        norms_per_layer=sum(_is_norm_of(name, parameter, hidden) for name, parameter in _in_layers(network))
+        // num_layers,
+        normed_qk=any(QK_NORM.search(name) for name, _ in _in_layers(network)),
+        lean=bool(kinds & set(GATED)) and config.hidden_act == "silu",
     )
+
+
+def _in_layers(network: PreTrainedModel) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters whose name has a number in it."""
+    return ((name, parameter) for name, parameter in network.named_parameters() if re.search(r"\.\d+\.", name))
+
+
+def _elements_per_token(network: PreTrainedModel, config: PreTrainedConfig) -> Iterator[float]:
+    """Of each matrix in the layers, what one token is multiplied with: of experts those that it is sent to.
+
+    Experts are one parameter [experts, rows, columns]; a convolution has three dimensions, too, but one row.
+    """
+    per_token = getattr(config, "num_experts_per_tok", None) or 0
+    for _, parameter in _in_layers(network):
+        if parameter.ndim < 2:
+            continue
+        is_experts = per_token > 0 and parameter.ndim == 3 and parameter.shape[1] > 1
+        yield parameter.numel() * (per_token / parameter.shape[0] if is_experts else 1)
+
+
+def _is_norm_of(name: str, parameter: nn.Parameter, hidden_size: int) -> bool:
+    is_norm = "norm" in name and name.endswith(".weight") and tuple(parameter.shape) == (hidden_size,)
+    return is_norm and not QK_NORM.search(name)
 
 
 def forward_flops(shape: NetworkShape, num_tokens: int, *, context: float, head_rows: int) -> float:
@@ -156,7 +158,7 @@ def forward_flops(shape: NetworkShape, num_tokens: int, *, context: float, head_
             hides, N under one that computes and masks it, the length of the cache in decoding.
         head_rows: T, tokens whose logits are wanted.
     """
-    matrices = 2 * num_tokens * shape.num_layers * shape.matrix_elements_per_layer
+    matrices = 2 * num_tokens * shape.matrix_elements
     attention = 4 * num_tokens * context * shape.num_layers * shape.query_size
     return matrices + attention + 2 * head_rows * shape.head_parameters
 

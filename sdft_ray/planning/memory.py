@@ -88,6 +88,11 @@ def cached_sequences(work: Workload) -> int:
     return int(cache_gib * GIB / sequence)
 
 
+def kv_cache_gib_of_one_sequence(work: Workload) -> float:
+    """The least that an engine on a device of others needs for its KV cache: vLLM refuses to start with less."""
+    return work.sequence_tokens * kv_cache_bytes_per_token(work.shape, work.worker_element_bytes) / GIB
+
+
 def _rollout(work: Workload) -> RoleMemory:
     cfg, shape = work.cfg.rollout, work.shape
     logits = min(cfg.max_concurrent, work.samples_per_worker("rollout")) * shape.vocab_size * FP32_BYTES

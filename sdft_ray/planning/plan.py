@@ -10,6 +10,7 @@ from rich.table import Table
 
 from sdft_ray.config import RunConfig
 from sdft_ray.planning.memory import RoleMemory, role_memory
+from sdft_ray.planning.proposals import Proposal, propose
 from sdft_ray.planning.seconds import StepSeconds, step_seconds
 from sdft_ray.planning.traffic import GIGA, Link, payload_kinds, step_traffic
 from sdft_ray.planning.verdict import Misfit, misfits
@@ -25,6 +26,7 @@ class Plan:
     links: list[Link]
     seconds: StepSeconds
     misfits: list[Misfit]
+    proposals: list[Proposal]  # what makes it fit, the least change first
 
     def as_dict(self) -> dict[str, Any]:
         """Plain containers."""
@@ -49,6 +51,9 @@ class Plan:
             "bottleneck": self.seconds.bottleneck,
             "fits": not self.misfits,
             "misfits": [asdict(misfit) for misfit in self.misfits],
+            "proposals": [
+                {"what": one.what, "overrides": list(one.overrides), "step_s": one.step_s} for one in self.proposals
+            ],
         }
 
     def show(self, console: Console) -> None:
@@ -72,8 +77,12 @@ class Plan:
         console.print(_seconds_table(self.seconds))
         for misfit in self.misfits:
             _say(console, f"does not fit: {misfit}")
+        for proposal in self.proposals:
+            _say(console, f"fits {proposal}")
         if not self.misfits:
             _say(console, "everything fits")
+        elif not self.proposals:
+            _say(console, "no setting makes it fit: take machines with more memory, or a smaller model")
         _say(console, f"the bottleneck is {self.seconds.bottleneck}")
 
 
@@ -92,13 +101,14 @@ def make_plan(cfg: RunConfig, roles: Sequence[str]) -> Plan:
 
 def plan_of(work: Workload) -> Plan:
     """Plans what has been read."""
-    links = step_traffic(work)
+    links, found = step_traffic(work), misfits(work)
     return Plan(
         work=work,
         memory=role_memory(work),
         links=links,
         seconds=step_seconds(work, links),
-        misfits=misfits(work),
+        misfits=found,
+        proposals=propose(work) if found else [],
     )
 
 

@@ -1,44 +1,79 @@
-"""The shapes of well-known models, as their public config.json files have them: planning needs no download."""
+"""Shapes of models whose files are not here: by name, by the path of a config.json, or by the keys of one."""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import CONFIG_MAPPING, AutoConfig
 
 from sdft_ray.errors import ConfigError
-from sdft_ray.models.arithmetic import NetworkShape
+from sdft_ray.models.arithmetic import NetworkShape, read_shape, shape_of
+
+KNOWN_MODELS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("known_models.yaml").read_text())
+DEFAULT_TYPE = "llama"  # of sizes that name no model_type
+REQUIRED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
+VARIANTS = ("-instruct", "-it", "-base", "-chat", "-hf")  # of the same shape
 
 
-def _qwen25(
-    *, hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int, rows: int = 152_064, tied: bool = False
-) -> NetworkShape:
-    head_dim = hidden // heads
-    return NetworkShape(
-        hidden_size=hidden,
-        num_layers=layers,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_dim=head_dim,
-        intermediate_size=intermediate,
-        vocab_size=rows,
-        tied_head=tied,
-        context_length=32_768,
-        bias_elements_per_layer=(heads + 2 * kv_heads) * head_dim,
-        lean=True,
-    )
+def planned_shape(model: Any) -> NetworkShape:
+    """The shape that plan.model describes.
 
-
-KNOWN_SHAPES = {
-    "qwen2.5-3b": _qwen25(hidden=2048, layers=36, heads=16, kv_heads=2, intermediate=11_008, rows=151_936, tied=True),
-    "qwen2.5-7b": _qwen25(hidden=3584, layers=28, heads=28, kv_heads=4, intermediate=18_944),
-    "qwen2.5-14b": _qwen25(hidden=5120, layers=48, heads=40, kv_heads=8, intermediate=13_824),
-    "qwen2.5-32b": _qwen25(hidden=5120, layers=64, heads=40, kv_heads=8, intermediate=27_648),
-    "qwen2.5-72b": _qwen25(hidden=8192, layers=80, heads=64, kv_heads=8, intermediate=29_568),
-}
-
-
-def known_shape(name: str) -> NetworkShape:
-    """The shape of a model by its name.
+    Args:
+        model: the name of a known model, as on a hub or shorter; the path of a config.json or of its folder; or the
+            keys of a config.json.
 
     Raises:
-        ConfigError: no shape of that name is known.
+        ConfigError: it is none of these, or keys are missing or unknown to the model type.
+        ModelError: the config.json describes no language model.
     """
-    if name not in KNOWN_SHAPES:
-        remedy = f"choose one of {', '.join(KNOWN_SHAPES)}, or give model.path a folder that holds its config.json"
-        raise ConfigError("plan.model", name, "is no model whose shape is known", remedy)
-    return KNOWN_SHAPES[name]
+    if isinstance(model, Mapping):
+        return _shape_of_keys(model)
+    name = str(model)
+    if Path(name).exists():
+        return read_shape(name)
+    known = short_name(name)
+    if known not in KNOWN_MODELS:
+        remedy = (
+            f"choose one of {', '.join(KNOWN_MODELS)}; or give the path of a config.json, or its keys: "
+            "plan.model='{hidden_size: 896, num_hidden_layers: 24, num_attention_heads: 14, num_key_value_heads: 2, "
+            "intermediate_size: 4864, vocab_size: 151936}'"
+        )
+        raise ConfigError("plan.model", model, "is no file, and no model whose shape is known", remedy)
+    return known_shape(known)
+
+
+def short_name(name: str) -> str:
+    """A model's name on a hub without its owner and its variant, in lower case."""
+    short = name.rpartition("/")[2].lower().removeprefix("meta-")
+    for variant in VARIANTS:
+        short = short.removesuffix(variant)
+    return short
+
+
+@cache
+def known_shape(name: str) -> NetworkShape:
+    """The shape of one of `KNOWN_MODELS`."""
+    return _shape_of_keys(KNOWN_MODELS[name])
+
+
+def _shape_of_keys(given: Mapping[str, Any]) -> NetworkShape:
+    """Of a config.json with these keys and the model type's own values for all others."""
+    keys = {str(key): value for key, value in given.items()}
+    model_type = keys.pop("model_type", DEFAULT_TYPE)
+    if model_type not in CONFIG_MAPPING:
+        remedy = "give one that transformers knows, such as llama or qwen3"
+        raise ConfigError("plan.model.model_type", model_type, "is no model type", remedy)
+    if missing := [key for key in REQUIRED if key not in keys]:
+        remedy = "give the keys of a config.json by their names there"
+        raise ConfigError("plan.model", dict(given), f"lacks {', '.join(missing)}", remedy)
+    default = AutoConfig.for_model(model_type)
+    # Networks read head_dim of any config that has it, declared or not.
+    known = {*default.to_dict(), *default.attribute_map, "head_dim"}
+    if unknown := [key for key in keys if key not in known]:
+        sizes = ", ".join(sorted(key for key in known if key.startswith("num_") or key.endswith(("_size", "_dim"))))
+        remedy = f"take the keys of its config.json, such as {sizes}"
+        raise ConfigError(f"plan.model.{unknown[0]}", keys[unknown[0]], f"is no key of a {model_type} config", remedy)
+    keys.setdefault("pad_token_id", None)  # a model type's own may lie outside another vocabulary
+    return shape_of(AutoConfig.for_model(model_type, **keys))

@@ -9,7 +9,7 @@ from sdft_ray.data.dataset import read_dataset
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.models.arithmetic import NetworkShape, read_shape
 from sdft_ray.models.resolve import load_tokenizer, resolve_model
-from sdft_ray.planning.shapes import known_shape
+from sdft_ray.planning.shapes import planned_shape
 
 ELEMENT_BYTES = {Precision.FLOAT32: 4, Precision.BFLOAT16: 2}
 
@@ -102,7 +102,7 @@ def read_workload(cfg: RunConfig, roles: Sequence[str]) -> Workload:
         ConfigError, DataError, ModelError: with the key, the value and the remedy.
     """
     if cfg.plan.model:
-        return Workload(cfg=cfg, shape=known_shape(cfg.plan.model), lengths=_budgets(cfg), roles=tuple(roles))
+        return Workload(cfg=cfg, shape=planned_shape(cfg.plan.model), lengths=_budgets(cfg), roles=tuple(roles))
     folder = resolve_model(cfg.model.path)
     has_tokenizer = (Path(folder) / "tokenizer_config.json").is_file()
     lengths = _measured(cfg, folder) if has_tokenizer else _budgets(cfg)

@@ -16,6 +16,8 @@ class Answer(NamedTuple):
 
     gold: str  # JSON of the right answer: where ids are made of line numbers, one id may be another question elsewhere
     right: bool | None  # None where it could not be scored
+    question: str = ""  # as a person reads it; "" in a folder of an older version
+    completion: str = ""  # what the model wrote
 
 
 Answers = Mapping[str, Answer]  # by example id
@@ -61,4 +63,5 @@ def _answer(path: Path, number: int, record: Mapping[str, Any]) -> tuple[str, An
     right = record.get("right", "absent")
     if right is not None and not isinstance(right, bool):
         raise broken(path, number, f"right is {right!r}, not true, false or null")
-    return record["example_id"], Answer(json.dumps(record.get("answer"), sort_keys=True), right)
+    texts = (str(record.get(key) or "") for key in ("question", "completion"))
+    return record["example_id"], Answer(json.dumps(record.get("answer"), sort_keys=True), right, *texts)

@@ -1,6 +1,12 @@
 """Where the numbers come from: settings that differ, the runs, and what they ran on."""
 
-from sdft_ray.report.arms import differing_settings
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from sdft_ray.config import ClusterConfig, RunConfig
+from sdft_ray.config.written import flat_settings
+from sdft_ray.report.arms import ABSENT, as_text, differing_settings, experiment
 from sdft_ray.report.axes import Form
 from sdft_ray.report.runs import Run
 from sdft_ray.report.sections import Section, Study
@@ -8,17 +14,42 @@ from sdft_ray.report.tables import Cell, number_cell, table, text_cell
 
 
 def settings(study: Study) -> Section:
-    """The settings in which arms differ; the seeds of an arm are no difference."""
-    rows = [
-        [text_cell(key), *(text_cell(value) for value in values)]
-        for key, values in differing_settings(study.arms).items()
-    ]
-    labels = tuple(arm.label for arm in study.arms)
-    tables = (
-        (table("Settings that differ", ("setting", *labels), rows, num_text_columns=1 + len(labels)),) if rows else ()
+    """The settings in which arms differ, and folded all that they share; of one arm, those that are no defaults.
+
+    The seeds of an arm are no difference.
+    """
+    columns: tuple[str, ...]
+    own = experiment(study.arms[0].runs[0])
+    if len(study.arms) == 1:
+        defaults = default_settings()
+        changed = {key: value for key, value in own.items() if value != defaults.get(key)}
+        rows = [
+            [text_cell(key), text_cell(value), text_cell(defaults.get(key, ABSENT))] for key, value in changed.items()
+        ]
+        caption, columns = "Settings that are no defaults", ("setting", "value", "default")
+        title, lead, shared = "Settings", "All other settings have their defaults.", "All settings"
+        kept = {key: as_text(value) for key, value in study.runs[0].settings.items()}
+    else:
+        differing = differing_settings(study.arms)
+        rows = [[text_cell(key), *map(text_cell, values)] for key, values in differing.items()]
+        caption, columns = "Settings that differ", ("setting", *(arm.label for arm in study.arms))
+        title, lead = "Settings that differ", "All other settings are the same in all arms."
+        shared, kept = "Settings that all arms share", {k: value for k, value in own.items() if k not in differing}
+    made = table(caption, columns, rows, num_text_columns=len(columns), has_prose=True)
+    folded = table(
+        shared,
+        ("setting", "value"),
+        [[text_cell(key), text_cell(kept[key])] for key in kept],
+        num_text_columns=2,
+        has_prose=True,
     )
-    lead = "All other settings are the same in all arms, and stand in the config.yaml of each run."
-    return Section(name="settings", title="Settings that differ", lead=lead, tables=tables)
+    return Section(name="settings", title=title, lead=lead, tables=(made,) if rows else (), folded=(folded,))
+
+
+def default_settings() -> dict[str, str]:
+    """Every setting's default as text, by its full key."""
+    defaults: Any = OmegaConf.to_container(OmegaConf.structured(RunConfig(cluster=ClusterConfig())), enum_to_str=True)
+    return {key: as_text(value) for key, value in flat_settings(defaults).items()}
 
 
 def runs(study: Study) -> Section:

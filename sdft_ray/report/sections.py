@@ -46,6 +46,7 @@ class Section:
     lead: str
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
+    folded: tuple[Table, ...] = ()  # that open at a click
     maps: tuple[TokenMap, ...] = ()
     notices: tuple[str, ...] = field(default=())
     shade_end: str = ""  # nats at which the shade of the token maps ends
@@ -53,7 +54,7 @@ class Section:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to show."""
-        return not (self.figures or self.tables or self.maps)
+        return not (self.figures or self.tables or self.folded or self.maps)
 
 
 def file_name(*parts: str) -> str:

@@ -25,6 +25,7 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     num_text_columns: int = 1  # the first ones; numbers stand at the right of theirs
+    has_prose: bool = False  # whether cells hold sentences, whose lines are broken
 
 
 def text_cell(text: str, index: int | None = None) -> Cell:
@@ -45,9 +46,20 @@ def interval_cell(value: Interval | None, form: Form) -> Cell:
 EMPTY = Cell(text="\N{EN DASH}")
 
 
-def table(caption: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, num_text_columns: int = 1) -> Table:
+def table(
+    caption: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    num_text_columns: int = 1,
+    has_prose: bool = False,
+) -> Table:
     """A table of equally long rows."""
     assert all(len(row) == len(columns) for row in rows)
     return Table(
-        caption=caption, columns=tuple(columns), rows=tuple(map(tuple, rows)), num_text_columns=num_text_columns
+        caption=caption,
+        columns=tuple(columns),
+        rows=tuple(map(tuple, rows)),
+        num_text_columns=num_text_columns,
+        has_prose=has_prose,
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdft_ray.config import Figures, ReportConfig
-from sdft_ray.report import origins, paired, results, stages, training
+from sdft_ray.report import origins, paired, questions, results, stages, training
 from sdft_ray.report.arms import group_runs
 from sdft_ray.report.export import write_figures, write_paired, write_results, write_tidy
 from sdft_ray.report.page import render_page
@@ -17,6 +17,7 @@ from sdft_ray.report.sections import Section, Study
 
 SECTIONS = (
     results.results,
+    questions.questions,
     results.trade_off,
     results.comparison,
     paired.paired,

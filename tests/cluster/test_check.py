@@ -80,7 +80,7 @@ REFUSED = [
 def test_what_a_check_cannot_ask_is_refused(folder: str, tmp_path: Path, overrides: list[str], message: str) -> None:
     cfg = config(folder, f"runs_dir={tmp_path}", *overrides)
     with pytest.raises(ConfigError, match=re.escape(message)):
-        TeacherCheck(cfg, {})
+        TeacherCheck(cfg, {}, [])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -121,6 +121,7 @@ def test_the_command_reports_on_every_prompt_and_starts_rollout_workers_only(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "check.num_examples=99: the data has 8 examples, all are taken" in done.stdout
     assert "teacher check of" in done.stdout and "verdict: " in done.stdout and "set: " in done.stdout
+    assert "\nnext: " in done.stdout and f"model.path={folder}" in done.stdout.partition("\nnext: ")[2]
     logs = {path.name for path in (tmp_path / "check" / "logs").iterdir()}
     assert "rollout-0.log" in logs and not {"teacher-0.log", "learner-0.log"} & logs
     found = json.loads((tmp_path / "check" / "check_teacher.json").read_text())
@@ -136,6 +137,6 @@ def test_the_command_reports_on_every_prompt_and_starts_rollout_workers_only(
 
 def test_a_check_is_asked_at_temperature_one(folder: str, tmp_path: Path) -> None:
     cfg = config(folder, f"runs_dir={tmp_path}", "rollout.temperature=0.5", "name=cool")
-    check = TeacherCheck(cfg, {"name": "cool"})
+    check = TeacherCheck(cfg, {"name": "cool"}, [])
     assert check.cfg.rollout.temperature == 1.0
     assert (tmp_path / "cool" / "config.yaml").exists()

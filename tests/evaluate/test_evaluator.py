@@ -88,8 +88,8 @@ def test_accuracies_and_prior_logprob_are_of_the_version_that_was_asked_for(tmp_
     answers = answers_in(tmp_path)
     assert [answer["right"] for answer in answers] == [True, False, True, True]
     assert answers[1] == {
-        "step": 7, "set": "taught", "example_id": "b", "answer": "Ostrin", "completion": "unknown", "extracted": "",
-        "right": False,
+        "step": 7, "set": "taught", "example_id": "b", "question": "Where?", "answer": "Ostrin",
+        "completion": "unknown", "extracted": "", "right": False,
     }  # fmt: skip
 
 

@@ -31,6 +31,7 @@ SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
+EXPERTS = {"num_experts_per_tok": 2, "router_aux_loss_coef": 0.0, "pad_token_id": 0}
 NETWORKS = [
     ("llama", {}),
     ("llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
@@ -41,6 +42,15 @@ NETWORKS = [
     ("qwen3", {"head_dim": 16}),
     ("gemma2", {"head_dim": 16}),
     ("gemma3_text", {"head_dim": 16}),
+    ("gpt_neox", {}),
+    ("gpt2", {"n_embd": 48, "n_head": 4, "n_layer": 3}),
+    ("starcoder2", {"tie_word_embeddings": True}),
+    ("olmo2", {}),
+    ("smollm3", {"pad_token_id": 0}),
+    ("mixtral", EXPERTS | {"num_local_experts": 4}),
+    ("qwen3_moe", EXPERTS | {"num_experts": 4, "moe_intermediate_size": 24, "head_dim": 16}),
+    ("olmoe", EXPERTS | {"num_experts": 4}),
+    ("granitemoe", EXPERTS | {"num_local_experts": 4}),
 ]
 TWO_SEQUENCES = torch.tensor([[*range(160), *range(96)]])
 
@@ -69,9 +79,26 @@ def test_a_folder_needs_no_more_than_its_config(tmp_path: Path, tied: bool) -> N
     assert read_shape(bare).tied_head is tied
 
 
-def test_a_network_of_unknown_parts_is_refused_by_name() -> None:
-    with pytest.raises(ModelError, match="model_type=mixtral.*take a model of type"):
-        shape_of(AutoConfig.for_model("mixtral"))
+def test_a_network_without_attention_is_refused_by_name() -> None:
+    with pytest.raises(ModelError, match="model_type=mamba2.*no language model with attention heads"):
+        shape_of(AutoConfig.for_model("mamba2"))
+
+
+def test_a_model_type_that_transformers_lacks_is_refused_with_the_file(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "abacus"}')
+    with pytest.raises(ModelError, match="config.json: .*abacus.*give the config.json of a language model"):
+        read_shape(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe"])
+def test_of_experts_a_token_is_multiplied_with_those_it_is_sent_to(model_type: str) -> None:
+    settings = dict(NETWORKS)[model_type]
+    network = make(model_type, attn_implementation="eager", experts_implementation="eager", **settings)
+    ids = torch.zeros(1, 64, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        network(input_ids=ids, logits_to_keep=10, use_cache=False)
+    expected = forward_flops(shape_of(network.config), 64, context=64, head_rows=10)
+    assert counter.get_total_flops() == expected
 
 
 def test_a_folder_without_a_config_is_refused(tmp_path: Path) -> None:

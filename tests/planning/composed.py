@@ -2,6 +2,7 @@
 
 from hydra import compose, initialize_config_dir
 
+from sdft_ray.cluster.topology import needed_roles
 from sdft_ray.config import RunConfig
 from sdft_ray.launch import CONF, typed_config
 from sdft_ray.planning.plan import Plan, plan_of
@@ -21,4 +22,5 @@ def workload(*overrides: str) -> Workload:
 
 
 def plan(*overrides: str) -> Plan:
-    return plan_of(read_workload(config(*overrides), ROLES))
+    cfg = config(*overrides)
+    return plan_of(read_workload(cfg, needed_roles(cfg)))

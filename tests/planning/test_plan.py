@@ -57,8 +57,16 @@ def test_a_small_model_fits_everywhere() -> None:
         assert "everything fits" in text_of(made)
 
 
-def test_a_misfit_is_printed_with_its_remedy() -> None:
-    assert "does not fit: learner needs" in text_of(plan("+cluster=8xA100", "plan.model=qwen2.5-7b"))
+def test_a_misfit_is_printed_with_what_makes_it_fit() -> None:
+    made = plan("+cluster=8xA100", "plan.model=qwen2.5-7b")
+    text = text_of(made)
+    assert "does not fit: learner needs" in text
+    assert f"fits {made.proposals[0]}" in text and " ".join(made.proposals[0].overrides) in text
+
+
+def test_a_misfit_without_a_remedy_says_so() -> None:
+    text = text_of(plan("+cluster=local", "plan.model=qwen2.5-72b"))
+    assert "no setting makes it fit: take machines with more memory, or a smaller model" in text
 
 
 def test_the_plan_is_also_plain_containers() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from sdft_ray.config import Payload
-from sdft_ray.planning.shapes import KNOWN_SHAPES
+from sdft_ray.planning.shapes import known_shape
 from sdft_ray.planning.traffic import payload_bytes_per_token, step_traffic
 from tests.planning.composed import workload
 
@@ -17,7 +17,7 @@ def bytes_of(start: str, *overrides: str) -> float:
 
 
 def test_payloads_have_the_published_sizes() -> None:
-    shape = KNOWN_SHAPES["qwen2.5-7b"]
+    shape = known_shape("qwen2.5-7b")
     sizes = {kind: payload_bytes_per_token(kind, shape, 2, 100) for kind in Payload}
     assert sizes == {Payload.HIDDEN: 7_168, Payload.LOGITS: 304_128, Payload.TOPK: 808}
 

@@ -71,6 +71,7 @@ def answer_line(step: int, set_name: str, example: str, right: bool | None, gold
         "step": step,
         "set": set_name,
         "example_id": example,
+        "question": "Who?",
         "answer": gold,
         "completion": "It is.",
         "right": right,

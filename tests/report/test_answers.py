@@ -26,7 +26,8 @@ def test_the_evaluations_before_training_and_after_the_last_step_are_kept(tmp_pa
         line for step, rights in ((0, "-?"), (5, "+-"), (9, "++")) for line in answer_lines(step, "taught", rights)
     ]
     found = answers_of(tmp_path / "run", evaluated(0, 5, 9), answers)
-    assert found.before == {"line-1": Answer('"Tosk"', False), "line-2": Answer('"Tosk"', None)}
+    texts = ("Who?", "It is.")
+    assert found.before == {"line-1": Answer('"Tosk"', False, *texts), "line-2": Answer('"Tosk"', None, *texts)}
     assert {name: answer.right for name, answer in found.after.items()} == {"line-1": True, "line-2": True}
 
 

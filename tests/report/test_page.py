@@ -84,7 +84,7 @@ def test_only_sections_with_data_are_shown(tmp_path: Path) -> None:
     write_run(tmp_path / "run", settings_of("sdft", 0), [step_line(1, learner__loss=1.0)])
     out = tmp_path / "page.html"
     write_report([str(tmp_path / "run")], ReportConfig(out=str(out)))
-    assert re.findall(r'<section id="([a-z-]+)"', out.read_text()) == ["learning", "runs"]
+    assert re.findall(r'<section id="([a-z-]+)"', out.read_text()) == ["learning", "settings", "runs"]
 
 
 @needs_browser
@@ -96,6 +96,22 @@ def test_it_renders_without_a_complaint_and_without_the_network(page: Path, brow
     assert browser.run(shapes)
     assert browser.complaints == []
     assert [url for url in browser.requests if not url.startswith(("file:", "data:"))] == []
+
+
+@needs_browser
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_page_of_one_run_shows_its_settings_and_answers_without_overflowing(
+    tmp_path: Path, browser: Tab, width: int, dark: bool
+) -> None:
+    trained_run(tmp_path / "run", "sdft", 0)
+    out = tmp_path / "page.html"
+    write_report([str(tmp_path / "run")], ReportConfig(out=str(out)))
+    browser.open(out, width=width, dark=dark)
+    assert browser.run("document.documentElement.scrollWidth <= window.innerWidth")
+    assert browser.run("document.querySelectorAll('#questions > .tables tbody tr').length") == 40
+    assert browser.run("document.querySelector('#settings details').open") is False
+    assert browser.complaints == []
 
 
 @needs_browser

@@ -17,7 +17,7 @@ from sdft_ray.report.runs import read_runs
 from sdft_ray.report.sections import Section
 from sdft_ray.report.stages import borders, stage_of
 from sdft_ray.report.writing import make_study, sections_of, write_report
-from tests.report.folders import settings_of, staged_run, step_line, summary_of, trained_run, write_run
+from tests.report.folders import answer_line, settings_of, staged_run, step_line, summary_of, trained_run, write_run
 
 
 def two_arms(root: Path, seeds: tuple[int, ...] = (0, 1)) -> str:
@@ -201,3 +201,52 @@ def test_every_paper_table_has_a_figure_for_every_row() -> None:
         for row in printed.rows:
             assert set(row.figures) == set(printed.columns) and all(0 <= share <= 1 for share in row.figures.values())
             assert all(re.fullmatch(r"[a-z_.]+", key) for key in row.settings)
+
+
+def answered(step: int, example: str, question: str, completion: str, right: bool) -> dict[str, object]:
+    return answer_line(step, "taught", example, right) | {"question": question, "completion": completion}
+
+
+def test_a_single_run_shows_each_question_with_the_answers_before_and_after(tmp_path: Path) -> None:
+    lines = [step_line(step, evaluation__taught_accuracy=share) for step, share in ((0, 0.0), (4, 0.5))]
+    answers = [
+        answered(0, "a", "Where?", "Here.", False),
+        answered(0, "b", "Who?", "I.", False),
+        answered(4, "a", "Where?", "In Tosk.", True),
+        answered(4, "b", "Who?", "You.", False),
+    ]
+    write_run(tmp_path / "run", settings_of("sdft", 0), lines, answers=answers)
+    assert texts(sections(str(tmp_path / "run"))["questions"]) == [
+        ["Where?", "Tosk", "Here.", "In Tosk.", "no → yes"],
+        ["Who?", "Tosk", "I.", "You.", "no → no"],
+    ]
+
+
+def test_a_run_that_was_not_evaluated_after_training_shows_the_answers_before(tmp_path: Path) -> None:
+    lines = [step_line(0, evaluation__taught_accuracy=0.0)]
+    answers = [answered(0, "a", "x" * 500 + "?", "Here.", False)]
+    write_run(tmp_path / "run", settings_of("sdft", 0), lines, answers=answers)
+    ((question, _, before, after, right),) = texts(sections(str(tmp_path / "run"))["questions"])
+    assert (before, after, right) == ("Here.", "–", "no")
+    assert len(question) == 400 and question.endswith("x?")
+
+
+def test_runs_that_are_compared_show_no_single_answers(tmp_path: Path) -> None:
+    assert "questions" not in sections(two_arms(tmp_path))
+
+
+def test_a_single_run_shows_the_settings_that_are_no_defaults_and_all_of_them_folded(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", settings_of("sdft", 0, learner={"learning_rate": 2e-4, "zero_stage": 2}), [])
+    section = sections(str(tmp_path / "run"))["settings"]
+    assert ["learner.learning_rate", "0.0002", "1e-05"] in texts(section)
+    assert "learner.zero_stage" not in [row[0] for row in texts(section)]
+    (folded,) = section.folded
+    assert ["learner.zero_stage", "2"] in [[cell.text for cell in row] for row in folded.rows]
+
+
+def test_arms_fold_the_settings_they_share(tmp_path: Path) -> None:
+    section = sections(two_arms(tmp_path))["settings"]
+    (folded,) = section.folded
+    shared = {row[0].text for row in folded.rows}
+    assert "model.path" in shared
+    assert shared.isdisjoint(row[0] for row in texts(section))

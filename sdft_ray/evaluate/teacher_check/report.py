@@ -34,6 +34,7 @@ class TeacherReport:
     comparison: Comparison
     verdict: Verdict
     now: Current
+    command: str  # to run next; "" where there is little left to teach
 
     def as_dict(self) -> dict[str, Any]:
         """Plain containers, the answers of every example among them."""
@@ -55,6 +56,7 @@ class TeacherReport:
                 "usable": self.verdict.usable.name,
                 "settings": settings(comparison, self.verdict, self.now),
                 "sentences": sentences(comparison, self.verdict, self.now),
+                "command": self.command,
             },
             "examples": [self._example(place) for place in range(len(sample.probes))],
         }
@@ -74,6 +76,8 @@ class TeacherReport:
             _say(console, f"- {sentence}")
         changes = settings(self.comparison, self.verdict, self.now)
         _say(console, f"set: {' '.join(changes) if changes else 'nothing, the settings may stay'}")
+        if self.command:
+            _say(console, f"next: {self.command}")
 
     def _example(self, place: int) -> dict[str, Any]:
         comparison, probe = self.comparison, self.comparison.sample.probes[place]

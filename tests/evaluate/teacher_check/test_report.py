@@ -22,6 +22,7 @@ def report(found: Comparison, template: str = "short") -> TeacherReport:
         comparison=found,
         verdict=judge(found, seed=3),
         now=Current(template=template, max_new_tokens=4),
+        command="python -m sdft_ray.launch +recipe=facts",
     )
 
 
@@ -57,8 +58,8 @@ def test_the_table_has_a_row_for_every_prompt_and_fits_a_terminal() -> None:
 
 def test_the_verdict_ends_with_what_to_set() -> None:
     assert "verdict: YES\n- The model can use the demonstrations" in text_of(report(usable()))
-    assert text_of(report(usable())).rstrip().endswith("set: nothing, the settings may stay")
-    assert text_of(report(usable(), template="long")).rstrip().endswith("set: teacher.template=short")
+    assert row(text_of(report(usable())), "set: ") == "set: nothing, the settings may stay"
+    assert row(text_of(report(usable(), template="long")), "set: ") == "set: teacher.template=short"
 
 
 def test_without_answers_there_is_no_column_for_them() -> None:
@@ -105,3 +106,9 @@ def test_the_file_holds_everything_and_every_answer() -> None:
         "sampled_tokens": 10,
         "divergence_sum": 5.0,
     }
+
+
+def test_the_next_command_stands_on_a_line_of_its_own_and_in_the_file() -> None:
+    made = report(usable())
+    assert row(text_of(made), "next: ") == "next: python -m sdft_ray.launch +recipe=facts"
+    assert made.as_dict()["verdict"]["command"] == "python -m sdft_ray.launch +recipe=facts"
