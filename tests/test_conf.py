@@ -92,7 +92,10 @@ BAD = [
     (["data=jsonl"], "data.source=: names no data; set it to a file"),
     (["model=custom"], "model.path=: names no model"),
     (["+evaluation.sets.mine.match=CHOICE"], "missing mandatory value: source"),
-    (["+evaluation.sets.mine.source=a.jsonl", "+evaluation.sets.mine.macth=CHOICE"], "Key 'macth' not in"),
+    (
+        ["+evaluation.sets.mine.source=a.jsonl", "+evaluation.sets.mine.macth=CHOICE"],
+        "evaluation.sets.mine.macth=CHOICE: there is no such setting; the nearest is evaluation.sets.mine.match",
+    ),
     (["harness.tasks=[humaneval]"], "set harness.allow_code_execution=true"),
     (["harness.limit=-1"], "harness.limit=-1: must be at least 0"),
     (["learner.precision=BFLOAT16", "learner.zero_stage=0"], "set learner.zero_stage=1 or more"),
@@ -168,4 +171,5 @@ def test_every_command_of_the_readme_exists() -> None:
     commands = set(re.findall(r"(?:^|`)make ([a-z]+)", readme, re.MULTILINE))
     assert commands and commands <= targets
     for module in set(re.findall(r"python -m (sdft_ray[\w.]*)", readme)):
-        assert (ROOT / (module.replace(".", "/") + ".py")).is_file()
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file()
