@@ -10,10 +10,9 @@ from rich.console import Console
 from sdft_ray.cluster.job import cancel_on_termination
 from sdft_ray.cluster.material import decoder
 from sdft_ray.cluster.rollouts import rollout_workers_only
-from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
+from sdft_ray.cluster.run_folder import CHECK_FILE, RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.config import NEVER, CheckConfig, Match, RunConfig, TeacherConfig, TeacherContext
-from sdft_ray.config.written import write_settings
 from sdft_ray.data.prompts import TEMPLATES, PromptBuilder, check_template
 from sdft_ray.data.sources import load_examples
 from sdft_ray.errors import ConfigError
@@ -24,8 +23,6 @@ from sdft_ray.evaluate.teacher_check.sample import CheckSample, draw_sample
 from sdft_ray.evaluate.teacher_check.verdict import judge
 from sdft_ray.models.resolve import ModelFacts, check_model, load_tokenizer, resolve_model
 from sdft_ray.tracking.console import ConsoleSink
-
-REPORT_FILE = "check_teacher.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +59,7 @@ class TeacherCheck:
         self.cfg = replace(cfg, rollout=replace(cfg.rollout, temperature=1.0))
         self.material = read_check_material(cfg)
         self.folder: RunFolder = open_run_folder(cfg)
-        write_settings(self.folder.path, settings)
+        self._settings = settings
 
     async def run(self) -> None:
         """Asks, prints the verdict and writes check_teacher.json; leaves no process behind however it ends.
@@ -83,6 +80,7 @@ class TeacherCheck:
                 decode=decoder(material.tokenizer, keep_special=False),
             )
             async with rollout_workers_only(cfg, material, str(self.folder.logs), console.phase) as model:
+                self.folder.begin(self._settings)
                 comparison = await compare_prompts(model, material.sample, asking, console.phase)
         report = TeacherReport(
             model=cfg.model.path,
@@ -92,7 +90,7 @@ class TeacherCheck:
             verdict=judge(comparison, seed=cfg.seed),
             now=Current(template=cfg.teacher.template, max_new_tokens=_max_new_tokens(cfg)),
         )
-        path = self.folder.path / REPORT_FILE
+        path = self.folder.path / CHECK_FILE
         path.write_text(json.dumps(report.as_dict(), indent=2, ensure_ascii=False, allow_nan=False), encoding="utf-8")
         report.show(terminal)
         console.say(f"written to {path}")

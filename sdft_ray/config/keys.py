@@ -40,7 +40,7 @@ def check_key(key: str, value: object, kind: type, prefix: str = "") -> None:
         hints = get_type_hints(at) if is_dataclass(at) else {}
         known += name
         if name not in hints:
-            nearest = f"{prefix}{nearest_key(known, kind)}"
+            nearest = prefix + (nearest_key(known, kind) if hints else known.rpartition(".")[0])
             raise ConfigError(f"{prefix}{key}", value, "there is no such setting", f"the nearest is {nearest}")
         at = hints[name]
         known += "."

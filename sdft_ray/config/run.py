@@ -79,8 +79,8 @@ class RunConfig:
     )  # conf/data names, each with settings behind it; [] for `data` alone
     border: BorderConfig = field(default_factory=BorderConfig)
     max_staleness: int = 0  # steps the completions may lag behind the weights; 0 is exactly on-policy
-    checkpoint_every: int = 50  # steps; 0 keeps only the final model
-    keep_checkpoints: int = 2
+    checkpoint_every: int = 50  # steps, and after the last of a run; 0 keeps only the final model, and cannot resume
+    keep_checkpoints: int = 2  # of one run; older ones are deleted as newer ones are complete
     resume: str = NEVER  # never, auto (the newest checkpoint of this run folder), or the path of a checkpoint
     cluster: ClusterConfig = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)

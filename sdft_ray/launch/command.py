@@ -87,8 +87,13 @@ def run(stages: Sequence[Stage], outcome: Outcome) -> Path:
     job = make_job(stages)
     outcome.log = job.folder.logs / "driver.log"
     _log_to(outcome.log)
-    asyncio.run(job.run())
     folder: Path = job.folder.path
+    try:
+        with job.folder:
+            asyncio.run(job.run())
+    finally:
+        if not folder.exists():  # the start was refused
+            outcome.log = None
     return folder
 
 

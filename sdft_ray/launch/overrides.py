@@ -32,8 +32,10 @@ def check_overrides(overrides: Sequence[str]) -> None:
         is_hydras = override.package is not None or key.partition(".")[0] == "hydra"
         if is_hydras or (CONF / key).is_dir() and not isinstance(override.value(), dict):
             continue
-        for own_key, value in flat_settings({key: override.value()}).items():
-            check_key(own_key, value, RunConfig)
+        value = override.value()
+        given = flat_settings({key: value}) if isinstance(value, dict) else {key: text.partition("=")[2]}
+        for own_key, own_value in given.items():
+            check_key(own_key, own_value, RunConfig)
 
 
 def readable(error: HydraException) -> SdftError:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from sdft_ray.config import AlarmsConfig
-from sdft_ray.tracking.jsonl import lines_until, reopen
+from sdft_ray.tracking.jsonl import cut_after
 
 ALARMS_FILE = "alarms.jsonl"
 ENTROPY = "learner/student_entropy_nats"
@@ -84,7 +84,7 @@ class Alarms:
         self._stage: str | None = None  # none has begun
         self.begin_stage("")
         self._path = run_dir / ALARMS_FILE
-        reopen(self._path, lines_until(self._path, resumed_step)).close()
+        cut_after(self._path, resumed_step)
         for line in history:
             self.begin_stage(line.get("stage", ""))
             self._observe(line["step"], line)

@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from sdft_ray.errors import ConfigError
-from sdft_ray.launch import CONF, compose_runs, typed_config
+from sdft_ray.launch import CONF, typed_config
 from sdft_ray.launch.overrides import check_overrides
 
 ROOT = Path(__file__).parents[2]
@@ -72,19 +72,19 @@ def test_a_key_that_was_added_past_the_command_line_is_refused_as_well() -> None
         typed_config(composed)
 
 
-def test_an_unknown_key_of_a_stage_is_refused() -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("config", ["+cluster=local", "stages=['facts +learner.lr=3']"])
-        with pytest.raises(ConfigError, match="learner.lr=3: there is no such setting"):
-            compose_runs(composed)
-
-
-def test_an_unknown_key_of_a_file_is_refused_with_the_nearest_and_without_a_traceback(tmp_path: Path) -> None:
+def test_an_unknown_key_of_a_file_or_a_stage_is_refused_with_the_nearest_and_without_a_traceback(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nlearner:\n  lr: 1\n")
-    command = [sys.executable, "-m", "sdft_ray.launch", "+cluster=local", "mode=plan"]
-    command += [f"hydra.searchpath=[{tmp_path}]", "+experiment=mine"]
+    expected = "error: In 'experiment/mine': learner.lr is no setting; the nearest is learner.learning_rate."
+    assert refusal(f"hydra.searchpath=[{tmp_path}]", "+experiment=mine") == expected
+    expected = "error: learner.lr=3: there is no such setting; the nearest is learner.learning_rate."
+    assert refusal("stages=['facts +learner.lr=3']") == expected
+
+
+def refusal(*overrides: str) -> str:
+    command = [sys.executable, "-m", "sdft_ray.launch", "+cluster=local", "mode=plan", *overrides]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    expected = "error: In 'experiment/mine': learner.lr is no setting; the nearest is learner.learning_rate."
-    assert done.stderr.strip() == expected
+    return done.stderr.strip()
