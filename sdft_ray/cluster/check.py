@@ -5,11 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rich.console import Console
-
 from sdft_ray.cluster.job import cancel_on_termination
 from sdft_ray.cluster.material import decoder
-from sdft_ray.cluster.rollouts import rollout_workers_only
+from sdft_ray.cluster.rollouts import ROLE, rollout_workers_only
 from sdft_ray.cluster.run_folder import CHECK_FILE, RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.config import NEVER, CheckConfig, Match, RunConfig, TeacherConfig, TeacherContext
@@ -68,9 +66,8 @@ class TeacherCheck:
             CancelledError: on SIGTERM, which a scheduler sends before it kills.
         """
         cfg, material = self.cfg, self.material
-        terminal = Console(highlight=False)
-        console = ConsoleSink(0, terminal)
-        with console, RaySession(cfg.cluster):
+        console = ConsoleSink(num_steps=0)
+        with console, RaySession(cfg.cluster, [ROLE]):
             cancel_on_termination()
             self._introduce(console)
             asking = Asking(
@@ -92,7 +89,7 @@ class TeacherCheck:
         )
         path = self.folder.path / CHECK_FILE
         path.write_text(json.dumps(report.as_dict(), indent=2, ensure_ascii=False, allow_nan=False), encoding="utf-8")
-        report.show(terminal)
+        console.show(report.show)
         console.say(f"written to {path}")
 
     def _introduce(self, console: ConsoleSink) -> None:

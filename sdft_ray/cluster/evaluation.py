@@ -8,7 +8,7 @@ from typing import Any
 from sdft_ray.cluster.evaluators import make_evaluator, make_harness
 from sdft_ray.cluster.job import cancel_on_termination
 from sdft_ray.cluster.material import Material, read_material
-from sdft_ray.cluster.rollouts import rollout_workers_only
+from sdft_ray.cluster.rollouts import ROLE, rollout_workers_only
 from sdft_ray.cluster.run_folder import EVALUATION_FILE, RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.config import NEVER, RunConfig
@@ -46,7 +46,7 @@ class EvaluationJob:
 
     async def run(self) -> None:
         """Asks everything, writes evaluation.json and prints a table; leaves no process behind however it ends."""
-        with self.console, RaySession(self._cfg.cluster):
+        with self.console, RaySession(self._cfg.cluster, [ROLE]):
             cancel_on_termination()
             self.console.say(f"evaluating {self._cfg.model.path} on {self._cfg.cluster.name}")
             async with rollout_workers_only(
@@ -58,10 +58,9 @@ class EvaluationJob:
         self.console.show_evaluation(metrics, str(self.folder.path))
 
     async def _measure(self, rollouts: RolloutPool) -> dict[str, float]:
-        wiring = (self._cfg, self.material, self.folder, rollouts)
-        with self.console.phase("measuring"):
-            metrics = await make_evaluator(*wiring).evaluate(0)
-            metrics |= await make_harness(*wiring).evaluate(0)
+        wiring = (self._cfg, self.material, self.folder, rollouts, self.console.counting)
+        metrics = await make_evaluator(*wiring).evaluate(0)
+        metrics |= await make_harness(*wiring).evaluate(0)
         check_declared(metrics)
         return metrics
 

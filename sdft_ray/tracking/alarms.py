@@ -19,7 +19,6 @@ nothing: low entropy is also what learning short, certain answers looks like. It
 """
 
 import json
-import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -145,7 +144,6 @@ class Alarms:
             f"({rule.metric} {mean:.3g}, in the first {self._cfg.reference_steps} steps {reference:.3g})"
         )
         self._say(text)
-        logging.getLogger(__name__).warning(text)
         record = {
             "step": step,
             "began": series.began,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.cluster.command import ROOT, SETTINGS
+from tests.cluster.command import ROOT, SETTINGS, users_environment
 
 NOT_REPEATED = {"learner/matmul_share", "weights/published_bytes"}
 EVALUATED = [
@@ -96,7 +96,7 @@ def test_the_same_run_submitted_as_a_ray_job_gives_the_same_metrics(
     def submit() -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "launch/submit.py", f"http://{cluster.dashboard_url}", *SETTINGS, *EVALUATED]
         command += [f"model.path={folder}", f"runs_dir={tmp_path}", "name=again", "num_steps=4", "learner.zero_stage=3"]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+        return subprocess.run(command, cwd=ROOT, env=users_environment(), capture_output=True, text=True, timeout=400)
 
     good = submit()
     assert good.returncode == 0, good.stdout + good.stderr
