@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from pathlib import PurePath
 
 from omegaconf import MISSING
 
@@ -100,6 +101,14 @@ class RunConfig:
     report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
+        inside = PurePath(self.name)
+        require(
+            not self.name or (bool(inside.parts) and not inside.is_absolute() and ".." not in inside.parts),
+            "name",
+            self.name,
+            f"leaves runs_dir={self.runs_dir}",
+            "set runs_dir to the folder that holds the run, and name to a name in it",
+        )
         at_least(1, "batch_size", self.batch_size)
         at_least(0, "num_steps", self.num_steps)
         at_least(0, "max_staleness", self.max_staleness)

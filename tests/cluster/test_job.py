@@ -151,6 +151,31 @@ def test_an_asynchronous_run_from_the_export_stays_within_its_bound_and_begins_w
     assert network(prompt).logits.isfinite().all()
 
 
+def test_a_finished_run_goes_on_from_its_end_and_everything_it_wrote_is_kept(launch: Callable[..., Any]) -> None:
+    """With the default checkpoint_every, which is more steps than it takes."""
+    folder, _ = launch("more", "method=sft", "num_steps=2")
+    before = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert (folder / "checkpoints" / "step-000002").is_dir()
+    _, output = launch("more", "method=sft", "num_steps=3", "resume=auto")
+    assert "resumed with   num_steps=3 (was 2)" in output
+    assert [line["step"] for line in step_lines(folder)] == [1, 2, 3]
+    assert json.loads((folder / "summary.json").read_text())["num_steps"] == 3
+    now = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    moved = {content for name, content in now.items() if "earlier/" in name}
+    lost = [name for name, content in before.items() if not now.get(name, b"").startswith(content)]
+    assert {name for name in lost if before[name] not in moved} <= {".lock"}
+    assert "earlier/summary.1.json" in now and "earlier/model.1/config.json" in now
+
+
+def test_the_run_folder_keeps_what_was_said_on_the_terminal(first_run: tuple[Path, str]) -> None:
+    folder, output = first_run
+    log = (folder / "logs" / "driver.log").read_text()
+    said = [line for line in output.splitlines() if line.strip()]
+    assert "step 4/4" in log and "evaluating after step 4 ..." in log
+    missing = [line for line in said if line.strip() not in log and not line.startswith(" ")]
+    assert missing == []
+
+
 def test_a_name_that_is_taken_is_refused_and_nothing_lost(
     first_run: tuple[Path, str], launch: Callable[..., Any]
 ) -> None:
