@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,11 @@ class Job:
         self._stages = Stages(configs)
         self._cfg, self.material = self._stages.shared
         self.folder: RunFolder = open_run_folder(self._cfg)
-        check_resumable(self.material.probes, self.folder)
-        self._changed_settings = self._settings_changed_since(self.folder.resumed)
+        with ExitStack() as on_failure:
+            on_failure.push(self.folder)
+            check_resumable(self.material.probes, self.folder)
+            self._changed_settings = self._settings_changed_since(self.folder.resumed)
+            on_failure.pop_all()
         self._setup_s = 0.0
         self.console = ConsoleSink(self.material.num_steps)
 

@@ -8,6 +8,7 @@ import psutil
 import ray
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.grpc_utils import init_grpc_channel
+from ray._private.ray_constants import GLOBAL_GRPC_OPTIONS
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 from ray.exceptions import AuthenticationError
 
@@ -103,7 +104,8 @@ def prepare_to_join(address: str) -> None:
 
 def _ask(address: str) -> grpc.StatusCode:
     """How the head node answers the simplest of its calls."""
-    head = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(init_grpc_channel(address))
+    channel = init_grpc_channel(address, GLOBAL_GRPC_OPTIONS)  # past any web proxy of the environment, as Ray itself
+    head = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
     try:
         head.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=ANSWER_TIMEOUT_S, wait_for_ready=True)
     except grpc.RpcError as error:
