@@ -104,10 +104,13 @@ def prepare_to_join(address: str) -> None:
 
 def _ask(address: str) -> grpc.StatusCode:
     """How the head node answers the simplest of its calls."""
-    channel = init_grpc_channel(address, GLOBAL_GRPC_OPTIONS)  # past any web proxy of the environment, as Ray itself
-    head = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
     try:
-        head.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=ANSWER_TIMEOUT_S, wait_for_ready=True)
+        # Past any web proxy of the environment, as Ray itself.
+        with init_grpc_channel(address, GLOBAL_GRPC_OPTIONS) as channel:
+            head = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+            head.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=ANSWER_TIMEOUT_S, wait_for_ready=True)
+    except AuthenticationError:  # told to send a token, and finds none
+        return grpc.StatusCode.UNAUTHENTICATED
     except grpc.RpcError as error:
         code: grpc.StatusCode = error.code()
         return code

@@ -106,9 +106,16 @@ def test_the_command_joins_it_at_its_address(head: Head) -> None:
     assert joined.stdout == "8 CPUs\n", joined.stderr
 
 
-@pytest.mark.parametrize("token", ["", "f" * 64], ids=["no token", "another token"])
-def test_without_its_token_the_command_says_what_to_set(head: Head, tmp_path: Path, token: str) -> None:
-    refused = join(head, **{"HOME": str(tmp_path)} | ({"RAY_AUTH_TOKEN": token} if token else {}))
+WITHOUT = {
+    "no token": {},
+    "another token": {"RAY_AUTH_TOKEN": "f" * 64},
+    "told to send one, but has none": {"RAY_AUTH_MODE": "token"},
+}
+
+
+@pytest.mark.parametrize("variables", WITHOUT.values(), ids=WITHOUT)
+def test_without_its_token_the_command_says_what_to_set(head: Head, tmp_path: Path, variables: dict[str, str]) -> None:
+    refused = join(head, HOME=str(tmp_path), **variables)
     assert refused.returncode == 1
     last = refused.stderr.strip().splitlines()[-1]
     assert f"RAY_ADDRESS={head.address}: this Ray cluster wants another token" in last
