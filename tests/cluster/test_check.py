@@ -137,4 +137,3 @@ def test_a_check_is_asked_at_temperature_one(folder: str, tmp_path: Path) -> Non
     cfg = config(folder, f"runs_dir={tmp_path}", "rollout.temperature=0.5", "name=cool")
     check = TeacherCheck(cfg, {"name": "cool"})
     assert check.cfg.rollout.temperature == 1.0
-    assert (tmp_path / "cool" / "config.yaml").exists()
