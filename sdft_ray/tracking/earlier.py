@@ -20,6 +20,6 @@ def earlier_path(path: Path) -> Path:
 
 
 def move_to_earlier(path: Path) -> None:
-    """Moves a file or folder out of the way, where there is one."""
-    if path.exists():
+    """Moves a file or folder out of the way, where there is one that holds anything."""
+    if path.is_dir() or (path.is_file() and path.stat().st_size):
         path.rename(earlier_path(path))

@@ -126,7 +126,7 @@ def cut_after(path: Path, step: int | None) -> list[dict[str, Any]]:
     Raises:
         CheckpointError: a line before the last is not JSON.
     """
-    if step is None and path.exists() and path.stat().st_size:
+    if step is None:
         move_to_earlier(path)
     if not path.exists():
         path.touch()
