@@ -8,6 +8,7 @@ the nodes need the packages it uses, but not the package itself. Ctrl-C stops th
 
 import asyncio
 import json
+import logging
 import shlex
 import sys
 import urllib.request
@@ -27,6 +28,7 @@ def main(arguments: list[str]) -> int:
         print("usage: submit.py http://HEAD:8265 +cluster=NAME runs_dir=/A/FOLDER/ALL/NODES/SEE ...", file=sys.stderr)
         return 2
     address, *overrides = arguments
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it would tell how to do without a token
     try:
         client = _connect(address.rstrip("/"))
     except (OSError, ValueError) as error:

@@ -1,5 +1,6 @@
 """The Ray cluster of a run: joined at RAY_ADDRESS, else started on this machine and ended with the run."""
 
+import logging
 import os
 from collections.abc import Collection
 
@@ -39,6 +40,7 @@ class RaySession:
 
     def __enter__(self) -> "RaySession":
         os.environ.update(DRIVER)
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it would tell on the terminal how to do without a token
         if address := os.environ.get("RAY_ADDRESS"):
             context = self._join(address)
         else:
