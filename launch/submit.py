@@ -7,10 +7,15 @@ the nodes need the packages it uses, but not the package itself. Ctrl-C stops th
 """
 
 import asyncio
+import json
+import logging
 import shlex
 import sys
+import urllib.request
 from pathlib import Path
 
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,7 +28,21 @@ def main(arguments: list[str]) -> int:
         print("usage: submit.py http://HEAD:8265 +cluster=NAME runs_dir=/A/FOLDER/ALL/NODES/SEE ...", file=sys.stderr)
         return 2
     address, *overrides = arguments
-    client = JobSubmissionClient(address)
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it would tell how to do without a token
+    try:
+        client = _connect(address.rstrip("/"))
+    except (OSError, ValueError) as error:
+        print(
+            f"error: {address}: no Ray dashboard answers there ({error}); see what 'ray start' printed", file=sys.stderr
+        )
+        return 1
+    except AuthenticationError:
+        print(
+            f"error: {address}: this Ray cluster wants another token than this process has, or one at all; set "
+            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what 'ray get-auth-token' prints on its head node",
+            file=sys.stderr,
+        )
+        return 1
     job = client.submit_job(
         entrypoint=shlex.join(["python", "-m", "sdft_ray.launch", *overrides]),
         runtime_env={"working_dir": str(ROOT), "excludes": NOT_UPLOADED},
@@ -39,6 +58,15 @@ def main(arguments: list[str]) -> int:
     status = client.get_job_status(job)
     print(f"{job}: {status}", flush=True)
     return 0 if status == JobStatus.SUCCEEDED else 1
+
+
+def _connect(address: str) -> JobSubmissionClient:
+    """A client that sends the token it finds, if the cluster wants one; Ray's own sends one only when told to."""
+    with urllib.request.urlopen(f"{address}/api/authentication_mode", timeout=30) as answer:
+        mode = json.load(answer)["authentication_mode"]
+    if mode == "token":
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    return JobSubmissionClient(address)
 
 
 async def _follow(client: JobSubmissionClient, job: str) -> None:

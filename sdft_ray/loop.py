@@ -24,7 +24,7 @@ class LoopConfig:
     first_step: int = 0  # weight version with which these examples began
     max_staleness: int = 0
     evaluate_every: int = 0  # steps; 0 never inside the loop
-    checkpoint_every: int = 0  # steps; 0 never inside the loop
+    checkpoint_every: int = 0  # steps, and after the last; 0 never
 
 
 async def train(
@@ -79,7 +79,7 @@ async def train(
             tracker.log_step(version, report.metrics | counts.take() | timer.take(), report)
             if cfg.evaluate_every and version % cfg.evaluate_every == 0 and version < cfg.num_steps:
                 tracker.log_evaluation(version, await evaluator.evaluate(version))
-            if cfg.checkpoint_every and version % cfg.checkpoint_every == 0:
+            if cfg.checkpoint_every and (version % cfg.checkpoint_every == 0 or version == cfg.num_steps):
                 await learner.save_checkpoint(examples.state_at((version - cfg.first_step) * cfg.batch_size))
 
     async with asyncio.TaskGroup() as tasks:

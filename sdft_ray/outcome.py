@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import time
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -48,4 +49,7 @@ class Outcome:
 
     def _end(self, code: int, message: str) -> None:
         self.code = code
+        if self.log is not None:
+            with self.log.open("a") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} error: {message}\n")
         print(f"\nerror: {message}", file=sys.stderr, flush=True)

@@ -38,6 +38,7 @@ def test_an_unexpected_error_leaves_its_traceback_in_the_log(
         raise ZeroDivisionError("by nothing")
     assert outcome.code == 1
     assert "Traceback" in outcome.log.read_text()
+    assert outcome.log.read_text().endswith(f"error: ZeroDivisionError: by nothing\nIts traceback: {outcome.log}\n")
     assert capsys.readouterr().err == f"\nerror: ZeroDivisionError: by nothing\nIts traceback: {outcome.log}\n"
 
 

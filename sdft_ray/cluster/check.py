@@ -5,15 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rich.console import Console
-
 from sdft_ray.cluster.job import cancel_on_termination
 from sdft_ray.cluster.material import decoder, make_builder
-from sdft_ray.cluster.rollouts import rollout_workers_only
-from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
+from sdft_ray.cluster.rollouts import ROLE, rollout_workers_only
+from sdft_ray.cluster.run_folder import CHECK_FILE, RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.config import NEVER, CheckConfig, Match, RunConfig, TeacherConfig, TeacherContext
-from sdft_ray.config.written import write_settings
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import load_rows
 from sdft_ray.data.teacher_template import TEMPLATES, check_template
@@ -26,8 +23,6 @@ from sdft_ray.evaluate.teacher_check.sample import CheckSample, draw_sample
 from sdft_ray.evaluate.teacher_check.verdict import judge
 from sdft_ray.models.resolve import ModelFacts, check_model, load_tokenizer, resolve_model
 from sdft_ray.tracking.console import ConsoleSink
-
-REPORT_FILE = "check_teacher.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +61,7 @@ class TeacherCheck:
         self.cfg = replace(cfg, rollout=replace(cfg.rollout, temperature=1.0))
         self.material = read_check_material(cfg)
         self.folder: RunFolder = open_run_folder(cfg)
-        write_settings(self.folder.path, settings)
+        self._settings = settings
 
     async def run(self) -> None:
         """Asks, prints the verdict and writes check_teacher.json; leaves no process behind however it ends.
@@ -75,9 +70,8 @@ class TeacherCheck:
             CancelledError: on SIGTERM, which a scheduler sends before it kills.
         """
         cfg, material = self.cfg, self.material
-        terminal = Console(highlight=False)
-        console = ConsoleSink(0, terminal)
-        with console, RaySession(cfg.cluster):
+        console = ConsoleSink(num_steps=0)
+        with console, RaySession(cfg.cluster, [ROLE]):
             cancel_on_termination()
             self._introduce(console)
             asking = Asking(
@@ -87,6 +81,7 @@ class TeacherCheck:
                 decode=decoder(material.tokenizer, keep_special=False),
             )
             async with rollout_workers_only(cfg, material, str(self.folder.logs), console.phase) as model:
+                self.folder.begin(self._settings)
                 comparison = await compare_prompts(model, material.sample, asking, console.phase)
         verdict = judge(comparison, seed=cfg.seed)
         now = Current(template=cfg.teacher.template, max_new_tokens=_max_new_tokens(cfg))
@@ -99,9 +94,9 @@ class TeacherCheck:
             now=now,
             command=next_command(comparison, verdict, now, match=_match(cfg), given=self._overrides),
         )
-        path = self.folder.path / REPORT_FILE
+        path = self.folder.path / CHECK_FILE
         path.write_text(json.dumps(report.as_dict(), indent=2, ensure_ascii=False, allow_nan=False), encoding="utf-8")
-        report.show(terminal)
+        console.show(report.show)
         console.say(f"written to {path}")
 
     def _introduce(self, console: ConsoleSink) -> None:

@@ -8,18 +8,15 @@ from typing import Any
 from sdft_ray.cluster.evaluators import make_evaluator, make_harness
 from sdft_ray.cluster.job import cancel_on_termination
 from sdft_ray.cluster.material import Material, read_material
-from sdft_ray.cluster.rollouts import rollout_workers_only
-from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
+from sdft_ray.cluster.rollouts import ROLE, rollout_workers_only
+from sdft_ray.cluster.run_folder import EVALUATION_FILE, RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.config import NEVER, RunConfig
-from sdft_ray.config.written import write_settings
 from sdft_ray.errors import ConfigError
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.tracking.console import ConsoleSink
 from sdft_ray.tracking.metrics import check_declared
 from sdft_ray.tracking.summary import git_commit, package_versions
-
-EVALUATION_FILE = "evaluation.json"
 
 
 class EvaluationJob:
@@ -44,12 +41,12 @@ class EvaluationJob:
         self._cfg = replace(cfg, evaluation=replace(cfg.evaluation, general="", num_gap_examples=0))
         self.material: Material = read_material(self._cfg)
         self.folder: RunFolder = open_run_folder(cfg)
-        write_settings(self.folder.path, settings)
+        self._settings = settings
         self.console = ConsoleSink(num_steps=0)
 
     async def run(self) -> None:
         """Asks everything, writes evaluation.json and prints a table; leaves no process behind however it ends."""
-        with self.console, RaySession(self._cfg.cluster):
+        with self.console, RaySession(self._cfg.cluster, [ROLE]):
             cancel_on_termination()
             self.console.say(f"evaluating {self._cfg.model.path} on {self._cfg.cluster.name}")
             for note in self.material.notes:
@@ -57,15 +54,15 @@ class EvaluationJob:
             async with rollout_workers_only(
                 self._cfg, self.material, str(self.folder.logs), self.console.phase
             ) as rollouts:
+                self.folder.begin(self._settings)
                 metrics = await self._measure(rollouts)
         self._write(metrics)
         self.console.show_evaluation(metrics, str(self.folder.path))
 
     async def _measure(self, rollouts: RolloutPool) -> dict[str, float]:
-        wiring = (self._cfg, self.material, self.folder, rollouts)
-        with self.console.phase("measuring"):
-            metrics = await make_evaluator(*wiring).evaluate(0)
-            metrics |= await make_harness(*wiring).evaluate(0)
+        wiring = (self._cfg, self.material, self.folder, rollouts, self.console.counting)
+        metrics = await make_evaluator(*wiring).evaluate(0)
+        metrics |= await make_harness(*wiring).evaluate(0)
         check_declared(metrics)
         return metrics
 

@@ -7,34 +7,46 @@ from sdft_ray.config import RunConfig
 from sdft_ray.evaluate.evaluator import NoEvaluation, RolloutEvaluator
 from sdft_ray.evaluate.harness.evaluator import HarnessEvaluator
 from sdft_ray.evaluate.harness.student import Student
+from sdft_ray.evaluate.progress import CountedRespondent, Counting, ShownEvaluator
 from sdft_ray.roles import Evaluator
 from sdft_ray.rollout.pool import RolloutPool
 
 
-def make_evaluator(cfg: RunConfig, material: Material, folder: RunFolder, rollouts: RolloutPool) -> Evaluator:
-    """What evaluates on the run's own sets."""
-    return RolloutEvaluator(
-        rollouts,
+def make_evaluator(
+    cfg: RunConfig, material: Material, folder: RunFolder, rollouts: RolloutPool, counting: Counting
+) -> Evaluator:
+    """What evaluates on the run's own sets, where it has something to ask."""
+    respondent = CountedRespondent(rollouts)
+    probes = make_probes(material.probes, folder, respondent)
+    if not (material.evaluation_sets or material.prior or probes):
+        return NoEvaluation()
+    evaluator = RolloutEvaluator(
+        respondent,
         settings=cfg.evaluation,
         sets=material.evaluation_sets,
         prior=material.prior,
         decode=material.decode(keep_special=False),
         run_dir=folder.path,
         seed=cfg.seed,
-        probes=make_probes(material.probes, folder, rollouts),
+        probes=probes,
         resumed_step=folder.resumed_step,
     )
+    return ShownEvaluator(evaluator, respondent, counting, "evaluating")
 
 
-def make_harness(cfg: RunConfig, material: Material, folder: RunFolder, rollouts: RolloutPool) -> Evaluator:
+def make_harness(
+    cfg: RunConfig, material: Material, folder: RunFolder, rollouts: RolloutPool, counting: Counting
+) -> Evaluator:
     """What evaluates prior capabilities through lm_eval, where the run names tasks."""
     if not cfg.harness.tasks:
         return NoEvaluation()
+    respondent = CountedRespondent(rollouts)
     student = Student(
-        rollouts,
+        respondent,
         tokenizer=material.tokenizer,
         eos_token_ids=material.facts.eos_token_ids,
         max_tokens=min(cfg.harness.max_tokens, material.max_model_len - 1),
         max_open=2 * cfg.rollout.max_concurrent * cfg.cluster.rollout.num_workers,  # no engine waits for questions
     )
-    return HarnessEvaluator(student, cfg.harness, run_dir=folder.path, resumed_step=folder.resumed_step)
+    evaluator = HarnessEvaluator(student, cfg.harness, run_dir=folder.path, resumed_step=folder.resumed_step)
+    return ShownEvaluator(evaluator, respondent, counting, "measuring prior capabilities")

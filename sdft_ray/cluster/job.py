@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,19 @@ from sdft_ray.cluster.probes import check_resumable
 from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.cluster.stages import Stage, Stages
-from sdft_ray.cluster.topology import Roles, start_roles
+from sdft_ray.cluster.topology import Roles, needed_roles, start_roles
 from sdft_ray.config import RunConfig, Target, Wandb
-from sdft_ray.config.written import changed_settings, flat_settings, write_settings
+from sdft_ray.config.written import changed_settings, flat_settings
 from sdft_ray.loop import LoopConfig, train
+from sdft_ray.records import WorkerStatus
 from sdft_ray.report.model_card import write_model_card
 from sdft_ray.tensors import release_freed_memory
 from sdft_ray.tracking.alarms import Alarms
 from sdft_ray.tracking.console import ConsoleSink
+from sdft_ray.tracking.earlier import move_to_earlier
 from sdft_ray.tracking.jsonl import JsonLines
 from sdft_ray.tracking.ray_metrics import RayMetrics
-from sdft_ray.tracking.summary import Summary, withdraw_summary, write_summary
+from sdft_ray.tracking.summary import Summary, write_summary
 from sdft_ray.tracking.tracker import RunTracker
 from sdft_ray.tracking.wandb_sink import WandbSink
 
@@ -42,10 +45,11 @@ class Job:
         self._stages = Stages(configs)
         self._cfg, self.material = self._stages.shared
         self.folder: RunFolder = open_run_folder(self._cfg)
-        check_resumable(self.material.probes, self.folder)
-        self._changed_settings = self._settings_changed_since(self.folder.resumed)
-        withdraw_summary(self.folder.path)  # before the settings that would then seem to have been reached
-        write_settings(self.folder.path, settings)
+        with ExitStack() as on_failure:
+            on_failure.push(self.folder)
+            check_resumable(self.material.probes, self.folder)
+            self._changed_settings = self._settings_changed_since(self.folder.resumed)
+            on_failure.pop_all()
         self._setup_s = 0.0
         self.console = ConsoleSink(self.material.num_steps)
 
@@ -55,39 +59,44 @@ class Job:
         Raises:
             CancelledError: on SIGTERM, which a scheduler sends before it kills.
         """
-        with self.console, RaySession(self._cfg.cluster) as session:
+        with self.console, RaySession(self._cfg.cluster, needed_roles(self._cfg)) as session:
             cancel_on_termination()
             self._introduce(session.dashboard)
-            lines = JsonLines(self.folder.path, self.material.decode(keep_special=True), self.folder.resumed_step)
-            summary = Summary(lines.history)
-            alarms = Alarms(
-                self._cfg.tracking.alarms,
-                run_dir=self.folder.path,
-                say=self.console.say,
-                history=lines.history,
-                resumed_step=self.folder.resumed_step,
-            )
-            with RunTracker([lines, summary, self.console, *self._other_sinks()]) as tracker:
-                roles = await start_roles(self._stages, self.folder, self.console.phase)
+            roles = await start_roles(self._stages, self.folder, self.console.phase, self.console.counting)
+            try:
                 release_freed_memory()  # what reading model and data took
-                tracker.add_source(roles.channel.take_metrics)
-                tracker.add_watcher(alarms.watch)
-                try:
-                    for note in await roles.notes():
-                        self.console.say(f"checked        {note}")
-                    await self._resume(roles)
-                    await self._check_engines(roles)
-                    tracker.start_clock(lines.elapsed_s)
-                    await self._train(roles, tracker, [lines, alarms])
-                    statuses = await roles.status()
-                finally:
-                    roles.close()
+                summary, statuses = await self._run(roles)
+            finally:
+                roles.close()
             wall_s = time.monotonic() - self._started
             result = summary.build(wall_s=wall_s, setup_s=self._setup_s, statuses=statuses)
             stages = [(stage.name, stage.cfg) for stage in self._stages]
             write_model_card(self.folder.model, stages, self.material.num_steps, result)
             write_summary(self.folder.path, result)
             self.console.show_summary(result, str(self.folder.path))
+
+    async def _run(self, roles: Roles) -> tuple[Summary, list[WorkerStatus]]:
+        """From the first evaluation to the export; the folder is this run's from here on."""
+        self.folder.begin(self._settings)
+        lines = JsonLines(self.folder.path, self.material.decode(keep_special=True), self.folder.resumed_step)
+        summary = Summary(lines.history)
+        alarms = Alarms(
+            self._cfg.tracking.alarms,
+            run_dir=self.folder.path,
+            say=self.console.say,
+            history=lines.history,
+            resumed_step=self.folder.resumed_step,
+        )
+        with RunTracker([lines, summary, self.console, *self._other_sinks()]) as tracker:
+            tracker.add_source(roles.channel.take_metrics)
+            tracker.add_watcher(alarms.watch)
+            for note in await roles.notes():
+                self.console.say(f"checked        {note}")
+            await self._resume(roles)
+            await self._check_engines(roles)
+            tracker.start_clock(lines.elapsed_s)
+            await self._train(roles, tracker, [lines, alarms])
+            return summary, await roles.status()
 
     def _introduce(self, dashboard: str) -> None:
         cfg, material = self._cfg, self.material
@@ -108,6 +117,8 @@ class Job:
         for change in self._changed_settings:
             self.console.say(f"resumed with   {change}")
         self.console.say(f"run folder     {self.folder.path}")
+        if self.folder.begins_again:
+            self.console.say("no checkpoint  beginning again at step 0; what was written before moves to earlier/")
         if dashboard:
             self.console.say(f"Ray dashboard  {dashboard}  (its token: ray get-auth-token)")
 
@@ -143,6 +154,7 @@ class Job:
                 follower.begin_stage(stage.name)
             if roles.learner.weight_version <= stage.last_step:  # evaluated again where a resumed run stands at its end
                 await self._train_stage(stage, roles, tracker)
+        move_to_earlier(self.folder.model)
         with self.console.phase("saving the model"):
             await roles.learner.export(self.folder.model)
             self.material.tokenizer.save_pretrained(self.folder.model)
@@ -173,8 +185,7 @@ class Job:
         version = roles.learner.weight_version
         metrics = await roles.evaluator.evaluate(version)
         if self._cfg.harness.tasks:
-            with self.console.phase("measuring prior capabilities"):
-                metrics |= await roles.harness.evaluate(version)
+            metrics |= await roles.harness.evaluate(version)
         if metrics:
             tracker.log_evaluation(version, metrics)
 

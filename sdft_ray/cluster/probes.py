@@ -13,8 +13,8 @@ from sdft_ray.data.sources import load_rows
 from sdft_ray.errors import ConfigError
 from sdft_ray.evaluate.context_gap import ContextGap, choose_examples
 from sdft_ray.evaluate.probes import Probe
+from sdft_ray.evaluate.progress import CountedRespondent
 from sdft_ray.evaluate.retention import MAX_NEW_TOKENS, GeneralPrompt, Retention, read_base
-from sdft_ray.rollout.pool import RolloutPool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +58,14 @@ def read_probes(
     return ProbeMaterial(general, choose_examples(rows, cfg.evaluation.num_gap_examples, context_length))
 
 
-def make_probes(material: ProbeMaterial, folder: RunFolder, rollouts: RolloutPool) -> list[Probe]:
+def make_probes(material: ProbeMaterial, folder: RunFolder, respondent: CountedRespondent) -> list[Probe]:
     """The probes that have something to read."""
     probes: list[Probe] = []
     if material.gap_examples:
-        probes.append(ContextGap(rollouts, material.gap_examples))
+        probes.append(ContextGap(respondent, material.gap_examples))
     if material.general:
         resumed_dir = _resumed_run(folder)
-        probes.append(Retention(rollouts, material.general, run_dir=folder.path, resumed_dir=resumed_dir))
+        probes.append(Retention(respondent, material.general, run_dir=folder.path, resumed_dir=resumed_dir))
     return probes
 
 

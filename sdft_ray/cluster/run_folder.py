@@ -1,24 +1,64 @@
-"""The run folder: made for a new run, entered again by a resumed one, never overwritten."""
+"""The run folder: whose it is while a run writes, and what the next command may do to it.
 
-from dataclasses import dataclass
+The rule: nothing that a run has written is deleted, cut or overwritten by the next command.
+
+- A finished run keeps its name: it goes on with `resume`, from one of its own checkpoints, or the name is refused. An
+  unfinished run without a checkpoint begins again with resume=auto, since nothing else can be done with it.
+- What a resumed run takes back or writes anew moves to `earlier/` beside it (`tracking/earlier.py`), and only once
+  the start has succeeded.
+- A start that is refused leaves a folder as it was, and takes no name.
+- One run at a time writes to a folder. The kernel releases its lock, however the run ends.
+
+Two things are deleted: checkpoints beyond `keep_checkpoints`, which orders that, and what a kill has left of an
+unfinished write (`step-N.partial`, `*.new`), which nobody can read.
+"""
+
+import asyncio
+import fcntl
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
 
 from sdft_ray.cluster.finished import run_path
 from sdft_ray.config import AUTO, NEVER, Mode, RunConfig
-from sdft_ray.errors import CheckpointError, ConfigError
+from sdft_ray.config.written import CONFIG_FILE, write_settings
+from sdft_ray.errors import CheckpointError, ConfigError, SdftError
 from sdft_ray.learner.checkpoint import complete_checkpoints, read_state
+from sdft_ray.tracking.earlier import EARLIER, move_to_earlier
+from sdft_ray.tracking.summary import SUMMARY_FILE
+
+EVALUATION_FILE = "evaluation.json"  # what mode=evaluate comes to
+CHECK_FILE = "check_teacher.json"  # what mode=check_teacher comes to
+MODEL = "model"
+LOCK_FILE = ".lock"
+OWN_FIRST = {LOCK_FILE, "driver.log"}  # what a start writes before it has succeeded
 
 
-@dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Where a run writes, and the checkpoint it goes on from."""
+    """Where a run writes, and the checkpoint it goes on from; a context manager around the run."""
 
-    path: Path
-    resumed: Path | None  # None: from the beginning
+    def __init__(self, path: Path, resumed: Path | None = None, *, is_new: bool = False, lock: TextIO | None = None):
+        """Describes a folder that is there.
+
+        Args:
+            path: the folder.
+            resumed: the checkpoint to go on from; None begins at step 0.
+            is_new: whether this start has made it.
+            lock: the open file whose lock this process holds.
+        """
+        self.path = path
+        self.resumed = resumed
+        self.begins_again = resumed is None and any(_written(path))
+        self._is_new = is_new
+        self._lock = lock
 
     @property
     def logs(self) -> Path:
-        """Log files of all workers."""
+        """Log files of the driver and all workers."""
         return self.path / "logs"
 
     @property
@@ -29,7 +69,7 @@ class RunFolder:
     @property
     def model(self) -> Path:
         """The final student."""
-        return self.path / "model"
+        return self.path / MODEL
 
     @property
     def resumed_step(self) -> int | None:
@@ -39,31 +79,92 @@ class RunFolder:
         step: int = read_state(self.resumed)["weight_version"]
         return step
 
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Makes the folder that of these settings; called once all workers have started.
+
+        The summary goes first: it would say that a run of the new settings is finished.
+        """
+        move_to_earlier(self.path / SUMMARY_FILE)
+        move_to_earlier(self.path / CONFIG_FILE)
+        write_settings(self.path, settings)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Releases the folder; a start that was refused takes a folder that it made itself away again."""
+        is_refusal = isinstance(error, SdftError | KeyboardInterrupt | asyncio.CancelledError)
+        if self._is_new and is_refusal and not any(file.name not in OWN_FIRST for file in _files(self.path)):
+            shutil.rmtree(self.path)
+        if self._lock is not None:
+            self._lock.close()
+
 
 def open_run_folder(cfg: RunConfig) -> RunFolder:
-    """Finds the checkpoint to go on from and makes the folder.
+    """Finds the checkpoint to go on from, makes the folder, and locks it against other runs.
 
     Raises:
-        ConfigError: a run of that name exists and nothing says to resume it, or there is no name to resume.
+        ConfigError: the name is taken or in use, or there is no name to resume.
         CheckpointError: the checkpoint to resume does not exist.
     """
     path = run_path(cfg)
-    resumed = _checkpoint_to_resume(cfg, path)
-    if cfg.resume == NEVER and path.exists():
-        remedy = "choose another name, go on with resume=auto, or delete that folder"
-        raise ConfigError("name", cfg.name, f"the run folder {path} exists, and resume=never", remedy)
-    for folder in ("logs", "checkpoints") if cfg.mode is Mode.train else ("logs",):
-        (path / folder).mkdir(parents=True, exist_ok=True)
-    return RunFolder(path, resumed)
+    _checkpoint_to_resume(cfg, path)  # refused before anything is made
+    is_new = not path.exists()
+    (path / "logs").mkdir(parents=True, exist_ok=True)
+    lock = _lock(cfg, path)
+    resumed = _checkpoint_to_resume(cfg, path)  # again: a run that has just ended may have saved another
+    return RunFolder(path, resumed, is_new=is_new, lock=lock)
 
 
 def _checkpoint_to_resume(cfg: RunConfig, path: Path) -> Path | None:
+    """The checkpoint; None begins at step 0, in a folder in which no run has come to anything."""
+    own = complete_checkpoints(path / "checkpoints")
+    go_on = "choose another name" + (", or go on with resume=auto" if own and cfg.mode is Mode.train else "")
     if cfg.resume == NEVER:
+        if any(_written(path)):
+            raise ConfigError("name", cfg.name, f"the run folder {path} exists, and resume=never", go_on)
         return None
     if cfg.resume == AUTO:
-        found = complete_checkpoints(path / "checkpoints")
-        return found[-1] if found else None
+        results = [name for name in (SUMMARY_FILE, MODEL, EVALUATION_FILE, CHECK_FILE) if (path / name).exists()]
+        if not own and results:
+            problem = f"there is no checkpoint to go on from in {path}, which holds results ({', '.join(results)})"
+            raise ConfigError("resume", AUTO, problem, f"choose another name than {cfg.name}, which begins at step 0")
+        return own[-1] if own else None
     folder = Path(cfg.resume).absolute()
     if not folder.is_dir():
         raise CheckpointError(f"resume={cfg.resume}: no such folder; give a step-N folder, auto or never.")
+    if folder not in own and any(_written(path)):
+        problem = f"the run folder {path} exists, and resume={cfg.resume} is no checkpoint of its own"
+        raise ConfigError("name", cfg.name, problem, go_on)
     return folder
+
+
+def _lock(cfg: RunConfig, path: Path) -> TextIO:
+    """The lock file, locked; it names the process that holds it."""
+    file = (path / LOCK_FILE).open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        remedy = "wait until it has ended, or choose another name"
+        raise ConfigError("name", path.name, f"{holder} is writing to the run folder {path}", remedy) from error
+    except OSError as error:
+        problem = f"its file system has no locks ({error.strerror})"
+        raise ConfigError("runs_dir", cfg.runs_dir, problem, "choose a folder on one that has flock") from error
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file
+
+
+def _written(path: Path) -> Iterator[Path]:
+    """What runs have written into the folder, except logs and the settings of a start that came to nothing."""
+    for file in _files(path):
+        inside = file.relative_to(path)
+        if inside.parts[0] not in ("logs", EARLIER, LOCK_FILE, CONFIG_FILE) and file.stat().st_size:
+            yield file
+
+
+def _files(path: Path) -> Iterator[Path]:
+    return (file for file in path.rglob("*") if file.is_file())

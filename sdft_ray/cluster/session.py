@@ -1,33 +1,53 @@
 """The Ray cluster of a run: joined at RAY_ADDRESS, else started on this machine and ended with the run."""
 
+import logging
 import os
+from collections.abc import Collection
 
+import grpc
 import psutil
 import ray
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.grpc_utils import init_grpc_channel
+from ray._private.ray_constants import GLOBAL_GRPC_OPTIONS
+from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+from ray.exceptions import AuthenticationError
 
 from sdft_ray.cluster.environment import DRIVER
 from sdft_ray.config import ClusterConfig
 from sdft_ray.errors import ClusterError
 
 GIB = 2**30
+ROLES = ("rollout", "teacher", "learner")
+NOBODY = "start one with 'ray start --head', or unset RAY_ADDRESS to run on a Ray of this command's own"
+ANSWER_TIMEOUT_S = 20.0  # of a head node; ray.init alone waits for 300 s
+FOUND_BY_RAY = ("auto", "local")  # what RAY_ADDRESS may be besides HOST:PORT
 
 
 class RaySession:
     """Connects to Ray; a context manager that leaves nothing of a local cluster behind."""
 
-    def __init__(self, cluster: ClusterConfig):
+    def __init__(self, cluster: ClusterConfig, roles: Collection[str] = ROLES):
+        """Connects to nothing yet.
+
+        Args:
+            cluster: the machines that are asked for.
+            roles: those that will be started; the workers of others are not asked for.
+        """
         self._cluster = cluster
+        self._roles = roles
         self.dashboard = ""  # its address, "" where this Ray has none
 
     def __enter__(self) -> "RaySession":
         os.environ.update(DRIVER)
-        if "RAY_ADDRESS" in os.environ:
-            context = self._join(os.environ["RAY_ADDRESS"])
+        logging.getLogger("ray").setLevel(logging.ERROR)  # it would tell on the terminal how to do without a token
+        if address := os.environ.get("RAY_ADDRESS"):
+            context = self._join(address)
         else:
             context = self._start()
         self.dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else ""
         try:
-            check_resources(self._cluster)
+            check_resources(self._cluster, self._roles)
         except ClusterError:
             ray.shutdown()
             raise
@@ -37,13 +57,12 @@ class RaySession:
         ray.shutdown()
 
     def _join(self, address: str) -> ray.runtime_context.RuntimeContext:
+        if address not in FOUND_BY_RAY:
+            prepare_to_join(address)
         try:
             return ray.init(log_to_driver=False, logging_level="ERROR")
-        except ConnectionError as error:
-            raise ClusterError(
-                f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); start one with 'ray start --head', "
-                "or unset RAY_ADDRESS to run on a Ray of this command's own."
-            ) from error
+        except (ConnectionError, AuthenticationError) as error:
+            raise ClusterError(f"RAY_ADDRESS={address}: {error}; {NOBODY}.") from error
 
     def _start(self) -> ray.runtime_context.RuntimeContext:
         return ray.init(
@@ -59,14 +78,58 @@ class RaySession:
         )
 
 
-def check_resources(cluster: ClusterConfig) -> None:
-    """Refuses a cluster file that asks for more than this Ray cluster has, before anything is started.
+def prepare_to_join(address: str) -> None:
+    """Asks the head node whether it is there and wants a token, and has this process send the token it finds.
+
+    Ray sends one to a given address only where RAY_AUTH_MODE=token is set. 'ray start --head' wants one as soon as its
+    user has a token, which any Ray that a script starts leaves behind.
+
+    Raises:
+        ClusterError: nobody answers, or the token is missing or another; with what to set.
+    """
+    if "://" in address:
+        raise ClusterError(f"RAY_ADDRESS={address}: is no address of a head node; write HOST:PORT, such as HEAD:6379.")
+    answer = _ask(address)
+    if answer is grpc.StatusCode.UNAUTHENTICATED and maybe_enable_token_auth_if_token_available(warn_if_disabled=False):
+        answer = _ask(address)
+    if answer is grpc.StatusCode.UNAUTHENTICATED:
+        raise ClusterError(
+            f"RAY_ADDRESS={address}: this Ray cluster wants another token than this process has, or one at all; set "
+            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what 'ray get-auth-token' prints on its head node."
+        )
+    if answer is not grpc.StatusCode.OK:
+        raise ClusterError(
+            f"RAY_ADDRESS={address}: no Ray cluster answers there within {ANSWER_TIMEOUT_S:.0f} s "
+            f"({answer.name}); {NOBODY}."
+        )
+
+
+def _ask(address: str) -> grpc.StatusCode:
+    """How the head node answers the simplest of its calls."""
+    try:
+        # Past any web proxy of the environment, as Ray itself.
+        with init_grpc_channel(address, GLOBAL_GRPC_OPTIONS) as channel:
+            head = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+            head.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=ANSWER_TIMEOUT_S, wait_for_ready=True)
+    except AuthenticationError:  # told to send a token, and finds none
+        return grpc.StatusCode.UNAUTHENTICATED
+    except grpc.RpcError as error:
+        code: grpc.StatusCode = error.code()
+        return code
+    return grpc.StatusCode.OK
+
+
+def check_resources(cluster: ClusterConfig, roles: Collection[str] = ROLES) -> None:
+    """Refuses a cluster file whose `roles` need more than this Ray cluster has, before anything is started.
 
     Raises:
         ClusterError: names what is asked, what is there, and what else one can do.
     """
     there = ray.cluster_resources()
-    for resource, needed in (("GPU", cluster.num_gpus), ("CPU", cluster.num_cpus)):
+    placements = [placement for role, placement in cluster.placements().items() if role in roles]
+    num_gpus = sum(placement.num_workers * placement.gpus_per_worker for placement in placements)
+    num_cpus = sum(placement.num_workers * placement.cpus_per_worker for placement in placements)
+    for resource, needed in (("GPU", num_gpus), ("CPU", num_cpus)):
         has = there.get(resource, 0)
         if has < needed:
             raise ClusterError(

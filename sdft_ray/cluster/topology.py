@@ -25,6 +25,7 @@ from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.cluster.stages import Stages
 from sdft_ray.config import NEVER, Channel, CompletionSource, RolePlacement, RunConfig, Target, TeacherBackend
 from sdft_ray.evaluate.evaluator import NoEvaluation
+from sdft_ray.evaluate.progress import Counting
 from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.learner.stages import StagePlan
@@ -93,8 +94,15 @@ def needed_roles(cfg: RunConfig) -> list[str]:
     return roles
 
 
-async def start_roles(stages: Stages, folder: RunFolder, phase: Phase) -> Roles:
-    """Starts all workers at once and wires the roles; on failure ends what it started."""
+async def start_roles(stages: Stages, folder: RunFolder, phase: Phase, counting: Counting) -> Roles:
+    """Starts all workers at once and wires the roles; on failure ends what it started.
+
+    Args:
+        stages: of the run.
+        folder: where workers and roles write.
+        phase: tells the user what is going on.
+        counting: the same, and how far it is.
+    """
     cfg, material = stages.shared
     logs = str(folder.logs)
     needed = needed_roles(cfg)
@@ -117,7 +125,7 @@ async def start_roles(stages: Stages, folder: RunFolder, phase: Phase) -> Roles:
     )
     kind = _channel_kind(cfg)
     channel = (DirectChannel if kind is Channel.NCCL else WeightChannel)(learner.publish, cfg.weights.timeout_s)
-    roles = _wire(cfg, material, folder, groups, learner, channel, list(reservations.values()))
+    roles = _wire(cfg, material, folder, groups, learner, channel, list(reservations.values()), counting)
     with ExitStack() as on_failure:
         on_failure.callback(roles.close)
         async with asyncio.TaskGroup() as tasks:
@@ -142,14 +150,15 @@ def _wire(
     learner: LearnerGroup,
     channel: WeightChannel,
     reservations: list[Reservation],
+    counting: Counting,
 ) -> Roles:
     rollouts = RolloutPool(groups["rollout"], channel) if "rollout" in groups else None
     return Roles(
         completions=_completions(cfg, material, folder, rollouts),
         teacher=_teacher(cfg, groups["teacher"], channel) if "teacher" in groups else TokenTarget(),
         learner=learner,
-        evaluator=NoEvaluation() if rollouts is None else make_evaluator(cfg, material, folder, rollouts),
-        harness=NoEvaluation() if rollouts is None else make_harness(cfg, material, folder, rollouts),
+        evaluator=NoEvaluation() if rollouts is None else make_evaluator(cfg, material, folder, rollouts, counting),
+        harness=NoEvaluation() if rollouts is None else make_harness(cfg, material, folder, rollouts, counting),
         rollouts=rollouts,
         channel=channel,
         groups=list(groups.values()),

@@ -59,6 +59,13 @@ class DataConfig:
         require(
             bool(self.source), "data.source", self.source, "names no data", "set it to a file, a folder or a hub name"
         )
+        require(
+            "\\" not in self.source,
+            "data.source",
+            self.source,
+            "is written as Windows writes paths, which is no path and no hub name here",
+            "write it with / as this machine sees the file",
+        )
         at_least(0, "data.num_examples", self.num_examples)
         at_least(1, "data.max_prompt_tokens", self.max_prompt_tokens)
         at_least(1, "data.max_text_tokens", self.max_text_tokens)

@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sdft_ray.config.checks import at_least, positive, require
 from sdft_ray.config.data import OnBadRow
+from sdft_ray.config.keys import check_keys
 from sdft_ray.errors import ConfigError
 
 PRIOR = "prior"  # the name under which the results of evaluation.prior stand
@@ -170,6 +171,7 @@ class EvaluationConfig:
         known = [known.name for known in fields(EvaluationSetConfig)]
         if not isinstance(given, Mapping):
             raise ConfigError(key, value, "is neither a source nor settings of a set", f"use {', '.join(known)}")
+        check_keys(given, EvaluationSetConfig, f"{key}.")
         defaults = EvaluationSetConfig(match=self.match, max_new_tokens=self.max_new_tokens)
         try:
             settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(defaults), given))

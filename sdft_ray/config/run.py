@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from pathlib import PurePath
 from typing import Any
 
 from omegaconf import MISSING
@@ -82,8 +83,8 @@ class RunConfig:
     )  # conf/data names, each with settings behind it; [] for `data` alone
     border: BorderConfig = field(default_factory=BorderConfig)
     max_staleness: int = 0  # steps the completions may lag behind the weights; 0 is exactly on-policy
-    checkpoint_every: int = 50  # steps; 0 keeps only the final model
-    keep_checkpoints: int = 2
+    checkpoint_every: int = 50  # steps, and after the last of a run; 0 keeps only the final model, and cannot resume
+    keep_checkpoints: int = 2  # of one run; older ones are deleted as newer ones are complete
     resume: str = NEVER  # never, auto (the newest checkpoint of this run folder), or the path of a checkpoint
     cluster: ClusterConfig = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -103,6 +104,14 @@ class RunConfig:
     report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
+        inside = PurePath(self.name)
+        require(
+            not self.name or (bool(inside.parts) and not inside.is_absolute() and ".." not in inside.parts),
+            "name",
+            self.name,
+            f"leaves runs_dir={self.runs_dir}",
+            "set runs_dir to the folder that holds the run, and name to a name in it",
+        )
         at_least(1, "batch_size", self.batch_size)
         at_least(0, "num_steps", self.num_steps)
         at_least(0, "max_staleness", self.max_staleness)

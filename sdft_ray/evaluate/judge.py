@@ -17,6 +17,7 @@ from sdft_ray.config import JudgeConfig
 from sdft_ray.errors import ConfigError, EndpointError
 from sdft_ray.evaluate.scorers import Score
 from sdft_ray.models.embedded import cache_folder
+from sdft_ray.tracking.earlier import move_to_earlier
 
 PROMPTS, REQUESTS, RETRIES = "evaluation/judge_prompts", "evaluation/judge_requests", "evaluation/judge_retries"
 PROMPTS_FILE = "judge_prompts.jsonl"
@@ -82,12 +83,13 @@ class Judge:
     def begin(self) -> None:
         """Begins an evaluation: an endpoint that was out of reach is tried again, counts start at 0.
 
-        A dry run writes its prompts anew.
+        A dry run writes its prompts anew; those of the evaluation before move to earlier/.
         """
         self._out_of_reach = ""
         self._num_prompts = self._num_asked = self._endpoint.num_requests = 0
         if self._settings.dry_run:
-            self._prompts.write_text("", encoding="utf-8")
+            move_to_earlier(self._prompts)
+            self._prompts.touch()
 
     def metrics(self) -> dict[str, float]:
         """Prompts for the judge since `begin`, requests that were sent for them, and how many of those were repeats."""

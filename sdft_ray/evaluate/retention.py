@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from sdft_ray.errors import CheckpointError
-from sdft_ray.tracking.jsonl import lines_until, reopen
+from sdft_ray.tracking.jsonl import lines_until, write_lines
 
 RETENTION_FILE = "retention.jsonl"
 MAX_NEW_TOKENS = 32  # of a completion: enough to leave its opening phrase, few enough for every evaluation
@@ -142,7 +142,7 @@ class Retention:
         ]
 
     def _write(self) -> None:
-        reopen(self._file, [asdict(base) for base in self._base]).close()
+        write_lines(self._file, [asdict(base) for base in self._base])
 
 
 def divergences(logprobs: Iterable[tuple[float, float]]) -> tuple[float, float]:

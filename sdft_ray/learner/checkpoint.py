@@ -17,6 +17,7 @@ import torch
 from sdft_ray.errors import CheckpointError
 from sdft_ray.learner.average import TeacherAverage
 from sdft_ray.models.state import copy_buffers, saved_buffers
+from sdft_ray.tracking.earlier import move_to_earlier
 
 TAG = "student"
 STATE_FILE = "state.json"
@@ -36,27 +37,31 @@ def partial_folder(root: Path, version: int) -> Path:
     return folder
 
 
-def abandon_later(folder: Path) -> None:
-    """Renames the checkpoints beyond the resumed one, in the same run folder, so that they no longer count.
+def abandon_later(folder: Path, root: Path) -> None:
+    """Moves a run's checkpoints beyond the resumed one to earlier/, so that they no longer count.
 
-    The run goes another way from here; resuming it must not find the end of the old one.
+    The run goes another way from here; resuming it must not find the end of the old one. The checkpoints of another
+    run stay as they are.
+
+    Args:
+        folder: the resumed checkpoint.
+        root: the checkpoints of the run that goes on.
     """
-    checkpoints = complete_checkpoints(folder.parent)
+    checkpoints = complete_checkpoints(root)
     if folder in checkpoints:
         for later in checkpoints[checkpoints.index(folder) + 1 :]:
-            shutil.rmtree(later.with_suffix(".abandoned"), ignore_errors=True)
-            later.rename(later.with_suffix(".abandoned"))
+            move_to_earlier(later)
 
 
 def complete(partial: Path, state: dict[str, Any], keep: int) -> Path:
-    """Makes a written checkpoint count, then removes all but the newest `keep`."""
+    """Makes a written checkpoint count, then removes all but the newest `keep`, as keep_checkpoints orders."""
     root = partial.parent
     with (partial / STATE_FILE).open("w") as file:
         json.dump(state, file, indent=2)
         file.flush()
         os.fsync(file.fileno())
     folder = partial.with_suffix("")
-    shutil.rmtree(folder, ignore_errors=True)
+    move_to_earlier(folder)
     partial.rename(folder)
     for old in complete_checkpoints(root)[:-keep]:
         shutil.rmtree(old)

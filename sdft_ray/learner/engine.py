@@ -11,6 +11,7 @@ import torch
 from transformers.integrations import HfDeepSpeedConfig
 
 from sdft_ray.config import LearnerConfig, ModelConfig
+from sdft_ray.learner.compile_lock import clear_compile_locks
 from sdft_ray.learner.optimizer import deepspeed_settings, make_optimizer
 from sdft_ray.learner.student import Student, check_partitioned_head
 from sdft_ray.models.network import check_head, load_network
@@ -22,6 +23,7 @@ def build_engine(model_path: str, model: ModelConfig, cfg: LearnerConfig, device
 
     Under ZeRO 3 the weights are cut up while they are loaded, so no rank ever holds the whole model.
     """
+    clear_compile_locks()
     deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo")
     settings = deepspeed_settings(cfg)
     # transformers asks a weak reference to this object whether to load in parts: it must outlive the loading.

@@ -9,7 +9,7 @@ from typing import TextIO
 from sdft_ray.data.stream import stable_hash
 from sdft_ray.records import Rollout, TokenizedExample
 from sdft_ray.roles import Completions
-from sdft_ray.tracking.jsonl import line_of, lines_until, reopen
+from sdft_ray.tracking.jsonl import cut_after, line_of
 
 RECORD_FILE = "completions.jsonl"
 
@@ -30,8 +30,7 @@ class RecordedCompletions:
         self._sampler = sampler
         self._path = run_dir / RECORD_FILE
         self._decode = decode
-        lines = lines_until(self._path, 0 if resumes else None)
-        reopen(self._path, lines).close()
+        lines = cut_after(self._path, 0 if resumes else None)
         self._recorded = {
             line["key"]: (tuple(line["tokens"]), tuple(line["logprobs"]), line["truncated"]) for line in lines
         }

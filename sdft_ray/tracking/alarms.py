@@ -20,7 +20,6 @@ nothing: low entropy is also what learning short, certain answers looks like. It
 """
 
 import json
-import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from sdft_ray.config import AlarmsConfig
-from sdft_ray.tracking.jsonl import lines_until, reopen
+from sdft_ray.tracking.jsonl import cut_after
 
 ALARMS_FILE = "alarms.jsonl"
 ENTROPY = "learner/student_entropy_nats"
@@ -87,7 +86,7 @@ class Alarms:
         self._stage: str | None = None  # none has begun
         self.begin_stage("")
         self._path = run_dir / ALARMS_FILE
-        reopen(self._path, lines_until(self._path, resumed_step)).close()
+        cut_after(self._path, resumed_step)
         for line in history:
             self.begin_stage(line.get("stage", ""))
             self._observe(line["step"], line)
@@ -150,7 +149,6 @@ class Alarms:
             f"({rule.metric} {mean:.3g}, in the first {self._cfg.reference_steps} steps {reference:.3g})"
         )
         self._say(text)
-        logging.getLogger(__name__).warning(text)
         record = {
             "step": step,
             "began": series.began,

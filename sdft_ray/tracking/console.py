@@ -1,21 +1,28 @@
 """What the user sees: start-up phases, a progress bar, a line a step, the table at the end.
 
-On a terminal there is a bar and a spinner; anywhere else (a file, a CI log) there are plain lines only.
+On a terminal there is a bar and a spinner; anywhere else (a file, a CI log) there are plain lines only. Every line also
+goes to this module's logger, which the command sends to the run folder.
 """
 
+import io
+import logging
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, Task, TaskID, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from sdft_ray.records import SampleReport
 
+LOG = logging.getLogger(__name__)
+LOG_WIDTH = 160  # of a table in the log, characters
+COUNT_EVERY_S = 10.0  # between two lines that say how far something is, where there is no terminal
 STEPS_FOR_TIME_LEFT = 10  # the mean over fewer jumps about, over more it ignores that completions grow
 
 COUNTS = ("_unscored", "/judge_prompts", "/judge_requests", "/judge_retries")  # ends of the keys of numbers of things
@@ -27,6 +34,14 @@ STEP_COLUMNS = (
     ("rollout/completion_tokens_mean", "completion {:.0f} tokens"),
     ("loop/step_s", "{:.1f} s"),
 )
+
+
+class CountColumn(MofNCompleteColumn):
+    """Done of total; nothing where there is no total."""
+
+    def render(self, task: Task) -> Text:
+        """The column of one row."""
+        return Text() if task.total is None else super().render(task)
 
 
 class ConsoleSink:
@@ -47,7 +62,7 @@ class ConsoleSink:
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            CountColumn(),
             TextColumn("{task.fields[numbers]}", markup=False),
             console=self._console,
             transient=True,
@@ -65,13 +80,27 @@ class ConsoleSink:
     @contextmanager
     def phase(self, what: str) -> Iterator[None]:
         """Shows that `what` ("starting rollout") is going on, and how long it took. Phases may overlap."""
+        with self.counting(what):
+            yield
+
+    @contextmanager
+    def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """As `phase`; what it yields is told how many there are of how many, and shows that."""
         if not self._console.is_terminal:
             self.say(f"{what} ...")
         task = self._progress.add_task(what, total=None, numbers="")
-        start = time.monotonic()
+        start = said_at = time.monotonic()
         outcome = "failed after "
+
+        def update(num_done: int, num_all: int) -> None:
+            nonlocal said_at
+            self._progress.update(task, completed=num_done, total=num_all)
+            if not self._console.is_terminal and time.monotonic() - said_at >= COUNT_EVERY_S:
+                said_at = time.monotonic()
+                self.say(f"{what} ... {num_done} of {num_all}")
+
         try:
-            yield
+            yield update
             outcome = ""
         finally:
             self._progress.remove_task(task)
@@ -80,6 +109,16 @@ class ConsoleSink:
     def say(self, line: str) -> None:
         """Prints one line, above the bar where there is one."""
         self._console.print(line, markup=False, soft_wrap=True)
+        LOG.info(line)
+
+    def show(self, show: Callable[[Console], None]) -> None:
+        """Has something printed that is more than a line, such as a table."""
+        self.close()
+        show(self._console)
+        plain = Console(file=io.StringIO(), highlight=False, width=LOG_WIDTH)
+        show(plain)
+        for line in plain.file.getvalue().splitlines():  # type: ignore[attr-defined]
+            LOG.info(line)
 
     def log_step(
         self, step: int, time_s: float, metrics: Mapping[str, float], samples: tuple[SampleReport, ...]
@@ -117,7 +156,7 @@ class ConsoleSink:
             key = f"evaluation/{name}"
             table.add_row(_evaluation_name(key), _shown(key, value["before"]), _shown(key, value["after"]))
         if table.row_count:
-            self._console.print(table)
+            self.show(lambda console: console.print(table))
         self.say(f"run folder  {run_dir}")
         self.say(f"wall time   {_duration(summary['wall_s'])}, {_duration(summary['setup_s'])} of it set-up")
         if summary["verdict"] is not None:
@@ -129,7 +168,7 @@ class ConsoleSink:
         table = Table("", "", show_header=False, box=box.SIMPLE_HEAD if self._console.is_terminal else None)
         for key, value in metrics.items():
             table.add_row(_evaluation_name(key), _shown(key, value))
-        self._console.print(table)
+        self.show(lambda console: console.print(table))
         self.say(f"run folder  {run_dir}")
 
     def _time_left(self, step: int) -> list[str]:

@@ -7,15 +7,16 @@ not count), `stage` where the run has stages, and the metrics by key, null where
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
 from sdft_ray.errors import CheckpointError
 from sdft_ray.records import SampleReport
 from sdft_ray.tracking.disagreements import disagreement_rows
+from sdft_ray.tracking.earlier import earlier_path, move_to_earlier
 
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
@@ -35,7 +36,7 @@ class JsonLines:
         Args:
             run_dir: the run folder.
             decode: token ids to text, special tokens included.
-            resumed_step: the step of the checkpoint that is resumed; lines beyond it are dropped since their
+            resumed_step: the step of the checkpoint that is resumed; lines beyond it move to earlier/ since their
                 steps are taken again. None begins new files.
 
         Raises:
@@ -44,10 +45,10 @@ class JsonLines:
         self._decode = decode
         self._stage = ""
         # The metric lines of the run before it was resumed.
-        self.history = lines_until(run_dir / METRICS_FILE, resumed_step)
-        samples = lines_until(run_dir / SAMPLES_FILE, resumed_step)
-        self._metrics = reopen(run_dir / METRICS_FILE, self.history)
-        self._samples = reopen(run_dir / SAMPLES_FILE, samples)
+        self.history = cut_after(run_dir / METRICS_FILE, resumed_step)
+        cut_after(run_dir / SAMPLES_FILE, resumed_step)
+        self._metrics = (run_dir / METRICS_FILE).open("a", encoding="utf-8")
+        self._samples = (run_dir / SAMPLES_FILE).open("a", encoding="utf-8")
 
     @property
     def elapsed_s(self) -> float:
@@ -107,26 +108,68 @@ def line_of(record: Mapping[str, Any]) -> str:
 
 
 def lines_until(path: Path, step: int | None) -> list[dict[str, Any]]:
-    """The records of a file up to `step`; a last line that a kill cut short is none."""
+    """The records of a file up to `step`; a last line that a kill cut short is none.
+
+    Raises:
+        CheckpointError: a line before the last is not JSON.
+    """
     if step is None or not path.exists():
         return []
-    whole_lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-    records = []
-    for number, line in enumerate(whole_lines, start=1):
+    return [record for record, _ in _records(path) if record["step"] <= step]
+
+
+def cut_after(path: Path, step: int | None) -> list[dict[str, Any]]:
+    """Leaves the records up to `step` in a file and returns them; what else it holds moves to earlier/.
+
+    None leaves no record. The file is replaced in one move, so a kill loses nothing.
+
+    Raises:
+        CheckpointError: a line before the last is not JSON.
+    """
+    if step is None:
+        move_to_earlier(path)
+    if not path.exists():
+        path.touch()
+        return []
+    kept = [(record, line) for record, line in _records(path) if record["step"] <= step]
+    lines = [line for _, line in kept]
+    whole = path.read_bytes()
+    if b"".join(lines) != whole:
+        later = _without(whole, lines)
+        earlier_path(path).write_bytes(later)
+        scratch = path.with_suffix(".new")
+        scratch.write_bytes(b"".join(lines))
+        os.replace(scratch, path)
+    return [record for record, _ in kept]
+
+
+def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """A file of just these records; one that holds others moves to earlier/."""
+    text = "".join(map(line_of, records))
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return
+    scratch = path.with_suffix(".new")
+    scratch.write_text(text, encoding="utf-8")
+    move_to_earlier(path)
+    os.replace(scratch, path)
+
+
+def _records(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Every whole line, parsed and as it stands."""
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
-            record = json.loads(line)
+            yield json.loads(line.decode("utf-8", errors="replace")), line + b"\n"
         except json.JSONDecodeError as error:
             raise CheckpointError(
                 f"{path}, line {number} is not JSON ({error}); mend or move the file, then resume again."
             ) from error
-        if record["step"] <= step:
-            records.append(record)
-    return records
 
 
-def reopen(path: Path, records: list[dict[str, Any]]) -> TextIO:
-    """The file with only `records` in it, open for more; replaced in one move, so a kill loses nothing."""
-    scratch = path.with_suffix(".new")
-    scratch.write_text("".join(map(line_of, records)), encoding="utf-8")
-    os.replace(scratch, path)
-    return path.open("a", encoding="utf-8")
+def _without(whole: bytes, lines: Sequence[bytes]) -> bytes:
+    """The rest of a file without `lines`, which stand in it in this order."""
+    rest, start = [], 0
+    for line in lines:
+        end = whole.index(line, start)
+        rest.append(whole[start:end])
+        start = end + len(line)
+    return b"".join([*rest, whole[start:]])

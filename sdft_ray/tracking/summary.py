@@ -148,11 +148,6 @@ def read_summary(run_dir: Path) -> dict[str, Any] | None:
     return summary
 
 
-def withdraw_summary(run_dir: Path) -> None:
-    """Removes the summary: a finished run goes on, and is unfinished until it writes another."""
-    (run_dir / SUMMARY_FILE).unlink(missing_ok=True)
-
-
 def git_commit() -> str:
     """The commit of the checkout this package lies in, with "-dirty" when files differ; "" outside one."""
     package = Path(__file__).resolve().parents[1]

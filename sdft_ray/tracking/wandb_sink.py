@@ -8,6 +8,7 @@ from sdft_ray.config import TrackingConfig, Wandb
 from sdft_ray.errors import ConfigError
 from sdft_ray.records import SampleReport
 from sdft_ray.tracking.disagreements import disagreement_rows
+from sdft_ray.tracking.earlier import move_to_earlier
 from sdft_ray.tracking.jsonl import Decode
 from sdft_ray.tracking.metrics import METRICS
 
@@ -71,7 +72,9 @@ class WandbSink:
                 str(error),
                 "run `wandb login`, or set tracking.wandb=offline",
             ) from error
-        id_file.write_text(self._run.id)
+        if run_id != self._run.id:
+            move_to_earlier(id_file)
+            id_file.write_text(self._run.id)
         self._run.define_metric("step")
         for role in sorted({metric.key.partition("/")[0] for metric in METRICS}):
             self._run.define_metric(f"{role}/*", step_metric="step")

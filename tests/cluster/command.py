@@ -1,5 +1,6 @@
 """The command on a tiny model, with every role on one thread."""
 
+import os
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -21,3 +22,9 @@ SETTINGS = [
     "cluster.teacher.threads_per_worker=1",
     "cluster.learner.threads_per_worker=1",
 ]
+
+
+def users_environment(**variables: str) -> dict[str, str]:
+    """That of a user's shell: what a Ray started by the tests has set in this process is not in it."""
+    set_by_ray = {"RAY_ADDRESS", "RAY_AUTH_MODE"}
+    return {name: value for name, value in os.environ.items() if name not in set_by_ray} | variables

@@ -13,8 +13,9 @@ import ray
 from filelock import FileLock
 
 from sdft_ray.cluster.environment import DRIVER, actor_environment
+from sdft_ray.cluster.session import prepare_to_join
 from sdft_ray.config import RolePlacement
-from tests.cluster.command import ROOT, SETTINGS
+from tests.cluster.command import ROOT, SETTINGS, users_environment
 from tests.tiny import make_tiny_model
 
 # As in a run, with one thread for each role.
@@ -47,7 +48,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     address, me = shared / "address", shared / f"user-{os.getpid()}"
     with FileLock(shared / "lock"):
         starts = not address.exists()
-        context = _start() if starts else ray.init(address.read_text(), log_to_driver=False, runtime_env=ENVIRONMENT)
+        context = _start() if starts else _join(address.read_text())
         address.write_text(ray.get_runtime_context().gcs_address)
         me.touch()
     yield context
@@ -55,6 +56,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     while starts and list(shared.glob("user-*")):
         time.sleep(0.5)
     ray.shutdown()
+
+
+def _join(address: str) -> Any:
+    prepare_to_join(address)
+    return ray.init(address, log_to_driver=False, runtime_env=ENVIRONMENT)
 
 
 def _start() -> Any:
@@ -78,7 +84,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 def launch(cluster: None, folder: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Runs the command on the tests' Ray cluster; answers its run folder and its output."""
     runs = tmp_path_factory.mktemp("runs")
-    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    environment = users_environment(RAY_ADDRESS=ray.get_runtime_context().gcs_address)
 
     def run(name: str, *overrides: str, fails: bool = False) -> tuple[Path, str]:
         command = [sys.executable, "-m", "sdft_ray.launch", *SETTINGS, f"model.path={folder}"]

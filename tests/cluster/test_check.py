@@ -1,7 +1,6 @@
 """mode=check_teacher as a user runs it, on a tiny random model, and what it refuses before anything is started."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from sdft_ray.cluster.check import TeacherCheck, read_check_material, templates_
 from sdft_ray.config import CheckConfig, RunConfig, TeacherConfig, TeacherContext
 from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.launch import CONF, typed_config
-from tests.cluster.command import ROOT, SETTINGS
+from tests.cluster.command import ROOT, SETTINGS, users_environment
 
 BUILT_IN = ["single_turn", "single_turn_short", "turns"]
 
@@ -116,7 +115,7 @@ def test_the_command_reports_on_every_prompt_and_starts_rollout_workers_only(
 ) -> None:
     command = [sys.executable, "-m", "sdft_ray.launch", *SETTINGS, f"model.path={folder}", f"runs_dir={tmp_path}"]
     command += ["mode=check_teacher", "name=check", "check.num_examples=99"]
-    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    environment = users_environment(RAY_ADDRESS=ray.get_runtime_context().gcs_address)
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "check.num_examples=99: the data has 8 examples, all are taken" in done.stdout
@@ -139,4 +138,3 @@ def test_a_check_is_asked_at_temperature_one(folder: str, tmp_path: Path) -> Non
     cfg = config(folder, f"runs_dir={tmp_path}", "rollout.temperature=0.5", "name=cool")
     check = TeacherCheck(cfg, {"name": "cool"}, [])
     assert check.cfg.rollout.temperature == 1.0
-    assert (tmp_path / "cool" / "config.yaml").exists()

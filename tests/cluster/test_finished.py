@@ -11,7 +11,8 @@ from hydra import compose, initialize_config_dir
 from sdft_ray.cluster.finished import FinishedRun, finished_run
 from sdft_ray.config.written import write_settings
 from sdft_ray.launch import CONF, typed_config
-from sdft_ray.tracking.summary import withdraw_summary, write_summary
+from sdft_ray.tracking.earlier import move_to_earlier
+from sdft_ray.tracking.summary import SUMMARY_FILE, write_summary
 
 TWO_EPOCHS = ("num_steps=0", "num_epochs=2")
 
@@ -66,9 +67,9 @@ def test_other_settings_do_not_train_it_again_but_are_named(tmp_path: Path) -> N
 
 def test_a_run_without_a_summary_is_not_finished(tmp_path: Path) -> None:
     folder = finish(tmp_path, 12, *TWO_EPOCHS)
-    withdraw_summary(folder)
+    move_to_earlier(folder / SUMMARY_FILE)
     assert found(tmp_path, *TWO_EPOCHS) is None
-    withdraw_summary(folder)
+    move_to_earlier(folder / SUMMARY_FILE)
     assert found(tmp_path / "elsewhere", *TWO_EPOCHS) is None
 
 

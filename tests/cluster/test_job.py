@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sdft_ray.learner.export import UNVERIFIED_FILE
-from tests.cluster.command import ROOT, SETTINGS
+from tests.cluster.command import ROOT, SETTINGS, users_environment
 
 NOT_REPEATED = {"learner/matmul_share", "weights/published_bytes"}
 EVALUATED = [
@@ -109,7 +109,7 @@ def test_the_same_run_submitted_as_a_ray_job_gives_the_same_metrics(
     def submit() -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "launch/submit.py", f"http://{cluster.dashboard_url}", *SETTINGS, *EVALUATED]
         command += [f"model.path={folder}", f"runs_dir={tmp_path}", "name=again", "num_steps=4", "learner.zero_stage=3"]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+        return subprocess.run(command, cwd=ROOT, env=users_environment(), capture_output=True, text=True, timeout=400)
 
     good = submit()
     assert good.returncode == 0, good.stdout + good.stderr
@@ -163,6 +163,31 @@ def test_an_asynchronous_run_from_the_export_stays_within_its_bound_and_begins_w
         [{"role": "user", "content": "Who?"}], add_generation_prompt=True, return_tensors="pt", return_dict=False
     )
     assert network(prompt).logits.isfinite().all()
+
+
+def test_a_finished_run_goes_on_from_its_end_and_everything_it_wrote_is_kept(launch: Callable[..., Any]) -> None:
+    """With the default checkpoint_every, which is more steps than it takes."""
+    folder, _ = launch("more", "method=sft", "num_steps=2")
+    before = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert (folder / "checkpoints" / "step-000002").is_dir()
+    _, output = launch("more", "method=sft", "num_steps=3", "resume=auto")
+    assert "resumed with   num_steps=3 (was 2)" in output
+    assert [line["step"] for line in step_lines(folder)] == [1, 2, 3]
+    assert json.loads((folder / "summary.json").read_text())["num_steps"] == 3
+    now = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    moved = {content for name, content in now.items() if "earlier/" in name}
+    lost = [name for name, content in before.items() if not now.get(name, b"").startswith(content)]
+    assert {name for name in lost if before[name] not in moved} <= {".lock"}
+    assert "earlier/summary.1.json" in now and "earlier/model.1/config.json" in now
+
+
+def test_the_run_folder_keeps_what_was_said_on_the_terminal(first_run: tuple[Path, str]) -> None:
+    folder, output = first_run
+    log = (folder / "logs" / "driver.log").read_text()
+    said = [line for line in output.splitlines() if line.strip()]
+    assert "step 4/4" in log and "evaluating after step 4 ..." in log
+    missing = [line for line in said if line.strip() not in log and not line.startswith(" ")]
+    assert missing == []
 
 
 def test_a_name_that_is_taken_is_refused_and_nothing_lost(

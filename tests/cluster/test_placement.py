@@ -91,3 +91,10 @@ def release(reservations: dict[str, Any], actors: dict[str, list[Any]]) -> None:
             ray.kill(actor)
     for reservation in reservations.values():
         reservation.release()
+
+
+def test_only_the_roles_that_are_started_need_their_places(cluster: None) -> None:
+    many = compose_with("+cluster=local", "cluster.rollout.num_workers=500", "batch_size=500").cluster
+    check_resources(many, ["learner"])
+    with pytest.raises(ClusterError, match="needs 501 CPUs"):
+        check_resources(many, ["rollout", "learner"])

@@ -1,7 +1,6 @@
 """However a run ends: on a Ray of its own, whose whole tree of processes has to go."""
 
 import functools
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cluster.command import ROOT, SETTINGS
+from tests.cluster.command import ROOT, SETTINGS, users_environment
 
 
 def test_gpus_that_are_not_there_are_refused_within_seconds(folder: str, tmp_path: Path) -> None:
@@ -20,11 +19,12 @@ def test_gpus_that_are_not_there_are_refused_within_seconds(folder: str, tmp_pat
     started = time.monotonic()
     command = [sys.executable, "-m", "sdft_ray.launch", *SETTINGS[1:-3], "+cluster=8xA100", "name=gpus"]
     command += [f"model.path={folder}", f"runs_dir={tmp_path}"]
-    done = subprocess.run(command, cwd=ROOT, env=own_ray(), capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, cwd=ROOT, env=users_environment(), capture_output=True, text=True, timeout=200)
     assert done.returncode == 1
     last = done.stderr.rstrip().splitlines()[-1]
     assert last.startswith("error: cluster=8xA100 needs 8 GPUs, this Ray cluster has 0; use +cluster=local")
     assert time.monotonic() - started < 90
+    assert not (tmp_path / "gpus").exists(), "the name is free"
 
 
 def stop(job: subprocess.Popen[bytes], how: signal.Signals) -> None:
@@ -63,7 +63,9 @@ def test_however_a_run_ends_it_leaves_no_process_behind_and_says_why_once(
     with log.open("w") as output:
         # A test run in the background ignores SIGINT, and what it starts would inherit that.
         heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        job = subprocess.Popen(command, cwd=ROOT, env=own_ray(), stdout=output, stderr=output, preexec_fn=heed)
+        job = subprocess.Popen(
+            command, cwd=ROOT, env=users_environment(), stdout=output, stderr=output, preexec_fn=heed
+        )
         try:
             metrics = tmp_path / "ended" / "metrics.jsonl"
             wait_until(lambda: (metrics.exists() and len(metrics.read_text()) > 0) or job.poll() is not None, 300)
@@ -79,11 +81,6 @@ def test_however_a_run_ends_it_leaves_no_process_behind_and_says_why_once(
     text = log.read_text()
     assert text.count("error: ") == 1
     assert said in text.rstrip().split("\n\n")[-1]
-
-
-def own_ray() -> dict[str, str]:
-    """An environment in which the command starts a Ray of its own."""
-    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
 
 
 def is_alive(process: psutil.Process) -> bool:

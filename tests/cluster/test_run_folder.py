@@ -1,14 +1,23 @@
-"""Run folders are made, resumed, and never overwritten."""
+"""Run folders: whose they are, what the next command may do to them, and what stays of a refused start."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from sdft_ray.cluster.run_folder import open_run_folder
+from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
 from sdft_ray.config import RunConfig
-from sdft_ray.errors import CheckpointError, ConfigError
-from sdft_ray.learner.checkpoint import complete, partial_folder
+from sdft_ray.errors import CheckpointError, ClusterError, ConfigError
+from sdft_ray.learner.checkpoint import abandon_later, complete, partial_folder
+from sdft_ray.tracking.earlier import move_to_earlier
+from sdft_ray.tracking.jsonl import JsonLines
+from sdft_ray.tracking.summary import write_summary
 from tests.test_conf import compose_with
+
+ROOT = Path(__file__).parents[2]
 
 
 def config(runs: Path, **settings: str) -> RunConfig:
@@ -16,33 +25,140 @@ def config(runs: Path, **settings: str) -> RunConfig:
     return compose_with("+cluster=local", f"runs_dir={runs}", *overrides)
 
 
+def opened(runs: Path, **settings: str) -> RunFolder:
+    """The folder as one command leaves it that opens it and ends."""
+    with open_run_folder(config(runs, **settings)) as folder:
+        return folder
+
+
+def finish(runs: Path, *checkpoints: int, name: str = "a") -> Path:
+    """A run folder as a finished run of four steps leaves it."""
+    with open_run_folder(config(runs, name=name)) as folder:
+        folder.begin({"num_steps": 4})
+        lines = JsonLines(folder.path, str)
+        for step in range(5):
+            lines.log_step(step, float(step), {"learner/loss": 1.0 / (step + 1)}, ())
+        lines.close()
+        for version in checkpoints:
+            save(folder, version)
+        folder.model.mkdir()
+        (folder.model / "config.json").write_text("{}")
+        write_summary(folder.path, {"num_steps": 4})
+        (folder.logs / "driver.log").write_text("what was said\n")
+    return folder.path
+
+
+def save(folder: RunFolder, version: int) -> None:
+    (partial_folder(folder.checkpoints, version) / "rank-0.pt").write_text(f"weights {version}")
+    complete(folder.checkpoints / f"step-{version:06d}.partial", {"weight_version": version}, keep=9)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def go_on(folder: RunFolder) -> None:
+    """What a run does to its folder, from its start to its end."""
+    folder.begin({"num_steps": 6})
+    lines = JsonLines(folder.path, str, folder.resumed_step)
+    if folder.resumed is not None:
+        abandon_later(folder.resumed, folder.checkpoints)
+    for step in range((folder.resumed_step or 0) + 1, 7):
+        lines.log_step(step, 9.0, {"learner/loss": 9.0}, ())
+    lines.close()
+    save(folder, 6)
+    move_to_earlier(folder.model)
+    folder.model.mkdir()
+    (folder.model / "config.json").write_text('{"other": 1}')
+    write_summary(folder.path, {"num_steps": 6})
+
+
+def is_kept(name: str, content: bytes, now: dict[str, bytes]) -> bool:
+    """True when a file begins as it was, or lies in `earlier/`, or the lines that it has lost lie there."""
+    if name.endswith(".lock") or now.get(name, b"").startswith(content):
+        return True
+    earlier = [kept for other, kept in now.items() if "/earlier/" in other]
+    staying = now.get(name, b"").splitlines(keepends=True)
+    taken_back = b"".join(line for line in content.splitlines(keepends=True) if line not in staying)
+    return content in earlier or taken_back in earlier
+
+
+NEXT = {
+    "the same name again": ({}, ConfigError),
+    "mode=evaluate under the same name": ({"mode": "evaluate"}, ConfigError),
+    "mode=check_teacher under the same name": ({"mode": "check_teacher"}, ConfigError),
+    "resume=auto": ({"resume": "auto"}, None),
+    "resume from an earlier checkpoint of its own": ({"resume": "OWN"}, None),
+    "resume from another run's checkpoint": ({"resume": "OTHER"}, ConfigError),
+    "resume from nowhere": ({"resume": "/nowhere/step-000001"}, CheckpointError),
+}
+
+
+@pytest.mark.parametrize("command", NEXT)
+def test_nothing_that_a_finished_run_has_written_is_lost_to_the_next_command(tmp_path: Path, command: str) -> None:
+    settings, refusal = NEXT[command]
+    path, other = finish(tmp_path, 2, 4), finish(tmp_path, 2, 4, name="b")
+    places = {"OWN": path / "checkpoints/step-000002", "OTHER": other / "checkpoints/step-000002"}
+    settings = {key: str(places.get(value, value)) for key, value in settings.items()}
+    before = contents(tmp_path)
+    if refusal is not None:
+        with pytest.raises(refusal):
+            open_run_folder(config(tmp_path, name="a", **settings))
+        assert contents(tmp_path) == before
+    else:
+        with open_run_folder(config(tmp_path, name="a", **settings)) as folder:
+            go_on(folder)
+        now = contents(tmp_path)
+        assert [name for name, content in before.items() if not is_kept(name, content, now)] == []
+        assert {name for name in before if name.startswith("b/")} <= now.keys()
+
+
+def test_a_finished_run_without_a_checkpoint_is_not_begun_again(tmp_path: Path) -> None:
+    path = finish(tmp_path)
+    before = contents(path)
+    with pytest.raises(
+        ConfigError, match=r"resume=auto: there is no checkpoint .*a, which holds results .*another name"
+    ):
+        open_run_folder(config(tmp_path, name="a", resume="auto"))
+    assert contents(path) == before
+
+
+def test_an_unfinished_run_without_a_checkpoint_begins_again_and_keeps_its_lines(tmp_path: Path) -> None:
+    with open_run_folder(config(tmp_path, name="a")) as folder:
+        folder.begin({"num_steps": 4})
+        lines = JsonLines(folder.path, str)
+        lines.log_step(1, 1.0, {"learner/loss": 1.0}, ())
+        lines.close()
+    before = contents(folder.path)
+    with pytest.raises(ConfigError, match="name=a: the run folder .* exists, and resume=never; choose another name"):
+        open_run_folder(config(tmp_path, name="a"))
+    with open_run_folder(config(tmp_path, name="a", resume="auto")) as again:
+        assert again.begins_again and again.resumed is None
+        go_on(again)
+    now = contents(folder.path)
+    assert now["earlier/metrics.1.jsonl"] == before["metrics.jsonl"]
+    assert now["earlier/config.1.yaml"] == before["config.yaml"]
+
+
 def test_a_nameless_run_is_named_after_method_and_time(tmp_path: Path) -> None:
-    folder = open_run_folder(config(tmp_path))
+    folder = opened(tmp_path)
     assert folder.path.parent == tmp_path
     assert folder.path.name.startswith("sdft-20")
-    assert folder.resumed is None and folder.resumed_step is None
-    assert folder.logs.is_dir() and folder.checkpoints.is_dir()
+    assert folder.resumed is None and folder.resumed_step is None and not folder.begins_again
+    assert folder.logs.is_dir()
 
 
-def test_an_evaluation_is_named_after_its_mode_and_keeps_no_checkpoints(tmp_path: Path) -> None:
-    folder = open_run_folder(config(tmp_path, mode="evaluate"))
-    assert folder.path.name.startswith("evaluate-20")
-    assert folder.logs.is_dir() and not folder.checkpoints.exists()
-
-
-def test_a_taken_name_is_refused(tmp_path: Path) -> None:
-    open_run_folder(config(tmp_path, name="a"))
-    with pytest.raises(ConfigError, match=r"name=a: the run folder .* exists, and resume=never; choose another name"):
-        open_run_folder(config(tmp_path, name="a"))
+def test_an_evaluation_is_named_after_its_mode(tmp_path: Path) -> None:
+    assert opened(tmp_path, mode="evaluate").path.name.startswith("evaluate-20")
 
 
 def test_auto_takes_the_newest_complete_checkpoint(tmp_path: Path) -> None:
-    first = open_run_folder(config(tmp_path, name="a", resume="auto"))
-    assert first.resumed is None, "there is nothing to resume yet"
-    for version in (10, 20):
-        complete(partial_folder(first.checkpoints, version), {"weight_version": version}, keep=5)
-    partial_folder(first.checkpoints, 30)
-    again = open_run_folder(config(tmp_path, name="a", resume="auto"))
+    with open_run_folder(config(tmp_path, name="a", resume="auto")) as first:
+        assert first.resumed is None, "there is nothing to resume yet"
+        for version in (10, 20):
+            save(first, version)
+        partial_folder(first.checkpoints, 30)
+    again = opened(tmp_path, name="a", resume="auto")
     assert again.resumed == first.checkpoints / "step-000020"
     assert again.resumed_step == 20
 
@@ -53,3 +169,60 @@ def test_auto_without_a_name_and_a_path_that_is_not_there_are_refused(tmp_path: 
     with pytest.raises(CheckpointError, match="no such folder"):
         open_run_folder(config(tmp_path, name="b", resume=str(tmp_path / "gone")))
     assert not (tmp_path / "b").exists()
+
+
+def test_a_refused_start_leaves_no_folder_and_takes_no_name(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(ClusterError), open_run_folder(config(tmp_path, name="a")) as folder:
+            (folder.logs / "driver.log").write_text("started\n")
+            raise ClusterError("no GPUs")
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_start_that_fails_in_a_worker_keeps_its_logs_but_does_not_take_the_name(tmp_path: Path) -> None:
+    with pytest.raises(ClusterError), open_run_folder(config(tmp_path, name="a")) as folder:
+        (folder.logs / "rollout-0.log").write_text("why\n")
+        raise ClusterError("out of memory")
+    assert (opened(tmp_path, name="a").logs / "rollout-0.log").read_text() == "why\n"
+
+
+def test_a_refused_start_changes_nothing_of_a_folder_that_was_there(tmp_path: Path) -> None:
+    path = finish(tmp_path, 4)
+    before = contents(path)
+    with pytest.raises(ClusterError), open_run_folder(config(tmp_path, name="a", resume="auto")):
+        raise ClusterError("no GPUs")
+    assert {name: content for name, content in contents(path).items() if name != ".lock"} == {
+        name: content for name, content in before.items() if name != ".lock"
+    }
+
+
+def test_a_folder_of_the_users_own_is_no_free_name(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "thesis.tex").write_text("...")
+    with pytest.raises(ConfigError, match="name=a: the run folder"):
+        open_run_folder(config(tmp_path, name="a"))
+    assert contents(tmp_path / "a") == {"thesis.tex": b"..."}
+
+
+@pytest.mark.parametrize("settings", [{"resume": "auto"}, {}], ids=["resume=auto", "resume=never"])
+def test_a_run_that_is_alive_is_not_joined_and_one_that_was_killed_is(tmp_path: Path, settings: dict[str, str]) -> None:
+    code = f"""
+import time
+from sdft_ray.cluster.run_folder import open_run_folder
+from tests.cluster.test_run_folder import config
+from pathlib import Path
+folder = open_run_folder(config(Path({str(tmp_path)!r}), name="a"))
+print("open", flush=True)
+time.sleep(100)
+"""
+    alive = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
+    )
+    try:
+        assert alive.stdout is not None and alive.stdout.readline() == b"open\n"
+        with pytest.raises(ConfigError, match=f"name=a: process {alive.pid} on .* is writing to the run folder"):
+            open_run_folder(config(tmp_path, name="a", **settings))
+    finally:
+        alive.send_signal(signal.SIGKILL)
+        alive.wait()
+    assert opened(tmp_path, name="a", **settings).path == tmp_path / "a"

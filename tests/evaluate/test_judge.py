@@ -159,6 +159,7 @@ def test_a_dry_run_sends_nothing_writes_every_prompt_and_uses_what_is_kept(tmp_p
         assert len(server.bodies) == 1
     assert (kept.right, new.right) == (True, None)
     [line] = (tmp_path / "judge_prompts.jsonl").read_text().splitlines()
+    assert (tmp_path / "earlier" / "judge_prompts.1.jsonl").read_text().splitlines() == [line]
     prompt = judge_prompt(other, BUILT_IN_TEMPLATE)
     assert json.loads(line)["prompt"] == prompt
     assert json.loads(line)["num_characters"] == len(prompt)

@@ -7,6 +7,7 @@ import torch
 
 from sdft_ray.errors import CheckpointError
 from sdft_ray.learner.checkpoint import (
+    abandon_later,
     complete,
     complete_checkpoints,
     load_rank,
@@ -43,10 +44,26 @@ def test_what_a_killed_run_left_is_not_mixed_into_the_next_attempt(tmp_path: Pat
     assert sorted(path.name for path in save(tmp_path, 3).iterdir()) == ["rank-0.pt", "state.json"]
 
 
-def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+def test_saving_a_step_again_moves_the_one_before_out_of_the_way(tmp_path: Path) -> None:
     save(tmp_path, 5)
     folder = save(tmp_path, 5)
     assert complete_checkpoints(tmp_path) == [folder]
+    assert read_state(tmp_path / "earlier" / "step-000005.1") == {"weight_version": 5}
+
+
+def test_going_another_way_moves_the_runs_own_later_checkpoints_and_no_others(tmp_path: Path) -> None:
+    own, other = tmp_path / "own", tmp_path / "other"
+    for version in (1, 2, 3):
+        save(own, version, keep=3)
+        save(other, version, keep=3)
+    for _ in range(2):
+        abandon_later(own / "step-000001", own)
+        save(own, 2, keep=3)
+    abandon_later(other / "step-000001", own)
+    assert [path.name for path in complete_checkpoints(own)] == ["step-000001", "step-000002"]
+    kept = {path.name for path in (own / "earlier").iterdir()}
+    assert kept == {"step-000002.1", "step-000002.2", "step-000003.1"}
+    assert len(complete_checkpoints(other)) == 3
 
 
 def test_a_folder_without_a_state_is_no_checkpoint(tmp_path: Path) -> None:

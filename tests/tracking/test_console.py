@@ -149,3 +149,36 @@ def test_an_evaluation_alone_is_a_table_and_a_prior_capability_keeps_its_role() 
         "harness hellaswag accuracy 35.0%",
         "run folder runs/looked-at",
     ]
+
+
+def test_a_terminal_shows_how_far_something_is_and_no_unknown_total() -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, highlight=False, width=160)
+    sink = ConsoleSink(num_steps=40, console=console)
+    with sink, sink.counting("evaluating") as update, sink.phase("starting"):
+        sink._progress.refresh()
+        update(7, 31)
+        sink._progress.refresh()
+    text = output.getvalue()
+    assert "7/31" in text
+    assert "/?" not in text
+
+
+def test_without_a_terminal_a_line_now_and_then_says_how_far_something_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sdft_ray.tracking.console.COUNT_EVERY_S", 0.0)
+    console, output = plain_console()
+    with ConsoleSink(num_steps=1, console=console).counting("evaluating") as update:
+        update(7, 31)
+    assert output.getvalue() == "evaluating ...\nevaluating ... 7 of 31\nevaluating ... 0 s\n"
+
+
+def test_everything_that_is_said_goes_to_the_log_tables_included(caplog: pytest.LogCaptureFixture) -> None:
+    console, _ = plain_console()
+    with caplog.at_level("INFO"):
+        sink = ConsoleSink(num_steps=40, console=console)
+        sink.log_step(10, 0.0, STEP, ())
+        sink.show_summary(SUMMARY, "runs/demo")
+    messages = [record.message for record in caplog.records]
+    assert messages[0].startswith("step 10/40  loss 0.8123")
+    assert any("taught accuracy" in message and "87.5%" in message for message in messages)
+    assert "run folder  runs/demo" in messages

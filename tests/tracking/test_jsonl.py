@@ -11,7 +11,7 @@ import pytest
 
 from sdft_ray.errors import CheckpointError
 from sdft_ray.records import SampleReport
-from sdft_ray.tracking.jsonl import JsonLines
+from sdft_ray.tracking.jsonl import JsonLines, cut_after
 from tests.fakes import make_views
 
 
@@ -66,7 +66,7 @@ def test_a_killed_process_leaves_every_finished_line(tmp_path: Path) -> None:
     code = f"""
 import os, signal
 from pathlib import Path
-from sdft_ray.tracking.jsonl import JsonLines
+from sdft_ray.tracking.jsonl import JsonLines, cut_after
 lines = JsonLines(Path({str(tmp_path)!r}), str)
 for step in (1, 2):
     lines.log_step(step, 0.0, {{"learner/loss": 0.5}}, ())
@@ -78,7 +78,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert [line["step"] for line in read(tmp_path / "metrics.jsonl")] == [1, 2]
 
 
-def test_a_resumed_run_drops_the_steps_it_takes_again_and_appends(tmp_path: Path) -> None:
+def test_a_resumed_run_puts_aside_the_steps_it_takes_again_and_appends(tmp_path: Path) -> None:
     write_run(tmp_path, num_steps=5)
     lines = JsonLines(tmp_path, decode, resumed_step=3)
     assert [line["step"] for line in lines.history] == [0, 1, 2, 3]
@@ -89,7 +89,17 @@ def test_a_resumed_run_drops_the_steps_it_takes_again_and_appends(tmp_path: Path
     assert [line["step"] for line in metrics] == [0, 1, 2, 3, 4]
     assert metrics[-1]["learner/loss"] == 7.0
     assert [line["step"] for line in read(tmp_path / "samples.jsonl")] == [1, 2, 3, 4]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "samples.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["earlier", "metrics.jsonl", "samples.jsonl"]
+    assert [line["step"] for line in read(tmp_path / "earlier" / "metrics.1.jsonl")] == [4, 5]
+    assert [line["step"] for line in read(tmp_path / "earlier" / "samples.1.jsonl")] == [4, 5]
+
+
+def test_lines_that_are_put_aside_are_kept_byte_by_byte_wherever_they_stood(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    path.write_bytes(b'{"step": 1, "a": "\xc3\xa4"}\n{"step": 3}\n{"step":2}\n{"step": 4, "cut\xc3')
+    assert [record["step"] for record in cut_after(path, 2)] == [1, 2]
+    assert path.read_bytes() == b'{"step": 1, "a": "\xc3\xa4"}\n{"step":2}\n'
+    assert (tmp_path / "earlier" / "answers.1.jsonl").read_bytes() == b'{"step": 3}\n{"step": 4, "cut\xc3'
 
 
 def test_a_new_run_in_the_same_folder_begins_new_files(tmp_path: Path) -> None:
@@ -97,6 +107,7 @@ def test_a_new_run_in_the_same_folder_begins_new_files(tmp_path: Path) -> None:
     JsonLines(tmp_path, decode).close()
     assert read(tmp_path / "metrics.jsonl") == []
     assert read(tmp_path / "samples.jsonl") == []
+    assert [line["step"] for line in read(tmp_path / "earlier" / "metrics.1.jsonl")] == [0, 1, 2]
 
 
 def test_a_last_line_that_a_kill_cut_short_is_dropped(tmp_path: Path) -> None:

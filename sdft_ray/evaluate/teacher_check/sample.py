@@ -112,13 +112,12 @@ def draw_sample(
     needed = [probe.longest_prompt + max(max_new_tokens, len(probe.demonstration_tokens)) + 1 for probe in probes]
     readable = [(probe, length) for probe, length in zip(probes, needed, strict=True) if length <= context_length]
     if len(readable) < 2:
-        raise ConfigError(
-            "check.num_examples",
-            num_examples,
+        problem = (
             f"of {len(probes)} examples drawn {len(readable)} fit into the {context_length} tokens the model reads, "
-            f"with completions of {max_new_tokens}",
-            "lower rollout.max_new_tokens and check.max_new_tokens, or take a model that reads more",
+            f"with completions of {max_new_tokens}"
         )
+        remedy = "lower rollout.max_new_tokens and check.max_new_tokens, or take a model that reads more"
+        raise ConfigError("check.num_examples", num_examples, problem, remedy)
     return CheckSample(
         probes=tuple(probe for probe, _ in readable),
         num_available=len(examples),

@@ -1,0 +1,53 @@
+"""What the command prints without training: a plan, a report, what several seeds came to.
+
+What it takes is imported where it is called: a wrong setting should not wait for Ray and transformers.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from sdft_ray.config import ReportConfig, RunConfig
+
+
+def show_plan(cfg: RunConfig) -> None:
+    """Prints the plan of a run; makes no run folder and starts no process.
+
+    Raises:
+        ConfigError, DataError, ModelError: with the key, the value and the remedy.
+    """
+    from rich.console import Console
+
+    from sdft_ray.cluster.topology import needed_roles
+    from sdft_ray.planning.plan import make_plan
+
+    make_plan(cfg, needed_roles(cfg)).show(Console(highlight=False))
+
+
+def show_report(runs: list[str], cfg: ReportConfig) -> None:
+    """Writes the page of run folders and says where it lies.
+
+    Raises:
+        ConfigError, DataError: with the key or the file, the value or the line, and the remedy.
+    """
+    from sdft_ray.report.writing import write_report
+
+    report = write_report(runs, cfg)
+    print(f"{len(report.study.runs)} runs in {len(report.study.arms)} arms")
+    print(f"page     {report.page}")
+    for path in report.tables:
+        print(f"table    {path}")
+    if report.figures is not None:
+        print(f"figures  {report.figures}")
+
+
+def show_seeds(folders: Sequence[Path]) -> None:
+    """Prints what the runs of several seeds came to.
+
+    Raises:
+        DataError: a file of a run is broken; with the file and the line.
+    """
+    from rich.console import Console
+
+    from sdft_ray.report.seeds import print_results
+
+    print_results(folders, Console(highlight=False))

@@ -1,0 +1,24 @@
+"""README's first command on data of one's own runs as it stands, on a tiny model in the place of the one it names."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import ray
+
+from tests.cluster.command import ROOT, users_environment
+from tests.documented import commands, overrides_of, write_named_files
+
+SMALL = ["num_steps=1", "rollout.max_new_tokens=12", "rollout.kv_cache_gib=0.125", "evaluation.max_new_tokens=8"]
+
+
+def test_the_readmes_command_on_data_of_ones_own_runs(cluster: None, folder: str, tmp_path: Path) -> None:
+    given = [overrides_of(words) for words in commands(ROOT / "README.md")]
+    (overrides,) = [of_one for of_one in given if of_one and "data.source=my_train.jsonl" in of_one]
+    write_named_files(overrides, tmp_path)
+    environment = users_environment(RAY_ADDRESS=ray.get_runtime_context().gcs_address, PYTHONPATH=str(ROOT))
+    command = [sys.executable, "-m", "sdft_ray.launch", *overrides, f"model.path={folder}", *SMALL]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "runs" / "billing" / "model" / "config.json").exists()
+    assert "mine accuracy" in done.stdout

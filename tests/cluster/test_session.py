@@ -1,0 +1,159 @@
+"""A cluster that was started as users start one, with `ray start`, is joined and submitted to."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from sdft_ray.cluster import session
+from sdft_ray.cluster.session import prepare_to_join
+from sdft_ray.errors import ClusterError
+from tests.cluster.command import ROOT, SETTINGS, users_environment
+
+HOLD = """
+import ray
+from sdft_ray.cluster.session import RaySession
+from sdft_ray.config import ClusterConfig
+with RaySession(ClusterConfig()):
+    print(int(ray.cluster_resources()["CPU"]), "CPUs")
+"""
+
+
+class Head:
+    """A head node of `ray start` in a home of its own, whose user has a token from an earlier Ray."""
+
+    def __init__(self, home: Path):
+        self.ports = free_ports(5)
+        self.home = home
+        (home / ".ray").mkdir()
+        (home / ".ray" / "auth_token").write_text("0123456789abcdef" * 4)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.ports[0]}"
+
+    @property
+    def dashboard(self) -> str:
+        return f"http://127.0.0.1:{self.ports[1]}"
+
+    def environment(self, **variables: str) -> dict[str, str]:
+        """That of a shell of the head's user."""
+        return users_environment(**{"HOME": str(self.home), "PYTHONPATH": str(ROOT)} | variables)
+
+    def start(self, temp_dir: str) -> subprocess.Popen[bytes]:
+        gcs, dashboard, client, agent, agent_grpc = self.ports
+        command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", "--num-cpus=8"]
+        command += [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
+        command += [f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={agent_grpc}"]
+        command += [f"--temp-dir={temp_dir}", f"--object-store-memory={2**28}", "--disable-usage-stats"]
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.Popen(command, env=self.environment(PATH=path), stdout=subprocess.DEVNULL)
+
+
+def free_ports(number: int) -> list[int]:
+    probes = [socket.socket() for _ in range(number)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    head = Head(tmp_path_factory.mktemp("home"))
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as temp_dir:  # short: it holds sockets
+        process = head.start(temp_dir)
+        try:
+            wait_for(head.ports[0], process)
+            wait_for(head.ports[1], process)
+            yield head
+        finally:
+            tree = psutil.Process(process.pid).children(recursive=True)
+            process.terminate()
+            process.wait(timeout=60)
+            _, alive = psutil.wait_procs(tree, timeout=30)
+            for child in alive:
+                child.kill()
+
+
+def wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "ray start has ended"
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.5)
+    raise AssertionError(f"nobody listens at {port}")
+
+
+def join(head: Head, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = head.environment(RAY_ADDRESS=head.address, **variables)
+    return subprocess.run([sys.executable, "-c", HOLD], env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command_joins_it_at_its_address(head: Head) -> None:
+    joined = join(head)
+    assert joined.stdout == "8 CPUs\n", joined.stderr
+
+
+WITHOUT = {
+    "no token": {},
+    "another token": {"RAY_AUTH_TOKEN": "f" * 64},
+    "told to send one, but has none": {"RAY_AUTH_MODE": "token"},
+}
+
+
+@pytest.mark.parametrize("variables", WITHOUT.values(), ids=WITHOUT)
+def test_without_its_token_the_command_says_what_to_set(head: Head, tmp_path: Path, variables: dict[str, str]) -> None:
+    refused = join(head, HOME=str(tmp_path), **variables)
+    assert refused.returncode == 1
+    last = refused.stderr.strip().splitlines()[-1]
+    assert f"RAY_ADDRESS={head.address}: this Ray cluster wants another token" in last
+    assert "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what 'ray get-auth-token' prints" in last
+
+
+def submit(head: Head, *overrides: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "launch/submit.py", head.dashboard, *SETTINGS, *overrides]
+    environment = head.environment(**variables)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+
+
+def test_a_run_is_submitted_to_it_as_the_readme_says(head: Head, folder: str, tmp_path: Path) -> None:
+    done = submit(head, "method=sft", "num_steps=1", "name=one", f"model.path={folder}", f"runs_dir={tmp_path}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "one" / "summary.json").exists()
+
+
+def test_without_its_token_a_submission_says_what_to_set(head: Head, tmp_path: Path) -> None:
+    refused = submit(head, f"runs_dir={tmp_path}", HOME=str(tmp_path))
+    assert refused.returncode == 1
+    assert f"error: {head.dashboard}: this Ray cluster wants another token" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_where_nobody_answers_the_address_is_named_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert session.ANSWER_TIMEOUT_S <= 30
+    monkeypatch.setattr(session, "ANSWER_TIMEOUT_S", 1.0)
+    (port,) = free_ports(1)
+    with pytest.raises(ClusterError, match=f"RAY_ADDRESS=127.0.0.1:{port}: no Ray cluster answers there within 1 s"):
+        prepare_to_join(f"127.0.0.1:{port}")
+    with pytest.raises(ClusterError, match="write HOST:PORT"):
+        prepare_to_join("ray://127.0.0.1:10001")
+
+
+def test_where_no_dashboard_answers_a_submission_says_so(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    command = [sys.executable, "launch/submit.py", f"http://127.0.0.1:{port}", f"runs_dir={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, env=users_environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert f"error: http://127.0.0.1:{port}: no Ray dashboard answers there" in done.stderr

@@ -1,0 +1,41 @@
+"""The commands that the documentation shows, as a reader would type them."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
+BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"`((?:\.venv/bin/)?python [^`]+|make [^`]+)`")
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of every command in a page's bash blocks and code spans."""
+    text = page.read_text()
+    blocks = BLOCK.findall(text)
+    spans = [" ".join(span.split()) for span in SPAN.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL))]
+    lines = "\n".join(block.replace("\\\n", " ") for block in blocks).splitlines() + spans
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def overrides_of(words: list[str]) -> list[str] | None:
+    """What a command gives the launcher; None where it starts something else."""
+    if words[0].startswith("+"):  # settings to add to the command above
+        return ["+cluster=local", *words]
+    if words[1:3] == ["-m", "sdft_ray.launch"] or words[1:2] == ["launch/submit.py"]:
+        given = words[3:]
+    else:
+        return None
+    return [word for word in given if word != "..."]
+
+
+def write_named_files(overrides: list[str], folder: Path, num_rows: int = 16) -> None:
+    """Every JSON Lines file that overrides name, with rows that any method and scorer can use."""
+    for name in re.findall(r"[\w/.-]+\.jsonl", " ".join(overrides)):
+        rows = [
+            {"prompt": f"Which port has service {row}?", "demonstration": f"It listens on port {row}.", "answer": "A"}
+            for row in range(num_rows)
+        ]
+        (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))

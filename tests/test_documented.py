@@ -1,0 +1,77 @@
+"""What README and docs tell a reader to type works as it stands."""
+
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdft_ray.cluster.stages import Stages
+from sdft_ray.config import Mode, ReportConfig, RunConfig
+from sdft_ray.launch import Stage, command, main
+from sdft_ray.outcome import Outcome
+from tests.documented import PAGES, ROOT, commands, overrides_of, write_named_files
+from tests.tiny import make_tiny_model
+
+LAUNCHED = [overrides for page in PAGES for words in commands(page) if (overrides := overrides_of(words)) is not None]
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
+    """What the command would do, and does not."""
+    done: list[Any] = []
+
+    def run(stages: list[Stage], outcome: Outcome) -> Path:
+        done.append(stages)
+        return tmp_path
+
+    def show(*of: Any) -> None:
+        done.append(of)
+
+    monkeypatch.setattr(command, "run", run)
+    monkeypatch.setattr(command, "show_plan", show)
+    monkeypatch.setattr(command, "show_report", show)
+    monkeypatch.setattr(command, "show_seeds", lambda folders: None)
+    monkeypatch.chdir(tmp_path)
+    return done
+
+
+def test_the_documentation_has_commands() -> None:
+    assert len(LAUNCHED) >= 9
+
+
+@pytest.mark.parametrize("overrides", LAUNCHED, ids=" ".join)
+def test_every_documented_command_passes_all_checks_that_need_no_process(
+    overrides: list[str], started: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_named_files(overrides, tmp_path)
+    monkeypatch.setattr(sys, "argv", ["launch", *overrides])
+    main()
+    assert started
+    for stages in started:
+        if isinstance(stages[-1], ReportConfig | RunConfig):
+            continue
+        configs = [(name, cfg) for name, cfg, _ in stages]
+        if configs[0][1].mode is Mode.train and is_here(configs[0][1].data.source):
+            tiny = make_tiny_model(tmp_path / "tiny", context=4096)
+            assert Stages([(name, with_model(cfg, tiny)) for name, cfg in configs]).num_steps > 0
+
+
+def is_here(source: str) -> bool:
+    return source.startswith("builtin:") or Path(source).exists()
+
+
+def with_model(cfg: RunConfig, path: str) -> RunConfig:
+    return replace(cfg, model=replace(cfg.model, path=path))
+
+
+def test_every_documented_target_and_module_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for words in (words for page in PAGES for words in commands(page)):
+        if words[0] == "make":
+            assert words[1] in targets, words
+        elif words[1:2] == ["-m"] and words[2].partition(".")[0] in ("sdft_ray", "tests"):
+            path = ROOT / words[2].replace(".", "/")
+            assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), words
