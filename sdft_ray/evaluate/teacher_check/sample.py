@@ -100,10 +100,8 @@ def draw_sample(
         raise DataError(data.source, 1, problem, "give two examples at least")
     places = _draw(len(examples), num_examples, seed)
     drawn = [examples[place] for place in places]
-    passes = [
-        _passes(example, lines[place] if lines else place + 1, builders, data.source, match)
-        for place, example in zip(places, drawn, strict=True)
-    ]
+    of_drawn = [lines[place] if lines else place + 1 for place in places]
+    passes = [_passes(*row, builders, data.source, match) for row in zip(drawn, of_drawn, strict=True)]
     partners = _wrong_partners(drawn, SHOWN[context], match, seed)
     probes = [
         _probe(example, drawn[partner], builders, passes=own_passes, seed=seed)
