@@ -9,7 +9,7 @@ Legend: N tokens packed end to end, D size of a head, S sequences, M keys of all
 
 from collections.abc import Callable
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.attention.varlen import varlen_attn
@@ -52,7 +52,7 @@ def attention(
     *,
     scaling: float | None,
     window: int,
-    kernel: Callable[..., torch.Tensor] = varlen_attn,
+    kernel: Callable[..., Any] = varlen_attn,
 ) -> torch.Tensor:
     """Causal attention within every sequence.
 
@@ -69,7 +69,7 @@ def attention(
         [1, N, heads, D].
     """
     own_query, own_key, own_value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    return kernel(
+    output: torch.Tensor = kernel(
         own_query,
         _with_prefix(own_key, borders),
         _with_prefix(own_value, borders),
@@ -81,7 +81,8 @@ def attention(
         # Tokens before and after a query that it sees; the last query of a sequence stands beside its last key.
         window_size=(window - 1 if window else -1, 0),
         enable_gqa=key.shape[1] != query.shape[1],
-    )[None]
+    )
+    return output[None]
 
 
 def _with_prefix(states: torch.Tensor, borders: Borders) -> torch.Tensor:
