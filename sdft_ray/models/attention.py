@@ -4,14 +4,15 @@ Legend: N tokens packed end to end, n of them of one sequence, m keys that it se
 
 The layout is read off the position ids. Where they do not go on by one, the next sequence starts; where it starts at
 position r > 0, it continues the first r tokens of the pack, which it shares with all the others. Their keys and values
-are the same for every sequence, so this is exact, forward and backward. What a varlen kernel does on a GPU, and masks
-do at the price of N * N products and a mask a layer, is here one call of torch's fused attention a sequence.
+are the same for every sequence, so this is exact, forward and backward. In bf16 on a GPU one kernel computes the
+whole pack (`varlen.py`); elsewhere it is one call of torch's fused attention a sequence, where a mask for the whole
+pack would cost N * N products a layer.
 
 Sliding windows are part of a sequence's mask. A cap on the scores and attention sinks, which no fused kernel of torch
 knows, are computed from the scores of one sequence at a time.
 """
 
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from transformers import AttentionInterface
 
 from sdft_ray.errors import ModelError
+from sdft_ray.models import varlen
 
 PACKED = "packed"
 NOT_COMPUTED = ("position_bias",)  # what some networks add to their attention
@@ -44,6 +46,11 @@ class Pack:
         self.layout = layout
         self._device = device
         self._masks: dict[int, list[torch.Tensor | None]] = {}
+
+    @cached_property
+    def borders(self) -> varlen.Borders:
+        """The layout as the kernel for a whole pack reads it."""
+        return varlen.borders(self.layout.shared, self.layout.lengths, self._device)
 
     def masks(self, window: int) -> list[torch.Tensor | None]:
         """Of each sequence, which keys [n, m] its queries see; None where plain causality says it.
@@ -121,15 +128,16 @@ def packed_attention(
     """
     _check(module, attention_mask, kwargs)
     pack = _pack_of(query, position_ids)
+    window = sliding_window or 0
     attend = partial(_fused, scaling=scaling, dropout=dropout)
+    if softcap is None and s_aux is None and varlen.computes(query, value, dropout):
+        return varlen.attention(query, key, value, pack.borders, scaling=scaling, window=window), None
     if softcap is not None or s_aux is not None:
         attend = partial(_from_scores, scaling=scaling, dropout=dropout, softcap=softcap, sinks=s_aux)
     shared_key, shared_value = (tensor[:, :, : pack.layout.shared] for tensor in (key, value))
     results = []
     parts = zip(*(tensor.split(pack.layout.lengths, dim=2) for tensor in (query, key, value)), strict=True)
-    for index, ((own_query, own_key, own_value), mask) in enumerate(
-        zip(parts, pack.masks(sliding_window or 0), strict=True)
-    ):
+    for index, ((own_query, own_key, own_value), mask) in enumerate(zip(parts, pack.masks(window), strict=True)):
         if pack.layout.begins(index):
             own_key = torch.cat([shared_key, own_key], dim=2)
             own_value = torch.cat([shared_value, own_value], dim=2)
@@ -149,6 +157,9 @@ def _fused(
     dropout: float,
 ) -> torch.Tensor:
     """Attention of one sequence [1, heads, n, D] by torch's own kernels; arguments as `packed_attention`'s."""
+    groups = query.shape[1] // key.shape[1]
+    if query.is_cuda and groups > 1:  # torch has no fused kernel there for grouped heads with a mask, or in fp32
+        key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     return F.scaled_dot_product_attention(
         query,
         key,

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from sdft_ray.models import varlen
 from tests.models.test_attention import make_network, one_by_one, packed_hidden
+from tests.models.test_varlen import kernel_by_definition
 
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 
@@ -21,3 +23,32 @@ def test_hidden_states_and_gradients_are_those_of_the_cpu(share_prefix: bool, dt
         if parameter.grad is not None:
             error = (parameter.grad.cpu().double() - others[name].grad).abs().max()
             assert error <= 5 * TOLERANCE[dtype] * others[name].grad.abs().max(), name
+
+
+@pytest.mark.parametrize("window", [0, 5, 64])
+@pytest.mark.parametrize("num_key_heads", [2, 8])
+@pytest.mark.parametrize("shared", [0, 20])
+def test_one_kernel_for_a_pack_computes_what_torch_documents(shared: int, num_key_heads: int, window: int) -> None:
+    torch.manual_seed(0)
+    lengths = [37, 64, 1, 130]
+    query, key, value = (
+        torch.randn(1, heads, sum(lengths), 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+        for heads in (8, num_key_heads, num_key_heads)
+    )
+    assert varlen.computes(query, value, 0.0)
+    found = varlen.attention(
+        query, key, value, varlen.borders(shared, lengths, query.device), scaling=None, window=window
+    )
+    exact = [tensor.detach().cpu().double().requires_grad_() for tensor in (query, key, value)]
+    expected = varlen.attention(
+        *exact,
+        varlen.borders(shared, lengths, torch.device("cpu")),
+        scaling=None,
+        window=window,
+        kernel=kernel_by_definition,
+    )
+    weights = torch.randn_like(expected)
+    gradients = torch.autograd.grad((found * weights.to(found)).sum(), (query, key, value))
+    others = torch.autograd.grad((expected * weights).sum(), exact)
+    for mine, other in zip([found, *gradients], [expected, *others], strict=True):
+        assert (mine.cpu().double() - other).norm() <= 0.02 * other.norm()

@@ -17,7 +17,14 @@ from transformers import (
 
 from sdft_ray.config import ModelConfig, Precision
 from sdft_ray.errors import ModelError
-from sdft_ray.models.network import check_head, completion_hidden, load_head, load_network, output_head
+from sdft_ray.models.network import (
+    check_head,
+    completion_hidden,
+    load_head,
+    load_network,
+    output_head,
+    train_as_sampled,
+)
 from sdft_ray.models.packing import pack_sequences
 
 SIZES = {
@@ -106,3 +113,16 @@ class Doubling(LlamaForCausalLM):
 def test_a_head_of_an_unknown_kind_is_refused_by_name() -> None:
     with pytest.raises(ModelError, match="Doubling computes other logits than its output embeddings"):
         check_head(Doubling(CONFIGS["tied"]).eval())
+
+
+def test_layers_recompute_their_activations_in_the_mode_they_sample_in() -> None:
+    network = LlamaForCausalLM(LlamaConfig(attention_dropout=0.5, **SIZES))
+    network.gradient_checkpointing_enable({"use_reentrant": False})
+    train_as_sampled(network.train())
+    train_as_sampled(network.train())  # every step of a run begins so
+    layer = network.model.layers[0]
+    modes = []
+    layer.mlp.register_forward_pre_hook(lambda *_: modes.append(layer.training))
+    tokens = torch.arange(5)
+    completion_hidden(network, tokens, tokens, tokens).sum().backward()
+    assert modes == [False, False]  # forward, and once more in the backward pass
