@@ -36,8 +36,8 @@ def write_model_card(
         *_front_matter(cfg),
         f"# {cfg.method.name} of {Path(cfg.model.path).name}",
         "",
-        f"This model is `{cfg.model.path}` after {num_steps} steps of {cfg.method.name}, trained with sdft_ray"
-        f"{_commit(summary)}. Its licence is that of the model it was made from.",
+        f"This model is `{cfg.model.path}` after training with sdft_ray{_commit(summary)}: number of steps {num_steps},"
+        f" method {cfg.method.name}. Its licence is that of the model it was made from.",
         "",
         "## Data",
         "",

@@ -40,6 +40,6 @@ def test_hubs_read_where_the_model_comes_from_and_what_it_is_for(tmp_path: Path,
 
 def test_people_read_data_settings_and_results(tmp_path: Path) -> None:
     text = make_card(tmp_path, "org/small").text
-    for part in ("12 steps of sdft", "`rows.jsonl`", "| teacher.ema_decay |", "| taught accuracy |  | 0.75 |", "abc"):
+    for part in ("number of steps 12", "`rows.jsonl`", "| teacher.ema_decay |", "| taught accuracy |  | 0.75 |", "abc"):
         assert part in text
     assert "teacher." not in make_card(tmp_path, "org/small", target=Target.TOKEN).text
