@@ -107,6 +107,24 @@ def draw_sample(
         _probe(example, drawn[partner], builders, passes=own_passes, seed=seed)
         for example, partner, own_passes in zip(drawn, partners, passes, strict=True)
     ]
+    readable = _readable(probes, num_examples, max_new_tokens, context_length)
+    return CheckSample(
+        probes=tuple(probe for probe, _ in readable),
+        num_available=len(examples),
+        num_unreadable=len(probes) - len(readable),
+        lengths=_lengths(probes, data),
+        max_model_len=max(length for _, length in readable),
+    )
+
+
+def _readable(
+    probes: Sequence[Probe], num_examples: int, max_new_tokens: int, context_length: int
+) -> list[tuple[Probe, int]]:
+    """The probes that fit into the context, each with the tokens it needs.
+
+    Raises:
+        ConfigError: fewer than two do.
+    """
     needed = [probe.longest_prompt + max(max_new_tokens, len(probe.demonstration_tokens)) + 1 for probe in probes]
     readable = [(probe, length) for probe, length in zip(probes, needed, strict=True) if length <= context_length]
     if len(readable) < 2:
@@ -116,13 +134,7 @@ def draw_sample(
         )
         remedy = "lower rollout.max_new_tokens and check.max_new_tokens, or take a model that reads more"
         raise ConfigError("check.num_examples", num_examples, problem, remedy)
-    return CheckSample(
-        probes=tuple(probe for probe, _ in readable),
-        num_available=len(examples),
-        num_unreadable=len(probes) - len(readable),
-        lengths=_lengths(probes, data),
-        max_model_len=max(length for _, length in readable),
-    )
+    return readable
 
 
 def _draw(num_available: int, num_examples: int, seed: int) -> list[int]:
