@@ -45,7 +45,7 @@ def test_the_prior_is_answered_in_words_whatever_is_taught() -> None:
 SETS = [
     (
         {"a": {"souce": "x"}},
-        "evaluation.sets.a.souce=x: there is no such setting; the nearest is evaluation.sets.a.source",
+        "evaluation.sets.a.souce=x: there is no such setting; the nearest is",
     ),
     ({"a": {"split": "x"}}, "missing mandatory value: source; the settings of a set are source, split"),
     ({"a": 3}, "evaluation.sets.a=3: is neither a source nor settings of a set"),
