@@ -124,8 +124,9 @@ def logit_transform(config: Any) -> tuple[float, float]:
     text = config.get_text_config()
 
     def first(*names: str) -> float:
-        """The first of these settings that is there and not 0, else 0."""
-        return next((value for name in names if (value := getattr(text, name, None))), 0.0)
+        """The first of these settings that is a number other than 0, else 0; MPT's may be a word."""
+        values = (getattr(text, name, None) for name in names)
+        return next((value for value in values if isinstance(value, int | float) and value), 0.0)
 
     scale = (first("logit_scale", "lm_head_multiplier") or 1.0) / (first("logits_scaling") or 1.0)
     return scale, first("final_logit_softcapping", "logits_soft_cap")
