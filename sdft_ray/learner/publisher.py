@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from sdft_ray.config import Channel
-from sdft_ray.learner.fragments import Fragment, assemble, parameter_shapes, place
+from sdft_ray.learner.fragments import Fragment, assemble, fragments_in, index_by_name, parameter_shapes, place
 from sdft_ray.records import Bucket, ParameterEntry, Publication
 from sdft_ray.tensors import dtype_name, to_array, to_tensor
 from sdft_ray.weights.buckets import bucket_elements, plan_buckets, unpack, views
@@ -159,16 +159,19 @@ class DirectPublisher:
         return self._others.house(kind, owned)
 
     def _parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
+        index = index_by_name(self._student())
         for entries in self._plan:
-            yield from views(entries, assemble(entries, self._student, self._device).to(self._dtype))
+            flat = assemble(entries, fragments_in(entries, index), self._device).to(self._dtype)
+            yield from views(entries, flat)
 
 
 def assembled(
     module: torch.nn.Module, fragments: Fragments, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[tuple[ParameterEntry, ...], np.ndarray]]:
     """All weights bucket by bucket, with their values, on rank 0; every rank has to go through it."""
+    index = index_by_name(fragments())
     for entries in plan_buckets(parameter_shapes(module)):
-        flat = assemble(entries, fragments, device)
+        flat = assemble(entries, fragments_in(entries, index), device)
         if dist.get_rank() == 0:
             yield entries, to_array(flat.to(dtype))
 

@@ -27,7 +27,7 @@ from sdft_ray.errors import NonFiniteError
 from sdft_ray.learner.metrics import OpenStep
 from sdft_ray.learner.stages import StagePlan
 from sdft_ray.records import Microbatch, Publication, RankReport, TokenViews
-from sdft_ray.tensors import release_freed_memory
+from sdft_ray.tensors import release_freed_memory, synchronize
 from sdft_ray.weights.channel import Meeting, WeightKind
 from sdft_ray.workers import Worker
 
@@ -147,6 +147,7 @@ class LearnerWorker(Worker):
         check_loss(output.loss, by_sample, microbatch, self.weight_version + 1)
         # DeepSpeed averages gradients over ranks; the loss is already a share of the global batch's.
         self._engine.backward(output.loss * self._num_ranks)
+        synchronize(self._device)  # or the step's first wait would be taken for the optimizer's
         self._step.add(microbatch, token_sums(output, microbatch), time.perf_counter() - started)
         return by_sample
 
@@ -163,6 +164,7 @@ class LearnerWorker(Worker):
         step, self._step = self._step, OpenStep()
         started = time.perf_counter()
         grad_norm = self._apply_gradients(step.example_ids)
+        synchronize(self._device)
         optimizer_done = time.perf_counter()
         self.weight_version += 1
         is_border = self._settings.plan.is_border(self.weight_version)
@@ -174,6 +176,7 @@ class LearnerWorker(Worker):
             else:
                 self._average.update(self._student())
         self._make_teacher_head()
+        synchronize(self._device)
         return step.report(
             grad_norm,
             bound_s=self._bound.seconds(step.input_tokens, step.head_rows),
