@@ -18,6 +18,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from sdft_ray.errors import SdftError, WeightVersionError, WorkerError
 from sdft_ray.records import WorkerStatus
+from sdft_ray.tensors import peak_gpu_memory_gib
 
 CLOSING_TIMEOUT_S = 10.0  # a scheduler kills 30 s after it has asked
 
@@ -41,6 +42,7 @@ class Worker:
             process_id=os.getpid(),
             weight_version=self.weight_version,
             peak_memory_gib=peak_memory_gib(),
+            peak_gpu_memory_gib=peak_gpu_memory_gib(),
         )
 
     def close(self) -> None:

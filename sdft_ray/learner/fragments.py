@@ -116,10 +116,13 @@ def assemble(
 
 
 def place(entries: tuple[ParameterEntry, ...], fragments: Iterable[Fragment], flat: torch.Tensor) -> None:
-    """Writes those of the fragments that belong to `entries` to their places in `flat`, in its dtype."""
+    """Writes those of the fragments that belong to `entries` to their places in `flat`, in its dtype.
+
+    From a GPU into pinned memory the copies are under way when this returns.
+    """
     offsets = {entry.name: entry.offset for entry in entries}
     with one_thread():
         for fragment in fragments:
             if fragment.name in offsets:
                 begin = offsets[fragment.name] + fragment.start
-                flat[begin : begin + fragment.values.numel()] = fragment.values
+                flat[begin : begin + fragment.values.numel()].copy_(fragment.values, non_blocking=True)

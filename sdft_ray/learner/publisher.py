@@ -17,10 +17,10 @@ import torch.distributed as dist
 from sdft_ray.config import Channel
 from sdft_ray.learner.fragments import Fragment, assemble, fragments_in, index_by_name, parameter_shapes, place
 from sdft_ray.records import Bucket, ParameterEntry, Publication
-from sdft_ray.tensors import dtype_name, to_array, to_tensor
+from sdft_ray.tensors import dtype_name, synchronize, to_array, to_tensor
 from sdft_ray.weights.buckets import bucket_elements, plan_buckets, unpack, views
 from sdft_ray.weights.channel import Meeting, WeightKind
-from sdft_ray.weights.memory_file import FILE_DTYPE, MemoryFile, MemoryHandle, map_memory
+from sdft_ray.weights.memory_file import FILE_DTYPE, MemoryFile, MemoryHandle, map_memory, pin
 
 Fragments = Callable[[], Iterator[Fragment]]
 
@@ -86,6 +86,7 @@ class SharedMemoryPublisher:
         handle, flat = self._memory_of(kind)
         if kind not in self._housed:
             place(self._entries, fragments(), flat)
+            synchronize(self._device)
         if dist.get_rank() != 0:
             return None
         return Publication(version=version, buckets=(Bucket(dtype=self._dtype, entries=self._entries, array=handle),))
@@ -113,7 +114,10 @@ class SharedMemoryPublisher:
             num_bytes = bucket_elements(self._entries) * FILE_DTYPE[self._dtype].itemsize
             handles = [MemoryFile(num_bytes).handle]  # open as long as this process lives
         dist.broadcast_object_list(handles, src=0)
-        self._memory[kind] = handles[0], to_tensor(map_memory(handles[0], self._dtype, writable=True))
+        array = map_memory(handles[0], self._dtype, writable=True)
+        if self._device.type == "cuda":
+            pin(array)
+        self._memory[kind] = handles[0], to_tensor(array)
         return self._memory[kind]
 
 

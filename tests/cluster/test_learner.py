@@ -124,7 +124,7 @@ def begin(ranks: Any, folder: str, num_tokens: int, tmp_path: Path) -> Any:
             "schedule": Schedule.CONSTANT,
             "adam_epsilon": 1e-4,
         } | learner
-        cfg = LearnerConfig(**options)
+        cfg = LearnerConfig(**{"precision": Precision.FLOAT32} | options)
         loss = loss or LossConfig(divergence=Divergence.FORWARD_KL, skip_first_tokens=1)
         stage = LearnerStage(
             num_steps=NUM_STEPS // num_stages,
@@ -135,7 +135,7 @@ def begin(ranks: Any, folder: str, num_tokens: int, tmp_path: Path) -> Any:
         plan = StagePlan([stage] * num_stages)
         settings = LearnerSettings(
             model_path=folder,
-            model=ModelConfig(path=folder),
+            model=ModelConfig(path=folder, dtype=Precision.FLOAT32),
             learner=cfg,
             loss=loss,
             target=target,
@@ -414,7 +414,8 @@ def make_worker(cluster: None, folder: str, num_tokens: int, tmp_path_factory: p
     actors = []
 
     def make(kind: type, **settings: Any) -> Any:
-        shared = {"rank": 0, "model_path": folder, "model": ModelConfig(path=folder), "num_tokens": num_tokens}
+        model = ModelConfig(path=folder, dtype=Precision.FLOAT32)
+        shared = {"rank": 0, "model_path": folder, "model": model, "num_tokens": num_tokens}
         remote = ray.remote(kind).options(num_cpus=0)
         actors.append(remote.remote(log_dir=str(tmp_path_factory.mktemp("logs")), **shared, **settings))
         ray.get(actors[-1].ready.remote())
