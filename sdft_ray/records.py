@@ -228,6 +228,7 @@ class WorkerStatus:
     process_id: int
     weight_version: int
     peak_memory_gib: float  # resident set of the worker and its child processes
+    peak_gpu_memory_gib: float  # that torch has reserved on the worker's fullest GPU; 0.0 without one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,6 +30,17 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
+def synchronize(device: torch.device) -> None:
+    """Returns when the device has done all it was given, so that a clock read next tells how long that took."""
+    if device.type != "cpu":  # which has done it when a call returns
+        torch.accelerator.synchronize(device)
+
+
+def peak_gpu_memory_gib() -> float:
+    """The most GPU memory that this process's torch has ever reserved [GiB]; 0.0 where it has used no GPU."""
+    return torch.cuda.max_memory_reserved() / 2**30 if torch.cuda.is_initialized() else 0.0
+
+
 def release_freed_memory() -> None:
     """Gives this process's freed memory back to the system, which glibc may have been told to keep."""
     ctypes.CDLL(None).malloc_trim(0)

@@ -17,6 +17,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from sdft_ray.errors import SdftError, WeightVersionError, WorkerError
 from sdft_ray.records import WorkerStatus
+from sdft_ray.tensors import peak_gpu_memory_gib
 
 T = TypeVar("T")
 
@@ -42,6 +43,7 @@ class Worker:
             process_id=os.getpid(),
             weight_version=self.weight_version,
             peak_memory_gib=peak_memory_gib(),
+            peak_gpu_memory_gib=peak_gpu_memory_gib(),
         )
 
     def notes(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from sdft_ray.config import RunConfig
+from sdft_ray.config import Precision, RunConfig
 from sdft_ray.data.dataset import read_dataset
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.stream import ExampleStream
@@ -185,3 +185,28 @@ def test_every_key_the_readme_names_exists() -> None:
     unknown = {key for key in named if key not in known | groups | columns and not key.startswith("evaluation.sets.")}
     assert named, "the README names no setting"
     assert not unknown
+
+
+@pytest.mark.parametrize(("cluster", "precision"), [("8xA100", Precision.BFLOAT16), ("local", Precision.FLOAT32)])
+def test_precision_follows_the_machines_unless_it_is_named(cluster: str, precision: Precision) -> None:
+    cfg = compose_with(f"+cluster={cluster}")
+    assert cfg.model.dtype is cfg.learner.precision is precision
+    named = compose_with(f"+cluster={cluster}", "model.dtype=FLOAT32", "learner.precision=BFLOAT16")
+    assert (named.model.dtype, named.learner.precision) == (Precision.FLOAT32, Precision.BFLOAT16)
+
+
+def test_the_run_folder_records_the_precision_and_not_that_it_followed() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        _, settings = typed_config(compose("config", ["+cluster=8xA100"]))
+    assert settings["model"]["dtype"] == settings["learner"]["precision"] == "BFLOAT16"
+
+
+def test_bf16_by_default_on_gpus_without_masters_is_refused() -> None:
+    with pytest.raises(SdftError, match=r"learner\.zero_stage=0: .*by default on GPUs.*learner\.precision=FLOAT32"):
+        compose_with("+cluster=8xA100", "learner.zero_stage=0")
+    compose_with("+cluster=local", "learner.zero_stage=0")
+
+
+def test_a_payload_has_a_precision_of_its_own() -> None:
+    with pytest.raises(SdftError, match=r"teacher\.payload_precision=AUTO: .*choose FLOAT32 or BFLOAT16"):
+        compose_with("+cluster=local", "teacher.payload_precision=AUTO")

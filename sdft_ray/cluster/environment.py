@@ -15,22 +15,29 @@ DRIVER = {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 
-# Passed on from the user's shell to every actor where set.
+# Passed on from the driver's environment to every actor where set.
 PASSED_ON = (
     "HF_HOME",
     "HF_TOKEN",
     "HF_HUB_OFFLINE",
     "HF_ENDPOINT",
     "WANDB_API_KEY",
-    "NCCL_DEBUG",
-    "NCCL_SOCKET_IFNAME",
+    "VLLM_USE_V2_MODEL_RUNNER",  # 0 or 1; unset, vLLM 0.32 takes its Model Runner V2 on a GPU
 )
+PASSED_ON_PREFIXES = ("NCCL_", "TORCH_NCCL_", "GLOO_")  # how ranks reach one another is a matter of the machines
+
+# What torch 2.13 reads of its GPU allocator: the first that is set.
+ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 
 
 def actor_environment(role: str, placement: RolePlacement) -> dict[str, str]:
     """The environment of one actor of `role`."""
     threads = str(placement.threads_per_worker)
-    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name in (*PASSED_ON, *ALLOCATOR) or name.startswith(PASSED_ON_PREFIXES)
+    }
     environment |= {
         "OMP_NUM_THREADS": threads,  # every role its share of the cores: more threads cost a factor of ten
         "MKL_NUM_THREADS": threads,
@@ -42,6 +49,10 @@ def actor_environment(role: str, placement: RolePlacement) -> dict[str, str]:
         # Large buffers come from the heap and stay there: giving them back to the kernel after every step costs 7 % of
         # a step in page faults.
         environment |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+    elif role in ("learner", "teacher") and placement.gpus_per_worker <= 1 and not environment.keys() & set(ALLOCATOR):
+        # Microbatches of ever new lengths would leave gaps that no later one fits. An engine on several GPUs adds up
+        # over CUDA IPC, which does not take such memory.
+        environment |= {ALLOCATOR[0]: "expandable_segments:True"}
     if role in ("rollout", "teacher"):  # a teacher may be a vLLM engine, too
         environment |= {"VLLM_LOGGING_LEVEL": "INFO", "VLLM_NO_USAGE_STATS": "1"}
         if on_cpu:

@@ -107,6 +107,11 @@ class Job:
             f"{cfg.method.name}: {material.num_steps} steps of {cfg.batch_size} samples, {cfg.model.path} on "
             f"{cfg.cluster.name}, {target}"
         )
+        if cfg.cluster.num_gpus:
+            self.console.say(
+                f"precision      {cfg.model.dtype.name} in rollout and teacher workers, {cfg.learner.precision.name} "
+                "in the learner, whose masters are FLOAT32"
+            )
         for stage in self._stages:
             if stage.name:
                 self.console.say(f"stage          {stage.name}: steps {stage.first_step + 1} to {stage.last_step}")

@@ -40,14 +40,15 @@ class Reservation:
 def reserve(cluster: ClusterConfig, roles: list[str]) -> dict[str, Reservation]:
     """Reserves the places of all `roles`, or none.
 
-    Learner ranks are packed, since they exchange gradients all the time; the workers of other roles are spread.
+    Learner ranks are packed, since they exchange gradients all the time; the workers of other roles are spread. The
+    learner has its places before the others ask for theirs, or they would be spread over the nodes it could fill.
 
     Raises:
         ClusterError: the places are not there after a minute, though the totals are: other jobs hold them, or no
             single node is large enough for one worker.
     """
     reservations: dict[str, Reservation] = {}
-    for role in roles:
+    for role in sorted(roles, key=lambda role: role != "learner"):
         placement = cluster.placements()[role]
         bundle = {"CPU": float(placement.cpus_per_worker)}
         if placement.gpus_per_worker:
@@ -58,6 +59,8 @@ def reserve(cluster: ClusterConfig, roles: list[str]) -> dict[str, Reservation]:
             name=f"sdft_ray-{role}",
         )
         reservations[role] = Reservation(role, placement, group)
+        if role == "learner":
+            ray.wait([group.ready()], timeout=RESERVATION_TIMEOUT_S)
     waiting = [reservation.group.ready() for reservation in reservations.values()]
     ready, missing = ray.wait(waiting, num_returns=len(waiting), timeout=RESERVATION_TIMEOUT_S)
     if missing:

@@ -187,7 +187,7 @@ async def _wait_until_ready(role: str, group: WorkerGroup, learner: LearnerGroup
 
 
 def _channel_kind(cfg: RunConfig) -> Channel:
-    return cfg.weights.choose_channel(cfg.cluster, num_nodes=sum(node["Alive"] for node in ray.nodes()))
+    return cfg.weights.choose_channel(num_nodes=sum(node["Alive"] for node in ray.nodes()))
 
 
 def _teachers_map(cfg: RunConfig) -> bool:

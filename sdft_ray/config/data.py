@@ -26,9 +26,7 @@ class ModelConfig:
     """Which network is taught."""
 
     path: str = "smollm2-135m"  # a hub id, a folder, or the embedded "smollm2-135m"
-    dtype: Precision = (
-        Precision.FLOAT32
-    )  # of the weights in rollout and teacher workers; the learner keeps fp32 masters
+    dtype: Precision = Precision.AUTO  # of the weights in rollout and teacher workers; masters are fp32
     chat_template: str = ""  # a Jinja template that replaces the tokenizer's own, the same for student and teacher
     attention: str = "packed"  # of learner and teachers: packed, flash_attention_2 on GPUs, or sdpa (slower) anywhere
 

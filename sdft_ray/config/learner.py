@@ -9,8 +9,15 @@ from sdft_ray.config.checks import at_least, positive, require, share
 class Precision(Enum):
     """A floating point type of weights and activations."""
 
+    AUTO = auto()  # BFLOAT16 on GPUs, FLOAT32 on CPUs; settled when a run's settings are checked
     FLOAT32 = auto()
     BFLOAT16 = auto()
+
+    def settled(self, *, on_gpu: bool) -> "Precision":
+        """What is computed in."""
+        if self is not Precision.AUTO:
+            return self
+        return Precision.BFLOAT16 if on_gpu else Precision.FLOAT32
 
 
 class Schedule(Enum):
@@ -33,7 +40,7 @@ class LearnerConfig:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0  # clips the global gradient norm
     zero_stage: int = 2  # 0 replicates everything, 1 shards optimizer state, 2 gradients too, 3 parameters too
-    precision: Precision = Precision.FLOAT32  # of forward and backward; masters and EMA are fp32 either way
+    precision: Precision = Precision.AUTO  # of forward and backward; masters and EMA are fp32 either way
     max_tokens_per_microbatch: int = 8192  # prompts and completions of one forward pass on one rank, together
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, 1.3x the time
 
@@ -53,11 +60,16 @@ class LearnerConfig:
             "is not a ZeRO stage",
             "choose 0, 1, 2 or 3",
         )
+        self.check_masters()
+
+    def check_masters(self) -> None:
+        """Refuses a precision without fp32 masters."""
         require(
-            self.precision is Precision.FLOAT32 or self.zero_stage > 0,
+            self.precision is not Precision.BFLOAT16 or self.zero_stage > 0,
             "learner.zero_stage",
             self.zero_stage,
-            "has no fp32 masters beside bf16 weights, so small updates would be rounded away",
+            "has no fp32 masters beside bf16 weights (learner.precision, by default on GPUs), so small updates would "
+            "be rounded away",
             "set learner.zero_stage=1 or more, or learner.precision=FLOAT32",
         )
 

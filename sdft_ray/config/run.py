@@ -117,6 +117,9 @@ class RunConfig:
         at_least(0, "max_staleness", self.max_staleness)
         at_least(0, "checkpoint_every", self.checkpoint_every)
         at_least(1, "keep_checkpoints", self.keep_checkpoints)
+        self.model.dtype = self.model.dtype.settled(on_gpu=self.cluster.num_gpus > 0)
+        self.learner.precision = self.learner.precision.settled(on_gpu=self.cluster.learner.device == "cuda")
+        self.learner.check_masters()
         self.weights.check_fit(self.cluster, self.teacher, self.model)
         if self.method.target is Target.TEACHER:
             self.teacher.check_fit(self.cluster)

@@ -68,6 +68,13 @@ class TeacherConfig:
     def __post_init__(self) -> None:
         share("teacher.ema_decay", self.ema_decay)
         require(
+            self.payload_precision is not Precision.AUTO,
+            "teacher.payload_precision",
+            self.payload_precision.name,
+            "depends on the machine, but what travels is the same everywhere",
+            "choose FLOAT32 or BFLOAT16",
+        )
+        require(
             self.weights is not TeacherWeights.EMA or self.ema_decay >= 0.5,
             "teacher.ema_decay",
             self.ema_decay,

@@ -13,7 +13,7 @@ from sdft_ray.config.teacher import TeacherBackend, TeacherConfig, TeacherWeight
 class Channel(Enum):
     """What carries the weights."""
 
-    AUTO = auto()  # SHARED_MEMORY where the whole run is on one node and on its CPU, else OBJECT_STORE
+    AUTO = auto()  # SHARED_MEMORY where the whole run is on one node, else OBJECT_STORE
     OBJECT_STORE = auto()  # Ray's: any hardware, any number of nodes
     SHARED_MEMORY = auto()  # one node: the learner writes into memory that the other processes map
     NCCL = auto()  # GPU to GPU to the rollout workers, through vLLM; EMA weights still take the object store
@@ -37,16 +37,15 @@ class WeightsConfig:
     def __post_init__(self) -> None:
         positive("weights.timeout_s", self.timeout_s)
 
-    def choose_channel(self, cluster: ClusterConfig, num_nodes: int) -> Channel:
+    def choose_channel(self, num_nodes: int) -> Channel:
         """The channel of a run on a Ray cluster of `num_nodes` nodes.
 
-        AUTO takes SHARED_MEMORY only where it is known to work: nothing can be placed on another node and nothing
-        computes on a GPU. It never takes NCCL, which no test of this project has run on a GPU: that is the user's
-        choice.
+        AUTO takes SHARED_MEMORY where nothing can be placed on another node. It never takes NCCL, which no test of
+        this project has run on a GPU: that is the user's choice.
         """
         if self.channel is not Channel.AUTO:
             return self.channel
-        return Channel.SHARED_MEMORY if num_nodes == 1 and cluster.num_gpus == 0 else Channel.OBJECT_STORE
+        return Channel.SHARED_MEMORY if num_nodes == 1 else Channel.OBJECT_STORE
 
     def teachers_map(self, channel: Channel, cluster: ClusterConfig, max_staleness: int) -> bool:
         """Whether teachers on a CPU score with the learner's own memory instead of copying what is in it.

@@ -7,7 +7,7 @@ on several GPUs, was never run on a GPU so far.
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
@@ -22,6 +22,8 @@ from sdft_ray.weights.opening import mappable
 SHUTDOWN_GRACE_S = 1.0
 
 DEATH_CHECK_S = 1.0
+
+T = TypeVar("T")
 
 
 class InferenceEngine:
@@ -82,6 +84,10 @@ class InferenceEngine:
         """See `WeightLoading.release_start_up_memory`."""
         await self._on_ranks(WeightLoading.release_start_up_memory)
 
+    async def peak_gpu_memory_gib(self) -> float:
+        """The most GPU memory [GiB] that torch has reserved in any of the engine's processes."""
+        return max(await self._on_ranks(WeightLoading.peak_gpu_memory_gib))
+
     async def load_weights(self, publication: Publication) -> None:
         """Replaces all weights; nothing may be computed meanwhile.
 
@@ -102,11 +108,11 @@ class InferenceEngine:
     def _next_request_id(self) -> str:
         return str(next(self._request_ids))
 
-    async def _on_ranks(self, method: Callable[..., None], *args: Any) -> None:
-        """Calls a method of the extension in every tensor parallel rank."""
-        await self._answered(self._llm.collective_rpc(method.__name__, args=args))
+    async def _on_ranks(self, method: Callable[..., T], *args: Any) -> list[T]:
+        """Calls a method of the extension in every tensor parallel rank; answers in rank order."""
+        return await self._answered(self._llm.collective_rpc(method.__name__, args=args))
 
-    async def _answered(self, call: Awaitable[Any]) -> None:
+    async def _answered(self, call: Awaitable[T]) -> T:
         """Waits for a call to the engine's process; vLLM fails open requests when that dies, but not open calls.
 
         Raises:
@@ -118,7 +124,7 @@ class InferenceEngine:
             if self._llm.errored and not answer.done():
                 answer.cancel()
                 raise self._llm.dead_error
-        answer.result()
+        return answer.result()
 
     def close(self) -> None:
         """Ends the engine's processes."""

@@ -21,7 +21,7 @@ from sdft_ray.errors import ModelError
 from sdft_ray.inference.checkpoint_names import CheckpointNames
 from sdft_ray.inference.stacked_weights import NETWORKS, StackedWeights
 from sdft_ray.records import Bucket, ParameterEntry
-from sdft_ray.tensors import one_thread, release_freed_memory
+from sdft_ray.tensors import one_thread, peak_gpu_memory_gib, release_freed_memory
 from sdft_ray.weights.buckets import unpack
 from sdft_ray.weights.memory_file import MemoryHandle, map_memory
 
@@ -39,6 +39,10 @@ class WeightLoading:
     def release_start_up_memory(self) -> None:
         """Gives back what loading the model folder and trying out the network took."""
         release_freed_memory()
+
+    def peak_gpu_memory_gib(self) -> float:
+        """See `tensors.peak_gpu_memory_gib`."""
+        return peak_gpu_memory_gib()
 
     def begin_weights(self, maps: bool) -> None:
         """Opens the model for new weights; nothing may be computed until `finish_weights`.

@@ -34,6 +34,8 @@ def typed_config(composed: DictConfig) -> tuple[RunConfig, dict[str, Any]]:
     cfg = _checked(composed, RunConfig)
     assert isinstance(cfg, RunConfig)
     settings: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+    settings["model"]["dtype"] = cfg.model.dtype.name  # what AUTO stands for here
+    settings["learner"]["precision"] = cfg.learner.precision.name
     return cfg, settings
 
 

@@ -114,7 +114,8 @@ def load_rank(folder: Path, engine: Any, average: TeacherAverage | None, rank: i
         raise CheckpointError(
             f"resume={folder}: the files of learner rank {rank} are missing; choose another checkpoint."
         )
-    own = torch.load(own_path, weights_only=True)
+    # Into host memory, from which it is copied: on a GPU it would be a second average beside the one that is there.
+    own = torch.load(own_path, map_location="cpu", weights_only=True)
     if (own["average"] is None) != (average is None):
         raise CheckpointError(
             f"resume={folder}: it was saved {'without' if average is not None else 'with'} a moving average; "

@@ -78,9 +78,23 @@ def move_parameters(module: torch.nn.Module, house: Callable[[list[Fragment]], l
         parameters[name].data = values.view_as(parameters[name])
 
 
+def index_by_name(fragments: Iterable[Fragment]) -> dict[str, list[Fragment]]:
+    """The fragments of every parameter: made once for all buckets of a set of weights, which then need not scan it."""
+    index: dict[str, list[Fragment]] = {}
+    for fragment in fragments:
+        index.setdefault(fragment.name, []).append(fragment)
+    return index
+
+
+def fragments_in(entries: tuple[ParameterEntry, ...], index: dict[str, list[Fragment]]) -> Iterator[Fragment]:
+    """Those of one bucket that this rank owns."""
+    for entry in entries:
+        yield from index.get(entry.name, ())
+
+
 def assemble(
     entries: tuple[ParameterEntry, ...],
-    fragments: Callable[[], Iterator[Fragment]],
+    fragments: Iterable[Fragment],
     device: torch.device,
     *,
     on_all_ranks: bool = False,
@@ -91,7 +105,7 @@ def assemble(
         [elements] on rank 0; what the other ranks get is not defined, unless `on_all_ranks` gives it to them, too.
     """
     flat = torch.zeros(bucket_elements(entries), dtype=torch.float32, device=device)
-    place(entries, fragments(), flat)
+    place(entries, fragments, flat)
     if dist.get_world_size() > 1:
         # Fragments are disjoint, so the sum only puts them side by side, exactly.
         if on_all_ranks:
@@ -102,10 +116,13 @@ def assemble(
 
 
 def place(entries: tuple[ParameterEntry, ...], fragments: Iterable[Fragment], flat: torch.Tensor) -> None:
-    """Writes those of the fragments that belong to `entries` to their places in `flat`, in its dtype."""
+    """Writes those of the fragments that belong to `entries` to their places in `flat`, in its dtype.
+
+    From a GPU into pinned memory the copies are under way when this returns.
+    """
     offsets = {entry.name: entry.offset for entry in entries}
     with one_thread():
         for fragment in fragments:
             if fragment.name in offsets:
                 begin = offsets[fragment.name] + fragment.start
-                flat[begin : begin + fragment.values.numel()] = fragment.values
+                flat[begin : begin + fragment.values.numel()].copy_(fragment.values, non_blocking=True)

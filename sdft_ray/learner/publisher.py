@@ -15,13 +15,13 @@ import torch
 import torch.distributed as dist
 
 from sdft_ray.config import Channel
-from sdft_ray.learner.fragments import Fragment, assemble, parameter_shapes, place
+from sdft_ray.learner.fragments import Fragment, assemble, fragments_in, index_by_name, parameter_shapes, place
 from sdft_ray.models.state import published_buffers, saved_buffers
 from sdft_ray.records import Bucket, ParameterEntry, Publication
-from sdft_ray.tensors import dtype_name, to_array, to_tensor
+from sdft_ray.tensors import dtype_name, synchronize, to_array, to_tensor
 from sdft_ray.weights.buckets import bucket_elements, plan_buckets, unpack, views
 from sdft_ray.weights.channel import Meeting, WeightKind
-from sdft_ray.weights.memory_file import FILE_DTYPE, MemoryFile, MemoryHandle, map_memory
+from sdft_ray.weights.memory_file import FILE_DTYPE, MemoryFile, MemoryHandle, map_memory, pin
 
 Fragments = Callable[[], Iterator[Fragment]]
 BUFFER_DTYPE = "float32"  # that of a publication's buffers, whatever the workers' is: see models/state.py
@@ -95,6 +95,7 @@ class SharedMemoryPublisher:
         handle, flat = self._memory_of(kind)
         if kind not in self._housed:
             place(self._entries, fragments(), flat)
+            synchronize(self._device)
         if dist.get_rank() != 0:
             return None
         parameters = Bucket(dtype=self._dtype, entries=self._entries, array=handle)
@@ -123,7 +124,10 @@ class SharedMemoryPublisher:
             num_bytes = bucket_elements(self._entries) * FILE_DTYPE[self._dtype].itemsize
             handles = [MemoryFile(num_bytes).handle]  # open as long as this process lives
         dist.broadcast_object_list(handles, src=0)
-        self._memory[kind] = handles[0], to_tensor(map_memory(handles[0], self._dtype, writable=True))
+        array = map_memory(handles[0], self._dtype, writable=True)
+        if self._device.type == "cuda":
+            pin(array)
+        self._memory[kind] = handles[0], to_tensor(array)
         return self._memory[kind]
 
 
@@ -188,16 +192,19 @@ class DirectPublisher:
         return self._others.house(kind, owned)
 
     def _parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
+        index = index_by_name(self._student())
         for entries in self._plan:
-            yield from views(entries, assemble(entries, self._student, self._device).to(self._dtype))
+            flat = assemble(entries, fragments_in(entries, index), self._device).to(self._dtype)
+            yield from views(entries, flat)
 
 
 def assembled(
     module: torch.nn.Module, fragments: Fragments, dtype: torch.dtype, device: torch.device
 ) -> Iterator[tuple[tuple[ParameterEntry, ...], np.ndarray]]:
     """All weights bucket by bucket, with their values, on rank 0; every rank has to go through it."""
+    index = index_by_name(fragments())
     for entries in plan_buckets(parameter_shapes(module)):
-        flat = assemble(entries, fragments, device)
+        flat = assemble(entries, fragments_in(entries, index), device)
         if dist.get_rank() == 0:
             yield entries, to_array(flat.to(dtype))
 

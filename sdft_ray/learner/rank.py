@@ -29,7 +29,7 @@ from sdft_ray.learner.settled import settle
 from sdft_ray.learner.teacher_heads import TeacherHeads, teacher_head_maker
 from sdft_ray.models.network import TORCH_DTYPE, configured_noise, output_head
 from sdft_ray.records import GuardRow, Microbatch, Publication, RankReport, TokenViews
-from sdft_ray.tensors import release_freed_memory
+from sdft_ray.tensors import release_freed_memory, synchronize
 from sdft_ray.weights.channel import Meeting, WeightKind
 
 
@@ -112,6 +112,7 @@ class LearnerRank:
         check_loss(output.loss, by_sample, microbatch, self.weight_version + 1)
         # DeepSpeed averages gradients over ranks; the loss is already a share of the global batch's.
         self._engine.backward(output.loss * self._num_ranks)
+        synchronize(self._device)  # or the step's first wait would be taken for the optimizer's
         self._step.add(microbatch, token_sums(output, microbatch), time.perf_counter() - started)
         return by_sample
 
@@ -126,6 +127,7 @@ class LearnerRank:
         step, self._step = self._step, OpenStep()
         started = time.perf_counter()
         grad_norm = self._apply_gradients(step.example_ids)
+        synchronize(self._device)
         optimizer_done = time.perf_counter()
         self.weight_version += 1
         is_border = self._settings.plan.is_border(self.weight_version)
@@ -137,6 +139,7 @@ class LearnerRank:
             else:
                 self._average.update(self._student())
         self._make_teacher_head(self.weight_version)
+        synchronize(self._device)
         return step.report(
             grad_norm,
             bound_s=self._bound.seconds(step.input_tokens, step.head_rows),

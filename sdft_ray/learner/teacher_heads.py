@@ -90,7 +90,7 @@ class HeadMaker:
 
     def _copies(self, fragments: Callable[[], Iterator[Fragment]]) -> list[torch.Tensor]:
         return [
-            assemble((entry,), fragments, self._device, on_all_ranks=True).view(entry.shape).to(self._dtype)
+            assemble((entry,), fragments(), self._device, on_all_ranks=True).view(entry.shape).to(self._dtype)
             for entry in self._entries
         ]
 

@@ -61,7 +61,7 @@ class Workload:
     @property
     def channel(self) -> Channel:
         """That brings the workers their weights."""
-        return self.cfg.weights.choose_channel(self.cfg.cluster, self.cfg.cluster.num_nodes)
+        return self.cfg.weights.choose_channel(self.cfg.cluster.num_nodes)
 
     @property
     def sequence_tokens(self) -> int:

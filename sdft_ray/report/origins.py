@@ -91,6 +91,8 @@ def _environment(run: Run) -> dict[str, str]:
         found[str(name)] = str(value)
     for role, memory in (summary.get("peak_memory_gib") or {}).items():
         found[f"peak memory, {role}"] = f"{memory['max']:.1f} GiB a worker"
+    for role, memory in (summary.get("peak_gpu_memory_gib") or {}).items():
+        found[f"peak GPU memory, {role}"] = f"{memory['max']:.1f} GiB a GPU"
     found |= {str(package): str(version) for package, version in (summary.get("packages") or {}).items()}
     return {name: value for name, value in found.items() if value}
 

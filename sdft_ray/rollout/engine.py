@@ -49,6 +49,8 @@ class SamplingEngine(InferenceEngine):
             enable_prefix_caching=True,
             generation_config="vllm",  # the model folder's own would change the sampling
             logprobs_mode="processed_logprobs",
+            # The learner adds up its logits in fp32. In bf16 the sampler's would be rounded to three digits besides.
+            hf_overrides={"head_dtype": "float32"},
             weight_transfer_config=nccl.transfer_config() if channel is Channel.NCCL else None,
             **place,
         )

@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sdft_ray.config import Channel, ModelConfig, RolloutConfig
-from sdft_ray.records import Publication, Rollout, TokenizedExample
+from sdft_ray.records import Publication, Rollout, TokenizedExample, WorkerStatus
 from sdft_ray.weights.channel import Meeting
 from sdft_ray.workers import Worker
 
@@ -149,6 +150,10 @@ class RolloutWorker(Worker):
     async def meet_learner(self, meeting: Meeting, first_rank: int) -> None:
         """Joins the learner, which sends weights directly from now on, with this engine's ranks from `first_rank`."""
         await self._engine.meet_learner(meeting, first_rank)
+
+    async def status(self) -> WorkerStatus:  # type: ignore[override]  # Ray's caller waits for either
+        """See `Worker.status`; the GPU is used by the engine's processes."""
+        return replace(super().status(), peak_gpu_memory_gib=await self._engine.peak_gpu_memory_gib())
 
     def close(self) -> None:
         """Ends the engine's processes."""

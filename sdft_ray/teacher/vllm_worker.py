@@ -1,10 +1,11 @@
 """The teacher actor on vLLM: one engine that may be spread over several GPUs, where it was never run so far."""
 
 import asyncio
+from dataclasses import replace
 
 from sdft_ray.config import ModelConfig, TeacherConfig
 from sdft_ray.models.network import TORCH_DTYPE
-from sdft_ray.records import HiddenPayload, Publication, TeacherPayload
+from sdft_ray.records import HiddenPayload, Publication, TeacherPayload, WorkerStatus
 from sdft_ray.teacher.worker import ScoreRequest, TeacherWorker
 from sdft_ray.tensors import to_array
 
@@ -58,6 +59,10 @@ class VllmTeacher(TeacherWorker):
         """See `TeacherWorker.ready`."""
         await self._engine.keep_completion_rows()
         return await super().ready()
+
+    async def status(self) -> WorkerStatus:  # type: ignore[override]  # Ray's caller waits for either
+        """See `Worker.status`; the GPU is used by the engine's processes."""
+        return replace(super().status(), peak_gpu_memory_gib=await self._engine.peak_gpu_memory_gib())
 
     def close(self) -> None:
         """Ends the engine's processes."""

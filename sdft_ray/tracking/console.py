@@ -159,6 +159,9 @@ class ConsoleSink:
             self.show(lambda console: console.print(table))
         self.say(f"run folder  {run_dir}")
         self.say(f"wall time   {_duration(summary['wall_s'])}, {_duration(summary['setup_s'])} of it set-up")
+        peaks = [f"{role} {memory['max']:.1f}" for role, memory in summary["peak_gpu_memory_gib"].items()]
+        if peaks:
+            self.say(f"GPU memory  {', '.join(peaks)} GiB reserved at most, on the fullest GPU")
         if summary["verdict"] is not None:
             self.say(f"verdict     {summary['verdict']}")
 

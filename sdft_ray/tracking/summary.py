@@ -88,10 +88,8 @@ class Summary:
             "max_staleness": self._largest.get("loop/staleness_max"),
             "mismatch": self._largest.get("learner/mismatch_max_nats"),
             "weight_version": _by_role(statuses, "weight_version"),
-            "peak_memory_gib": {
-                role: {"max": round(max(peaks), 3), "sum": round(sum(peaks), 3)}
-                for role, peaks in _by_role(statuses, "peak_memory_gib").items()
-            },
+            "peak_memory_gib": _peaks(statuses, "peak_memory_gib"),
+            "peak_gpu_memory_gib": _peaks(statuses, "peak_gpu_memory_gib"),
             "git_commit": git_commit(),
             "packages": package_versions(),
             "evaluation": self._evaluation,
@@ -170,6 +168,15 @@ def package_versions() -> dict[str, str]:
         package.name.lower().replace("_", "-"): package.version for package in importlib.metadata.distributions()
     }
     return {name: installed[name] for name in PACKAGES if name in installed}
+
+
+def _peaks(statuses: Sequence[WorkerStatus], attribute: str) -> dict[str, dict[str, float]]:
+    """The largest of a role's workers, and all of them together; a role that has used none is left out."""
+    return {
+        role: {"max": round(max(peaks), 3), "sum": round(sum(peaks), 3)}
+        for role, peaks in _by_role(statuses, attribute).items()
+        if max(peaks)
+    }
 
 
 def _by_role(statuses: Sequence[WorkerStatus], attribute: str) -> dict[str, list[Any]]:

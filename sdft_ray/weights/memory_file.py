@@ -6,6 +6,7 @@ import uuid
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from sdft_ray.errors import ClusterError
 
@@ -44,6 +45,21 @@ class MemoryFile:
     def close(self) -> None:
         """Frees the memory once no process maps it any more."""
         os.close(self._descriptor)
+
+
+def pin(array: np.ndarray, cuda: Any = torch.cuda) -> None:
+    """Pins mapped memory of this process, so that its GPU writes there without a buffer in between or a wait.
+
+    Raises:
+        ClusterError: the driver refuses.
+    """
+    error = int(cuda.cudart().cudaHostRegister(array.ctypes.data, array.nbytes, 0))
+    if error:
+        raise ClusterError(
+            f"weights.channel=SHARED_MEMORY: {socket.gethostname()} does not pin {array.nbytes / 2**30:.1f} GiB for "
+            f"its GPU (CUDA error {error}); raise the limit on locked memory (ulimit -l), or set "
+            "weights.channel=OBJECT_STORE."
+        )
 
 
 def map_memory(handle: MemoryHandle, dtype: str, *, writable: bool = False) -> np.ndarray:

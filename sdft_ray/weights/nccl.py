@@ -70,6 +70,7 @@ class LearnerEnd:
         dtype: torch.dtype,
         parameters: Callable[[], Iterator[tuple[str, torch.Tensor]]],
         transfer: Any = NCCLTrainerWeightTransferEngine,
+        cuda: Any = torch.cuda,
     ):
         """Returns when everybody has come to the meeting.
 
@@ -80,7 +81,13 @@ class LearnerEnd:
             dtype: they are sent in.
             parameters: makes their values, anew at every call; a collective of the learner's ranks.
             transfer: vLLM's engine for the trainer's side.
+            cuda: the streams of this rank's GPU.
         """
+        self._cuda = cuda
+
+        def in_order() -> Iterator[tuple[str, torch.Tensor]]:
+            return on_one_stream(parameters(), self._maker, cuda)
+
         self._transfer = transfer.trainer_init(
             NCCLTrainerInitInfo(
                 rank=rank,
@@ -90,12 +97,38 @@ class LearnerEnd:
                 packed=True,
             ),
             client=_CallsNobody(),
-            source=_Source([ParamMeta(entry.name, dtype, entry.shape) for entry in entries], parameters),
+            source=_Source([ParamMeta(entry.name, dtype, entry.shape) for entry in entries], in_order),
         )
 
     def send(self) -> None:
-        """Sends the current values; returns when the engines have received them."""
+        """Sends the current values; returns when the engines have received them.
+
+        vLLM reads on streams of its own, which wait for nothing that this process has queued: the optimizer's step
+        among it. So it is waited for.
+        """
+        self._cuda.synchronize()
+        self._maker = self._cuda.current_stream()
         self._transfer.send_weights()
+
+
+def on_one_stream(
+    parameters: Iterator[tuple[str, torch.Tensor]], maker: Any, cuda: Any = torch.cuda
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Makes the parameters on the stream `maker`, whichever stream asks for the next.
+
+    vLLM 0.32 asks from one stream for each of its buffers, in turn, and a bucket may go into two of them. Such a
+    reader waits until the bucket is made. The memory of the bucket is not used again before the last reader is done.
+    """
+    while True:
+        with cuda.stream(maker):
+            item = next(parameters, None)
+        if item is None:
+            return
+        reader = cuda.current_stream()
+        reader.wait_stream(maker)
+        item[1].record_stream(reader)
+        yield item
+        del item  # or a bucket would live on while the next is made
 
 
 class _Source(WeightSource):

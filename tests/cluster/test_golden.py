@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 import ray
 
-from sdft_ray.config import BorderConfig, Channel, LearnerConfig, ModelConfig, Schedule, Target, TeacherConfig
+from sdft_ray.config import (
+    BorderConfig,
+    Channel,
+    LearnerConfig,
+    ModelConfig,
+    Precision,
+    Schedule,
+    Target,
+    TeacherConfig,
+)
 from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.learner.stages import LearnerStage, StagePlan
@@ -56,6 +65,7 @@ def begin(rank: Any, folder: str, case: golden.Case) -> LearnerGroup:
         warmup_steps=0,
         adam_epsilon=1e-4,  # with the usual one, Adam turns a gradient of rounding errors into a full step
         zero_stage=0,
+        precision=Precision.FLOAT32,
         max_tokens_per_microbatch=40,  # several microbatches a step, most of them of several samples
     )
     stage = LearnerStage(
@@ -67,7 +77,7 @@ def begin(rank: Any, folder: str, case: golden.Case) -> LearnerGroup:
     plan = StagePlan([stage])
     settings = LearnerSettings(
         model_path=folder,
-        model=ModelConfig(path=folder),
+        model=ModelConfig(path=folder, dtype=Precision.FLOAT32),
         learner=learner,
         loss=case.loss,
         target=case.target,

@@ -138,7 +138,7 @@ def begin(ranks: Any, folder: str, num_tokens: int, tmp_path: Path) -> Any:
             "schedule": Schedule.CONSTANT,
             "adam_epsilon": 1e-4,
         } | learner
-        cfg = LearnerConfig(**options)
+        cfg = LearnerConfig(**{"precision": Precision.FLOAT32} | options)
         loss = loss or LossConfig(divergence=Divergence.FORWARD_KL, skip_first_tokens=1)
         stage = LearnerStage(
             num_steps=NUM_STEPS // num_stages,
@@ -149,7 +149,7 @@ def begin(ranks: Any, folder: str, num_tokens: int, tmp_path: Path) -> Any:
         plan = StagePlan([stage] * num_stages)
         settings = LearnerSettings(
             model_path=folder,
-            model=ModelConfig(path=folder),
+            model=ModelConfig(path=folder, dtype=Precision.FLOAT32),
             learner=cfg,
             loss=loss,
             target=target,
@@ -432,7 +432,8 @@ def make_worker(cluster: None, folder: str, num_tokens: int, tmp_path_factory: p
     actors = []
 
     def make(kind: type, **settings: Any) -> Any:
-        shared = {"rank": 0, "model_path": folder, "model": ModelConfig(path=folder), "num_tokens": num_tokens}
+        model = ModelConfig(path=folder, dtype=Precision.FLOAT32)
+        shared = {"rank": 0, "model_path": folder, "model": model, "num_tokens": num_tokens}
         remote = ray.remote(kind).options(num_cpus=0)
         actors.append(remote.remote(log_dir=str(tmp_path_factory.mktemp("logs")), **shared, **settings))
         ray.get(actors[-1].ready.remote())
@@ -632,14 +633,14 @@ def test_a_gradient_that_is_not_finite_reaches_neither_masters_nor_moments_nor_a
     """Also where only one rank made it."""
 
     def held() -> list[dict[str, torch.Tensor]]:
-        moments = ray.get([actor.moments.remote() for actor in group.workers.actors])
+        moments = asyncio.run(group.workers.on_all(lambda actor: actor.moments.remote()))
         return [weights_of(group, WeightKind.STUDENT), weights_of(group, WeightKind.EMA), *moments]
 
     group = begin(size, zero_stage=stage, precision=precision)
     train(group, batches[:1])
     before = held()
     assert all(before)
-    ray.get(group.workers.actors[0].poison_gradients.remote())
+    asyncio.run(group.workers.on_first(lambda actor: actor.poison_gradients.remote()))
     with pytest.raises(NonFiniteError, match="gradient is NaN or infinite in step 2"):
         train(group, batches[1:2])
     for own, other in zip(before, held(), strict=True):

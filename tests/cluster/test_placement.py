@@ -68,6 +68,32 @@ def test_a_gpu_worker_is_not_told_to_use_the_cpu() -> None:
     assert RolePlacement(gpus_per_worker=4).tensor_parallel_size == 4
 
 
+def test_how_ranks_reach_one_another_is_passed_on_whatever_it_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"NCCL_IB_HCA": "mlx5", "GLOO_SOCKET_IFNAME": "eth1", "VLLM_USE_V2_MODEL_RUNNER": "0"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    for role in ("rollout", "teacher", "learner"):
+        assert actor_environment(role, RolePlacement()).items() >= given.items()
+
+
+def test_segments_expand_on_a_single_gpu_that_does_not_sample_unless_the_user_says_how(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+
+    def allocator(role: str, gpus_per_worker: float) -> dict[str, str]:
+        environment = actor_environment(role, RolePlacement(gpus_per_worker=gpus_per_worker))
+        return {name: environment[name] for name in names if name in environment}
+
+    expanding = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+    assert allocator("learner", 1) == allocator("teacher", 0.5) == expanding
+    assert allocator("rollout", 1) == allocator("teacher", 2) == allocator("learner", 0) == {}
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:512")
+    assert allocator("learner", 1) == {"PYTORCH_ALLOC_CONF": "max_split_size_mb:512"}
+
+
 def test_what_a_cluster_lacks_is_named(cluster: None) -> None:
     with pytest.raises(ClusterError, match="cluster=2x8xH100 needs 16 GPUs, this Ray cluster has 8"):
         check_resources(compose_with("+cluster=2x8xH100").cluster)

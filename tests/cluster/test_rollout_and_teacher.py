@@ -18,6 +18,7 @@ from sdft_ray.config import (
     Channel,
     ModelConfig,
     Payload,
+    Precision,
     RolloutConfig,
     TeacherConfig,
     TeacherEma,
@@ -85,7 +86,7 @@ def workers(cluster, tmp_path_factory):
     """One rollout worker and two teachers, started at the same time."""
     folder = make_tiny_model(tmp_path_factory.mktemp("model"), vocab=416)
     logs = str(tmp_path_factory.mktemp("logs"))
-    model = ModelConfig(path=folder)
+    model = ModelConfig(path=folder, dtype=Precision.FLOAT32)
     rollout = ray.remote(RolloutWorker).remote(
         rank=0,
         log_dir=logs,
@@ -387,6 +388,7 @@ def test_a_publication_of_another_network_is_refused_by_the_name_of_the_paramete
 
 def test_no_process_is_left_after_close(workers):
     status = ray.get(workers.rollout.status.remote())
+    assert status.peak_memory_gib > status.peak_gpu_memory_gib == 0.0
     children = psutil.Process(status.process_id).children(recursive=True)
     engine = [child for child in children if "VLLM" in " ".join(child.cmdline())]  # not Python's resource tracker
     assert engine

@@ -13,7 +13,7 @@ import torch
 from ray.exceptions import RayTaskError
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from sdft_ray.config import Channel, ModelConfig, RolloutConfig
+from sdft_ray.config import Channel, ModelConfig, Precision, RolloutConfig
 from sdft_ray.rollout.worker import RolloutWorker
 from tests.cluster.student import TrainedStudent
 from tests.weights.publications import publish
@@ -47,7 +47,7 @@ def engine(cluster: Any, folder: Path, tmp_path_factory: pytest.TempPathFactory)
         rank=0,
         log_dir=str(tmp_path_factory.mktemp("logs")),
         model_path=str(folder),
-        model=ModelConfig(path=str(folder)),
+        model=ModelConfig(path=str(folder), dtype=Precision.FLOAT32),
         rollout=RolloutConfig(kv_cache_gib=0.125, max_new_tokens=8),
         num_tokens=NUM_TOKENS,
         eos_token_ids=(2,),

@@ -8,7 +8,7 @@ import pytest
 import ray
 import torch
 
-from sdft_ray.config import ModelConfig, TeacherConfig, TeacherEma, TeacherWeights
+from sdft_ray.config import ModelConfig, Precision, TeacherConfig, TeacherEma, TeacherWeights
 from sdft_ray.errors import WorkerError
 from sdft_ray.records import Publication, Rollout, TokenizedExample
 from sdft_ray.teacher.pool import TeacherPool
@@ -43,7 +43,7 @@ def workers(cluster, tmp_path_factory):
     settings = {
         "rank": 0,
         "model_path": folder,
-        "model": ModelConfig(path=folder),
+        "model": ModelConfig(path=folder, dtype=Precision.FLOAT32),
         "teacher": TeacherConfig(max_tokens_per_forward=MAX_TOKENS_PER_FORWARD, kv_cache_gib=0.125),
         "device": "cpu",
     }

@@ -23,16 +23,14 @@ def check(weights: WeightsConfig, *, cluster=None, teacher=None, model=None) -> 
     weights.check_fit(cluster or ClusterConfig(), teacher or TeacherConfig(), model or ModelConfig())
 
 
-def test_auto_takes_shared_memory_on_one_cpu_node_and_the_object_store_elsewhere() -> None:
-    auto = WeightsConfig()
-    assert auto.choose_channel(ClusterConfig(), num_nodes=1) is Channel.SHARED_MEMORY
-    assert auto.choose_channel(ClusterConfig(), num_nodes=2) is Channel.OBJECT_STORE
-    assert auto.choose_channel(ON_GPUS, num_nodes=1) is Channel.OBJECT_STORE
+def test_auto_takes_shared_memory_on_one_node_and_the_object_store_elsewhere() -> None:
+    assert WeightsConfig().choose_channel(num_nodes=1) is Channel.SHARED_MEMORY
+    assert WeightsConfig().choose_channel(num_nodes=2) is Channel.OBJECT_STORE
 
 
 def test_a_named_channel_is_the_one_that_is_taken() -> None:
     for channel in (Channel.OBJECT_STORE, Channel.SHARED_MEMORY, Channel.NCCL):
-        assert WeightsConfig(channel=channel).choose_channel(ClusterConfig(), num_nodes=1) is channel
+        assert WeightsConfig(channel=channel).choose_channel(num_nodes=1) is channel
 
 
 def test_teachers_map_the_learners_memory_only_where_it_changes_while_nothing_is_scored() -> None:

@@ -45,7 +45,7 @@ def make_student(tmp_path: Path) -> Any:
         source = tmp_path / "source"
         make_buffered(family).save_pretrained(source)
         (source / "generation_config.json").write_text(GENERATION)
-        model = ModelConfig(path=str(source), attention="sdpa")
+        model = ModelConfig(path=str(source), dtype=Precision.FLOAT32, attention="sdpa")
         network = load_network(str(source), Precision.FLOAT32, model)
         generator = torch.Generator().manual_seed(1)
         with torch.no_grad():
@@ -60,7 +60,7 @@ def export(network: Any, source: Path, folder: Path, leave_out: tuple[str, ...] 
     state = full_state(network, lambda: master_fragments(network, 0, 1), torch.float32, torch.device("cpu"))
     state = {name: value for name, value in state.items() if name not in leave_out}
     export_student(network, state, folder, source, Precision.FLOAT32)
-    model = ModelConfig(path=str(folder), attention="sdpa")
+    model = ModelConfig(path=str(folder), dtype=Precision.FLOAT32, attention="sdpa")
     return export_gap(folder, Precision.FLOAT32, model, ROWS, network_logits(network, ROWS, NUM_TOKENS))
 
 

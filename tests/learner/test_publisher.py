@@ -12,8 +12,9 @@ import torch.distributed as dist
 from sdft_ray.config import Channel
 from sdft_ray.learner.average import TeacherAverage
 from sdft_ray.learner.fragments import Fragment, master_fragments, move_parameters
-from sdft_ray.learner.publisher import DirectPublisher, full_state, make_publisher
-from sdft_ray.weights.buckets import unpack
+from sdft_ray.learner.publisher import DirectPublisher, assembled, full_state, make_publisher
+from sdft_ray.tensors import to_tensor
+from sdft_ray.weights.buckets import plan_buckets, unpack, views
 from sdft_ray.weights.channel import Meeting, WeightKind
 from sdft_ray.weights.memory_file import map_memory
 from sdft_ray.weights.opening import open_publication
@@ -141,6 +142,36 @@ def test_the_full_state_is_that_of_the_fragments() -> None:
     state = full_state(module, lambda: master_fragments(module, 0, 1), torch.float32, torch.device("cpu"))
     assert state.keys() == dict(module.named_parameters()).keys()
     assert all(torch.equal(state[name], value) for name, value in module.named_parameters())
+
+
+class Counted(Fragment):
+    """A fragment that counts how often its name is looked at."""
+
+    num_looks = 0
+
+    def __getattribute__(self, key: str) -> Any:
+        Counted.num_looks += key == "name"
+        return super().__getattribute__(key)
+
+
+def test_a_publication_in_many_buckets_looks_at_each_fragment_as_often_as_one_in_a_single_bucket(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = torch.nn.ModuleList(torch.nn.Linear(2, 2, bias=False) for _ in range(50))
+
+    def fragments() -> Iterator[Fragment]:
+        return (Counted(*fragment) for fragment in master_fragments(module, 0, 1))
+
+    looks = []
+    for max_elements in (4, 1000):
+        monkeypatch.setattr("sdft_ray.learner.publisher.plan_buckets", partial(plan_buckets, max_elements=max_elements))
+        Counted.num_looks = 0
+        state = {}
+        for entries, array in assembled(module, fragments, torch.float32, torch.device("cpu")):
+            state |= dict(views(entries, to_tensor(array)))
+        assert all(torch.equal(state[name], value) for name, value in module.named_parameters())
+        looks.append(Counted.num_looks)
+    assert looks[0] == looks[1] <= 4 * 50
 
 
 class FakeEnd:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, CohereConfig, PhiConfig
 
-from sdft_ray.config import ModelConfig
+from sdft_ray.config import ModelConfig, Precision
 from sdft_ray.errors import ModelError
 from sdft_ray.learner.student import Student, check_partitioned_head
 from sdft_ray.models.network import check_folder_head
@@ -47,7 +47,7 @@ def test_a_known_head_passes_in_an_engine_and_in_a_folder(tmp_path: Path, name: 
     network = make_network(KNOWN[name])
     network.save_pretrained(tmp_path)
     check_partitioned_head(FakeEngine(Student(network)))
-    check_folder_head(str(tmp_path), ModelConfig(path=str(tmp_path), attention="sdpa"))
+    check_folder_head(str(tmp_path), ModelConfig(path=str(tmp_path), dtype=Precision.FLOAT32, attention="sdpa"))
 
 
 def test_a_head_that_does_something_else_is_refused_in_an_engine_and_in_a_folder(
@@ -59,4 +59,4 @@ def test_a_head_that_does_something_else_is_refused_in_an_engine_and_in_a_folder
     with pytest.raises(ModelError, match="CohereForCausalLM computes other logits"):
         check_partitioned_head(FakeEngine(Student(network)))
     with pytest.raises(ModelError, match="CohereForCausalLM computes other logits"):
-        check_folder_head(str(tmp_path), ModelConfig(path=str(tmp_path), attention="sdpa"))
+        check_folder_head(str(tmp_path), ModelConfig(path=str(tmp_path), dtype=Precision.FLOAT32, attention="sdpa"))

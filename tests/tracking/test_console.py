@@ -18,6 +18,7 @@ STEP = {
 SUMMARY: dict[str, Any] = {
     "wall_s": 3725.0,
     "setup_s": 61.0,
+    "peak_gpu_memory_gib": {},
     "verdict": "the bottleneck is rollout, 65% of a step",
     "evaluation": {
         "taught_accuracy": {"before": 0.0, "after": 0.875},
@@ -92,6 +93,14 @@ def test_the_summary_shows_before_and_after_and_where_the_run_lies() -> None:
     assert f"run folder  {long_folder}\n" in output.getvalue()
     assert "wall time   1 h 2 min, 1 min 1 s of it set-up\n" in output.getvalue()
     assert output.getvalue().endswith("verdict     the bottleneck is rollout, 65% of a step\n")
+
+
+def test_the_summary_shows_what_each_role_has_reserved_of_its_gpus() -> None:
+    console, output = plain_console()
+    peaks = {"learner": {"max": 40.25, "sum": 161.0}, "rollout": {"max": 72.0, "sum": 144.0}}
+    ConsoleSink(num_steps=1, console=console).show_summary(SUMMARY | {"peak_gpu_memory_gib": peaks}, "runs/demo")
+    line = "GPU memory  learner 40.2, rollout 72.0 GiB reserved at most, on the fullest GPU"
+    assert line in output.getvalue().splitlines()
 
 
 def test_a_summary_without_a_step_has_no_verdict_to_show() -> None:

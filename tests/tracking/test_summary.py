@@ -23,13 +23,16 @@ ISSUE_KEYS = {
     "mismatch",
     "weight_version",
     "peak_memory_gib",
+    "peak_gpu_memory_gib",
     "git_commit",
     "packages",
     "evaluation",
 }
 
 
-def status(role: str, rank: int, version: int, peak_memory_gib: float) -> WorkerStatus:
+def status(
+    role: str, rank: int, version: int, peak_memory_gib: float, peak_gpu_memory_gib: float = 0.0
+) -> WorkerStatus:
     return WorkerStatus(
         role=role,
         rank=rank,
@@ -37,6 +40,7 @@ def status(role: str, rank: int, version: int, peak_memory_gib: float) -> Worker
         process_id=1,
         weight_version=version,
         peak_memory_gib=peak_memory_gib,
+        peak_gpu_memory_gib=peak_gpu_memory_gib,
     )
 
 
@@ -70,7 +74,7 @@ def test_a_run_comes_down_to_the_numbers_of_its_steps(tmp_path: Path) -> None:
         status("rollout", 1, 2, 1.5),
         status("rollout", 0, 2, 1.0),
         status("teacher", 0, 2, 0.5),
-        status("learner", 0, 2, 3.0),
+        status("learner", 0, 2, 3.0, peak_gpu_memory_gib=40.25),
     ]
     built = run_of_two_steps().build(wall_s=20.0, setup_s=12.0, statuses=statuses)
     write_summary(tmp_path, built)
@@ -93,6 +97,7 @@ def test_a_run_comes_down_to_the_numbers_of_its_steps(tmp_path: Path) -> None:
     assert (read["max_staleness"], read["mismatch"]) == (1, 1e-6)
     assert read["weight_version"] == {"learner": [2], "rollout": [2, 2], "teacher": [2]}
     assert read["peak_memory_gib"]["rollout"] == {"max": 1.5, "sum": 2.5}
+    assert read["peak_gpu_memory_gib"] == {"learner": {"max": 40.25, "sum": 40.25}}
     assert read["evaluation"] == {
         "taught_accuracy": {"before": 0.0, "after": 1.0},
         "prior_logprob": {"before": -5.0, "after": -5.1},

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sdft_ray.errors import ClusterError
-from sdft_ray.weights.memory_file import MemoryFile, MemoryHandle, map_memory
+from sdft_ray.weights.memory_file import MemoryFile, MemoryHandle, map_memory, pin
 
 
 def in_another_process(code: str) -> str:
@@ -82,3 +82,29 @@ def test_a_killed_process_leaves_no_memory_behind_but_what_others_still_map():
     del mapped
     assert handle.name not in Path("/proc/self/maps").read_text()
     assert set(os.listdir("/dev/shm")) <= named
+
+
+class FakeCuda:
+    """A driver that is asked to pin memory, and answers with an error code."""
+
+    def __init__(self, error: int):
+        self.error = error
+        self.pinned: list[tuple[int, int, int]] = []
+
+    def cudart(self) -> "FakeCuda":
+        return self
+
+    def cudaHostRegister(self, *memory: int) -> int:
+        self.pinned.append(memory)
+        return self.error
+
+
+def test_all_of_the_mapped_memory_is_pinned_or_refused_with_a_remedy() -> None:
+    memory = MemoryFile(4096)
+    array = map_memory(memory.handle, "bfloat16", writable=True)
+    driver = FakeCuda(error=0)
+    pin(array, driver)
+    assert driver.pinned == [(array.ctypes.data, 4096, 0)]
+    with pytest.raises(ClusterError, match=r"CUDA error 2\); .*set weights.channel=OBJECT_STORE"):
+        pin(array, FakeCuda(error=2))
+    memory.close()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from vllm.distributed.weight_transfer.nccl_engine import (
 from sdft_ray.records import Bucket, Publication
 from sdft_ray.weights.buckets import plan_buckets
 from sdft_ray.weights.channel import DirectChannel, Meeting, WeightKind
-from sdft_ray.weights.nccl import LearnerEnd, join_request, transfer_config, update_request
+from sdft_ray.weights.nccl import LearnerEnd, join_request, on_one_stream, transfer_config, update_request
 
 MEETING = Meeting("10.0.0.1", 4321, num_ranks=5)
 SHAPES = [("embedding", (7, 3)), ("norm", (5,)), ("scale", ())]
@@ -49,13 +50,90 @@ class FakeTransfer:
         self.client.finish_weight_update()
 
 
-def make_end(values: dict[str, torch.Tensor], rank: int = 0) -> LearnerEnd:
+class FakeStream:
+    """A queue of which only the order is kept."""
+
+    def __init__(self, cuda: "FakeCuda", name: str):
+        self._cuda, self.name = cuda, name
+
+    def wait_stream(self, other: "FakeStream") -> None:
+        self._cuda.done.append(f"{self.name} waits for {other.name}")
+
+
+class FakeCuda:
+    """`torch.cuda` as far as the sender uses it; keeps what was asked for, in order."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self._current = FakeStream(self, "default")
+
+    def synchronize(self) -> None:
+        self.done.append("synchronize")
+
+    def current_stream(self) -> FakeStream:
+        return self._current
+
+    @contextmanager
+    def stream(self, stream: FakeStream) -> Iterator[None]:
+        before, self._current = self._current, stream
+        yield
+        self._current = before
+
+
+class OnGpu:
+    """A tensor that tells its allocator who reads it."""
+
+    def __init__(self, tensor: torch.Tensor, cuda: FakeCuda):
+        self._tensor, self._cuda = tensor, cuda
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tensor, name)
+
+    def record_stream(self, stream: FakeStream) -> None:
+        self._cuda.done.append(f"{stream.name} reads")
+
+
+def make_end(values: dict[str, torch.Tensor], rank: int = 0, cuda: FakeCuda | None = None) -> LearnerEnd:
     entries = [entry for plan in PLAN for entry in plan]
 
-    def parameters() -> Iterator[tuple[str, torch.Tensor]]:
-        return iter(values.items())
+    cuda = cuda or FakeCuda()
 
-    return LearnerEnd(rank, MEETING, entries, torch.bfloat16, parameters, transfer=FakeTransfer)
+    def parameters() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, value in values.items():
+            cuda.done.append(f"{name} is made on {cuda.current_stream().name}")
+            yield name, OnGpu(value, cuda)  # type: ignore[misc]
+
+    return LearnerEnd(rank, MEETING, entries, torch.bfloat16, parameters, transfer=FakeTransfer, cuda=cuda)
+
+
+def test_nothing_is_sent_before_the_device_has_done_what_was_queued() -> None:
+    cuda = FakeCuda()
+    make_end({name: torch.zeros(shape).bfloat16() for name, shape in SHAPES}, cuda=cuda).send()
+    assert cuda.done[:2] == ["synchronize", "embedding is made on default"]
+
+
+def test_readers_on_other_streams_wait_for_what_is_made_and_keep_its_memory() -> None:
+    cuda = FakeCuda()
+
+    def parameters() -> Iterator[tuple[str, OnGpu]]:
+        for name in ("first", "second"):
+            cuda.done.append(f"{name} is made on {cuda.current_stream().name}")
+            yield name, OnGpu(torch.zeros(2), cuda)
+
+    made = on_one_stream(parameters(), cuda.current_stream(), cuda)  # type: ignore[arg-type]
+    for reader in ("one", "other"):  # vLLM has a stream for each of its buffers
+        with cuda.stream(FakeStream(cuda, reader)):
+            next(made)
+            assert cuda.current_stream().name == reader
+    assert list(made) == []
+    assert cuda.done == [
+        "first is made on default",
+        "one waits for default",
+        "one reads",
+        "second is made on default",
+        "other waits for default",
+        "other reads",
+    ]
 
 
 def test_every_engine_is_brought_to_ranks_of_its_own_in_one_meeting_with_the_learner() -> None:
