@@ -20,7 +20,9 @@ ON_GPUS = ClusterConfig(
 
 
 def check(weights: WeightsConfig, *, cluster=None, teacher=None, model=None) -> None:
-    weights.check_fit(cluster or ClusterConfig(), teacher or TeacherConfig(), model or ModelConfig())
+    weights.check_fit(
+        cluster or ClusterConfig(), teacher or TeacherConfig(), model or ModelConfig(dtype=Precision.FLOAT32)
+    )
 
 
 def test_auto_takes_shared_memory_on_one_node_and_the_object_store_elsewhere() -> None:

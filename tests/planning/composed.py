@@ -9,6 +9,8 @@ from sdft_ray.planning.plan import Plan, plan_of
 from sdft_ray.planning.workload import Workload, read_workload
 
 ROLES = ("rollout", "teacher", "learner")
+# What closed forms of bytes are written down for; on GPUs a run takes bf16, and one node shares memory.
+IN_FP32 = ("model.dtype=FLOAT32", "learner.precision=FLOAT32", "weights.channel=OBJECT_STORE")
 
 
 def config(*overrides: str) -> RunConfig:

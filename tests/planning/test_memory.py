@@ -5,14 +5,14 @@ from math import ceil
 import pytest
 
 from sdft_ray.planning.memory import GIB, RoleMemory, cached_sequences, object_store_gib, role_memory
-from tests.planning.composed import workload
+from tests.planning.composed import IN_FP32, workload
 
 HEAD = 152_064 * 3584
 PARAMETERS = 7_615_616_512
 
 
 def memory_of(role: str, *overrides: str) -> RoleMemory:
-    roles = {memory.role: memory for memory in role_memory(workload("+cluster=8xA100", *overrides))}
+    roles = {memory.role: memory for memory in role_memory(workload("+cluster=8xA100", *IN_FP32, *overrides))}
     return roles[role]
 
 
@@ -45,7 +45,7 @@ def test_hidden_payloads_take_a_teachers_head_for_every_version_in_flight(stalen
 def test_logits_payloads_are_opened_whole() -> None:
     hidden = memory_of("learner").phases["forward and backward"]
     logits = memory_of("learner", "teacher.payload=LOGITS").phases["forward and backward"]
-    rows = workload("+cluster=8xA100").microbatch_samples * 32
+    rows = workload("+cluster=8xA100", *IN_FP32).microbatch_samples * 32
     assert logits - hidden == pytest.approx(rows * 152_064 * 4 / GIB)
 
 
@@ -68,7 +68,7 @@ def test_an_engine_fills_what_is_left_of_its_gpu_with_its_cache() -> None:
 
 
 def test_cached_sequences_are_whole_ones() -> None:
-    work = workload("+cluster=8xA100")
+    work = workload("+cluster=8xA100", *IN_FP32)
     cache_bytes = memory_of("rollout").held["KV cache"] * GIB
     per_token = 2 * 28 * 4 * 128 * 4
     assert cached_sequences(work) == int(cache_bytes / (per_token * (1024 + 32)))
@@ -77,8 +77,8 @@ def test_cached_sequences_are_whole_ones() -> None:
 def test_the_object_store_holds_both_sets_of_weights_and_the_payloads() -> None:
     both = 2 * PARAMETERS * 4
     payloads = 16 * 32 * 3584 * 4
-    assert object_store_gib(workload("+cluster=8xA100")) == pytest.approx((both + payloads) / GIB)
-    frozen = object_store_gib(workload("+cluster=8xA100", "teacher.weights=FROZEN"))
+    assert object_store_gib(workload("+cluster=8xA100", *IN_FP32)) == pytest.approx((both + payloads) / GIB)
+    frozen = object_store_gib(workload("+cluster=8xA100", *IN_FP32, "teacher.weights=FROZEN"))
     assert frozen == pytest.approx((both / 2 + payloads) / GIB)
 
 
@@ -87,15 +87,15 @@ def test_on_one_cpu_weights_do_not_pass_through_the_object_store() -> None:
 
 
 def test_a_microbatch_holds_as_many_samples_as_its_budget() -> None:
-    work = workload("+cluster=8xA100", "batch_size=32", "learner.max_tokens_per_microbatch=4300")
+    work = workload("+cluster=8xA100", *IN_FP32, "batch_size=32", "learner.max_tokens_per_microbatch=4300")
     assert work.sequence_tokens == 1056
     assert work.microbatch_samples == 4
     assert work.num_microbatches == ceil(32 / 4 / work.microbatch_samples)
 
 
 def test_teachers_that_average_themselves_spare_a_publication() -> None:
-    spared = object_store_gib(workload("+cluster=8xA100")) - object_store_gib(
-        workload("+cluster=8xA100", "weights.teacher_ema=RECEIVER")
+    spared = object_store_gib(workload("+cluster=8xA100", *IN_FP32)) - object_store_gib(
+        workload("+cluster=8xA100", *IN_FP32, "weights.teacher_ema=RECEIVER")
     )
     assert spared == pytest.approx(PARAMETERS * 4 / GIB)
 

@@ -4,15 +4,15 @@ import pytest
 
 from sdft_ray.config import Precision
 from sdft_ray.planning.proposals import with_settings
-from tests.planning.composed import config, plan
+from tests.planning.composed import IN_FP32, config, plan
 
 MISFITS = [
     ["+cluster=1xH100", "plan.model=qwen2.5-1.5b"],
     ["+cluster=1xH100", "plan.model=qwen2.5-3b", "model.dtype=BFLOAT16"],
     ["+cluster=1xH100", "plan.model=qwen2.5-7b"],
     ["+cluster=8xA100", "plan.model=qwen2.5-7b"],
-    ["+cluster=8xA100", "plan.model=qwen2.5-7b", "learner.zero_stage=0", "teacher.payload=LOGITS"],
-    ["+cluster=8xA100", "plan.model=qwen2.5-7b", "weights.teacher_ema=RECEIVER", "max_staleness=1"],
+    ["+cluster=8xA100", "plan.model=qwen2.5-7b", *IN_FP32, "learner.zero_stage=0", "teacher.payload=LOGITS"],
+    ["+cluster=8xA100", "plan.model=qwen2.5-7b", *IN_FP32, "weights.teacher_ema=RECEIVER", "max_staleness=1"],
     ["+cluster=8xA100", "plan.model=qwen2.5-14b"],
     ["+cluster=8xA100", "plan.model=qwen3-30b-a3b"],
     ["+cluster=8xA100", "plan.model=qwen2.5-32b", "batch_size=128"],
@@ -37,7 +37,7 @@ def test_a_proposal_that_is_pasted_behind_the_command_makes_it_fit(command: list
     ("command", "workers"),
     [
         (["+cluster=1xH100", "plan.model=qwen2.5-1.5b"], (1, 1, 1)),
-        (["+cluster=8xA100", "plan.model=qwen2.5-14b"], (1, 1, 6)),
+        (["+cluster=8xA100", "plan.model=qwen2.5-14b", *IN_FP32], (1, 1, 6)),
     ],
 )
 def test_workers_are_redistributed_before_machines_are_asked_for(

@@ -5,13 +5,13 @@ import pytest
 from sdft_ray.config import Payload
 from sdft_ray.planning.shapes import known_shape
 from sdft_ray.planning.traffic import payload_bytes_per_token, step_traffic
-from tests.planning.composed import workload
+from tests.planning.composed import IN_FP32, workload
 
 WEIGHTS = 7_615_616_512 * 4
 
 
 def bytes_of(start: str, *overrides: str) -> float:
-    links = step_traffic(workload("+cluster=8xA100", *overrides))
+    links = step_traffic(workload("+cluster=8xA100", *IN_FP32, *overrides))
     (link,) = [link for link in links if link.name.startswith(start)]
     return link.step_bytes
 
@@ -32,7 +32,7 @@ def test_every_worker_gets_all_weights() -> None:
 
 
 def test_a_frozen_teacher_gets_nothing() -> None:
-    links = step_traffic(workload("+cluster=8xA100", "teacher.weights=FROZEN"))
+    links = step_traffic(workload("+cluster=8xA100", *IN_FP32, "teacher.weights=FROZEN"))
     assert not [link for link in links if link.name.startswith("learner -> teacher")]
 
 
@@ -45,12 +45,12 @@ def test_ranks_exchange_what_their_zero_stage_has_divided(stage: int, passes: in
 
 
 def test_a_single_rank_exchanges_nothing() -> None:
-    links = step_traffic(workload("+cluster=8xA100", "cluster.learner.num_workers=1"))
+    links = step_traffic(workload("+cluster=8xA100", *IN_FP32, "cluster.learner.num_workers=1"))
     assert not [link for link in links if link.name.startswith("between")]
 
 
 def test_between_nodes_the_slower_link_counts() -> None:
-    one = step_traffic(workload("+cluster=8xA100"))
-    two = step_traffic(workload("+cluster=8xA100", "cluster.num_nodes=2"))
+    one = step_traffic(workload("+cluster=8xA100", *IN_FP32))
+    two = step_traffic(workload("+cluster=8xA100", *IN_FP32, "cluster.num_nodes=2"))
     ratios = [second.seconds / first.seconds for first, second in zip(one, two, strict=True)]
     assert ratios == pytest.approx([32 / 25, 32 / 25, 32 / 25, 300 / 25])
