@@ -3,9 +3,9 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 
+from sdft_ray.cluster.actors import make_rollout_workers
 from sdft_ray.cluster.material import Asked
 from sdft_ray.cluster.placement import reserve
-from sdft_ray.cluster.topology import make_rollout_workers
 from sdft_ray.config import RunConfig
 from sdft_ray.errors import WeightVersionError
 from sdft_ray.records import Publication

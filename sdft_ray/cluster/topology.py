@@ -12,39 +12,36 @@ import asyncio
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import ray
-
+from sdft_ray.cluster.actors import (
+    channel_of,
+    make_learner_workers,
+    make_rollout_workers,
+    make_teacher_workers,
+    teachers_map,
+)
 from sdft_ray.cluster.evaluators import make_evaluator, make_harness
-from sdft_ray.cluster.material import Asked, Material
+from sdft_ray.cluster.material import Material
 from sdft_ray.cluster.placement import Reservation, reserve
 from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.cluster.stages import Stages
-from sdft_ray.config import NEVER, Channel, CompletionSource, RolePlacement, RunConfig, Target, TeacherBackend
+from sdft_ray.config import NEVER, Channel, CompletionSource, RolePlacement, RunConfig, Target
 from sdft_ray.evaluate.evaluator import NoEvaluation
 from sdft_ray.evaluate.progress import Counting
 from sdft_ray.learner.group import LearnerGroup
-from sdft_ray.learner.settings import LearnerSettings
-from sdft_ray.learner.stages import StagePlan
-from sdft_ray.learner.worker import LearnerWorker
 from sdft_ray.records import Publication, WorkerStatus
 from sdft_ray.roles import Completions, Evaluator, Teacher
 from sdft_ray.rollout.given import GivenCompletions
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.rollout.recorded import RecordedCompletions
 from sdft_ray.rollout.together import CompletedTogether
-from sdft_ray.rollout.worker import RolloutWorker
 from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.teacher.token_target import TokenTarget
-from sdft_ray.teacher.transformers_worker import TransformersTeacher
-from sdft_ray.teacher.vllm_worker import VllmTeacher
 from sdft_ray.weights.channel import DirectChannel, Meeting, WeightChannel
-from sdft_ray.workers import Worker, WorkerGroup, close_all
-
-MAX_OPEN_CALLS = 1000  # of an async actor: Ray's default, named because completions in flight are bounded elsewhere
+from sdft_ray.workers import WorkerGroup, close_all
 
 Phase = Callable[[str], AbstractContextManager[None]]
 
@@ -109,8 +106,8 @@ async def start_roles(stages: Stages, folder: RunFolder, phase: Phase, counting:
     reservations = reserve(cfg.cluster, needed)
     makers: dict[str, Callable[[RunConfig, Material, Reservation, str], list[Any]]] = {
         "rollout": make_rollout_workers,
-        "teacher": _teacher_workers,
-        "learner": partial(_learner_workers, plan=stages.plan),
+        "teacher": make_teacher_workers,
+        "learner": partial(make_learner_workers, plan=stages.plan),
     }
     groups = {role: WorkerGroup(role, makers[role](cfg, material, reservations[role], logs), logs) for role in needed}
     learner = LearnerGroup(
@@ -123,7 +120,7 @@ async def start_roles(stages: Stages, folder: RunFolder, phase: Phase, counting:
         checkpoints=folder.checkpoints,
         keep_checkpoints=cfg.keep_checkpoints,
     )
-    kind = _channel_kind(cfg)
+    kind = channel_of(cfg)
     channel = (DirectChannel if kind is Channel.NCCL else WeightChannel)(learner.publish, cfg.weights.timeout_s)
     roles = _wire(cfg, material, folder, groups, learner, channel, list(reservations.values()), counting)
     with ExitStack() as on_failure:
@@ -167,7 +164,7 @@ def _wire(
 
 
 def _teacher(cfg: RunConfig, group: WorkerGroup, channel: WeightChannel) -> TeacherPool:
-    return TeacherPool(group, channel, cfg.teacher.weights, cfg.weights.teacher_ema, maps_weights=_teachers_map(cfg))
+    return TeacherPool(group, channel, cfg.teacher.weights, cfg.weights.teacher_ema, maps_weights=teachers_map(cfg))
 
 
 def _completions(cfg: RunConfig, material: Material, folder: RunFolder, rollouts: RolloutPool | None) -> Completions:
@@ -186,15 +183,6 @@ async def _wait_until_ready(role: str, group: WorkerGroup, learner: LearnerGroup
             await group.on_all(lambda actor: actor.ready.remote())
 
 
-def _channel_kind(cfg: RunConfig) -> Channel:
-    return cfg.weights.choose_channel(num_nodes=sum(node["Alive"] for node in ray.nodes()))
-
-
-def _teachers_map(cfg: RunConfig) -> bool:
-    in_transformers = cfg.teacher.backend is TeacherBackend.TRANSFORMERS
-    return in_transformers and cfg.weights.teachers_map(_channel_kind(cfg), cfg.cluster, cfg.max_staleness)
-
-
 async def _meet(learner: WorkerGroup, rollout: WorkerGroup, placement: RolePlacement) -> Publication:
     """Brings the learner and the engines together for weights.channel=NCCL; tells what the learner will send."""
     size = placement.tensor_parallel_size
@@ -208,93 +196,3 @@ async def _meet(learner: WorkerGroup, rollout: WorkerGroup, placement: RolePlace
         )
     announcement: Publication = announcements.result()[0]
     return announcement
-
-
-def _actors(kind: type[Worker], reservation: Reservation, options: dict[str, Any], **settings: Any) -> list[Any]:
-    """One actor a place, each told its rank."""
-    remote = ray.remote(kind)
-    return [
-        remote.options(**reservation.actor_options(rank), **options).remote(rank=rank, **settings)
-        for rank in range(reservation.placement.num_workers)
-    ]
-
-
-def make_rollout_workers(cfg: RunConfig, material: Asked, reservation: Reservation, logs: str) -> list[Any]:
-    """The rollout actors in their places; they are not waited for."""
-    placement = reservation.placement
-    return _actors(
-        RolloutWorker,
-        reservation,
-        {"max_concurrency": MAX_OPEN_CALLS},
-        log_dir=logs,
-        model_path=material.model_path,
-        model=cfg.model,
-        rollout=replace(cfg.rollout, gpu_memory_share=cfg.rollout.gpu_memory_share * placement.gpu_share),
-        num_tokens=material.facts.num_tokens,
-        eos_token_ids=material.facts.eos_token_ids,
-        max_model_len=material.max_model_len,
-        tensor_parallel_size=placement.tensor_parallel_size,
-        shares_device=placement.shares_device,
-        channel=_channel_kind(cfg),
-        maps_weights=cfg.weights.engines_map(_channel_kind(cfg), cfg.cluster, cfg.max_staleness),
-        seed=cfg.seed,
-    )
-
-
-def _teacher_workers(cfg: RunConfig, material: Material, reservation: Reservation, logs: str) -> list[Any]:
-    placement = reservation.placement
-    shared = {
-        "log_dir": logs,
-        "model_path": material.teacher_path,
-        "model": cfg.model,
-        "device": placement.device,
-    }
-    if cfg.teacher.backend is TeacherBackend.VLLM:
-        return _actors(
-            VllmTeacher,
-            reservation,
-            {"max_concurrency": MAX_OPEN_CALLS},
-            teacher=replace(cfg.teacher, gpu_memory_share=cfg.teacher.gpu_memory_share * placement.gpu_share),
-            max_model_len=material.max_teacher_len,
-            tensor_parallel_size=placement.tensor_parallel_size,
-            shares_device=placement.shares_device,
-            **shared,
-        )
-    return _actors(
-        TransformersTeacher,
-        reservation,
-        {"max_concurrency": MAX_OPEN_CALLS},
-        teacher=cfg.teacher,
-        num_tokens=material.facts.num_tokens,
-        temperature=cfg.rollout.temperature,
-        maps_weights=_teachers_map(cfg),
-        guard_rows=material.guard_rows,
-        max_len=material.max_teacher_len,
-        **shared,
-    )
-
-
-def _learner_workers(
-    cfg: RunConfig, material: Material, reservation: Reservation, logs: str, *, plan: StagePlan
-) -> list[Any]:
-    settings = LearnerSettings(
-        model_path=material.model_path,
-        model=cfg.model,
-        learner=cfg.learner,
-        loss=cfg.loss,
-        target=cfg.method.target,
-        teacher=cfg.teacher,
-        teacher_path=material.teacher_path,
-        max_staleness=cfg.max_staleness,
-        temperature=cfg.rollout.temperature,
-        num_tokens=material.facts.num_tokens,
-        plan=plan,
-        border=cfg.border,
-        channel=_channel_kind(cfg),
-        guard_rows=material.guard_rows,
-        max_len=material.max_model_len,
-        seed=cfg.seed,
-        device=reservation.placement.device,
-    )
-    num_ranks = reservation.placement.num_workers
-    return _actors(LearnerWorker, reservation, {}, num_ranks=num_ranks, log_dir=logs, settings=settings)

@@ -1,0 +1,122 @@
+"""The actors of each role, with the settings each of them is given; `topology.py` wires them."""
+
+from dataclasses import replace
+from typing import Any
+
+import ray
+
+from sdft_ray.cluster.material import Asked, Material
+from sdft_ray.cluster.placement import Reservation
+from sdft_ray.config import Channel, RunConfig, TeacherBackend
+from sdft_ray.learner.settings import LearnerSettings
+from sdft_ray.learner.stages import StagePlan
+from sdft_ray.learner.worker import LearnerWorker
+from sdft_ray.rollout.worker import RolloutWorker
+from sdft_ray.teacher.transformers_worker import TransformersTeacher
+from sdft_ray.teacher.vllm_worker import VllmTeacher
+from sdft_ray.workers import Worker
+
+MAX_OPEN_CALLS = 1000  # of an async actor: Ray's default, named because completions in flight are bounded elsewhere
+
+
+def channel_of(cfg: RunConfig) -> Channel:
+    """The channel of published weights on the nodes that there are."""
+    return cfg.weights.choose_channel(num_nodes=sum(node["Alive"] for node in ray.nodes()))
+
+
+def teachers_map(cfg: RunConfig) -> bool:
+    """True when teacher workers score with published weights where they lie."""
+    in_transformers = cfg.teacher.backend is TeacherBackend.TRANSFORMERS
+    return in_transformers and cfg.weights.teachers_map(channel_of(cfg), cfg.cluster, cfg.max_staleness)
+
+
+def _actors(kind: type[Worker], reservation: Reservation, options: dict[str, Any], **settings: Any) -> list[Any]:
+    """One actor a place, each told its rank."""
+    remote = ray.remote(kind)
+    return [
+        remote.options(**reservation.actor_options(rank), **options).remote(rank=rank, **settings)
+        for rank in range(reservation.placement.num_workers)
+    ]
+
+
+def make_rollout_workers(cfg: RunConfig, material: Asked, reservation: Reservation, logs: str) -> list[Any]:
+    """The rollout actors in their places; they are not waited for."""
+    placement = reservation.placement
+    return _actors(
+        RolloutWorker,
+        reservation,
+        {"max_concurrency": MAX_OPEN_CALLS},
+        log_dir=logs,
+        model_path=material.model_path,
+        model=cfg.model,
+        rollout=replace(cfg.rollout, gpu_memory_share=cfg.rollout.gpu_memory_share * placement.gpu_share),
+        num_tokens=material.facts.num_tokens,
+        eos_token_ids=material.facts.eos_token_ids,
+        max_model_len=material.max_model_len,
+        tensor_parallel_size=placement.tensor_parallel_size,
+        shares_device=placement.shares_device,
+        channel=channel_of(cfg),
+        maps_weights=cfg.weights.engines_map(channel_of(cfg), cfg.cluster, cfg.max_staleness),
+        seed=cfg.seed,
+    )
+
+
+def make_teacher_workers(cfg: RunConfig, material: Material, reservation: Reservation, logs: str) -> list[Any]:
+    """The teacher actors in their places; they are not waited for."""
+    placement = reservation.placement
+    shared = {
+        "log_dir": logs,
+        "model_path": material.teacher_path,
+        "model": cfg.model,
+        "device": placement.device,
+    }
+    if cfg.teacher.backend is TeacherBackend.VLLM:
+        return _actors(
+            VllmTeacher,
+            reservation,
+            {"max_concurrency": MAX_OPEN_CALLS},
+            teacher=replace(cfg.teacher, gpu_memory_share=cfg.teacher.gpu_memory_share * placement.gpu_share),
+            max_model_len=material.max_teacher_len,
+            tensor_parallel_size=placement.tensor_parallel_size,
+            shares_device=placement.shares_device,
+            **shared,
+        )
+    return _actors(
+        TransformersTeacher,
+        reservation,
+        {"max_concurrency": MAX_OPEN_CALLS},
+        teacher=cfg.teacher,
+        num_tokens=material.facts.num_tokens,
+        temperature=cfg.rollout.temperature,
+        maps_weights=teachers_map(cfg),
+        guard_rows=material.guard_rows,
+        max_len=material.max_teacher_len,
+        **shared,
+    )
+
+
+def make_learner_workers(
+    cfg: RunConfig, material: Material, reservation: Reservation, logs: str, *, plan: StagePlan
+) -> list[Any]:
+    """The learner's actors in their places, which have not met yet."""
+    settings = LearnerSettings(
+        model_path=material.model_path,
+        model=cfg.model,
+        learner=cfg.learner,
+        loss=cfg.loss,
+        target=cfg.method.target,
+        teacher=cfg.teacher,
+        teacher_path=material.teacher_path,
+        max_staleness=cfg.max_staleness,
+        temperature=cfg.rollout.temperature,
+        num_tokens=material.facts.num_tokens,
+        plan=plan,
+        border=cfg.border,
+        channel=channel_of(cfg),
+        guard_rows=material.guard_rows,
+        max_len=material.max_model_len,
+        seed=cfg.seed,
+        device=reservation.placement.device,
+    )
+    num_ranks = reservation.placement.num_workers
+    return _actors(LearnerWorker, reservation, {}, num_ranks=num_ranks, log_dir=logs, settings=settings)
