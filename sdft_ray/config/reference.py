@@ -12,15 +12,13 @@ import io
 import tokenize
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from sdft_ray.config.run import RunConfig
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One setting as a person reads it."""
 
     key: str  # such as learner.zero_stage
@@ -29,8 +27,7 @@ class Setting:
     meaning: str  # the comment behind the field
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
+class Section(NamedTuple):
     """A dataclass of settings."""
 
     prefix: str  # such as "learner"; "" for those of the run as a whole
