@@ -80,11 +80,15 @@ def _code(text: str) -> str:
     return f"`{_cell(text)}`" if text else ""
 
 
+def member_meanings(kind: type[Enum]) -> dict[str, str]:
+    """The comment behind each member of an enum; "" where there is none."""
+    return _comments(kind)
+
+
 def _members(hint: Any) -> list[str]:
-    """What the members of an enum mean."""
     if not (isinstance(hint, type) and issubclass(hint, Enum)):
         return []
-    return [f"{name}: {comment}" for name, comment in _comments(hint).items() if comment]
+    return [f"{name}: {meaning}" for name, meaning in member_meanings(hint).items() if meaning]
 
 
 def _kind(hint: Any) -> str:

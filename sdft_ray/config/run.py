@@ -28,7 +28,7 @@ AUTO, NEVER = "auto", "never"  # what resume may be, besides the path of a check
 class Mode(Enum):
     """What the command does."""
 
-    train = auto()
+    train = auto()  # teach the model; the default
     evaluate = auto()  # measure model.path as it is: evaluation.sets, evaluation.prior and harness.tasks
     plan = auto()  # print what the run would take, and start nothing
     check_teacher = auto()  # tell whether the model can use the demonstrations, before anything is trained

@@ -13,17 +13,24 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig
+from rich.console import Console
 
 from sdft_ray.cluster.finished import finished_run
 from sdft_ray.config import Mode
 from sdft_ray.launch.composing import Stage, compose_runs, report_config
+from sdft_ray.launch.help import show_help
 from sdft_ray.launch.overrides import CONF, check_overrides, readable
 from sdft_ray.launch.showing import show_plan, show_report, show_seeds
 from sdft_ray.outcome import Outcome
 
+HELP = {"--help", "-h"}
+
 
 def main() -> None:
-    """Entry point of `python -m sdft_ray.launch`."""
+    """Entry point of `sdft` and of `python -m sdft_ray.launch`."""
+    if HELP & set(sys.argv[1:]):  # Hydra's own would print every setting without its meaning
+        show_help(Console(highlight=False))
+        return
     with Outcome() as outcome:
         check_overrides(get_args_parser().parse_args().overrides)
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors then, and does not print them in its own way
