@@ -7,6 +7,7 @@ have to make the same calls in the same order: each contains collectives.
 import math
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -194,7 +195,8 @@ class LearnerRank:
         expected = student_logits(self._engine, rows, settings.num_tokens, self._device)
         if self._rank != 0:
             return 0.0
-        gap = export_gap(Path(folder), settings.learner.precision, settings.model, rows, expected)
+        model = replace(settings.model, attention=self.packing.attention)  # with which the student has computed
+        gap = export_gap(Path(folder), settings.learner.precision, model, rows, expected)
         release_freed_memory()
         return gap
 

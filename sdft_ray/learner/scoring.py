@@ -4,6 +4,7 @@ Legend: T completion tokens of a row, V vocabulary entries that count.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,9 +23,9 @@ Forward = Callable[[dict[str, torch.Tensor]], torch.Tensor]
 def check_student_packing(
     engine: Any, rows: Sequence[GuardRow], attention: str, longest: int, device: torch.device
 ) -> PackingVerdict:
-    """Which packing the student computes rightly, as `check_packing`; a collective of all ranks, which get the same.
+    """Which packing the student computes rightly, see `check_packing`: a collective in which all ranks decide alike.
 
-    Whatever dropout it is trained with is off meanwhile.
+    Dropout is off during the check, also where the student is trained with it.
     """
     network = engine.module.network
 
@@ -40,9 +41,17 @@ def check_student_packing(
         attention=attention,
         enter_mode=lambda: train_as_sampled(network),
         longest=longest,
+        agree=partial(_largest_of_all_ranks, device),
     )
     engine.train()
     return verdict
+
+
+def _largest_of_all_ranks(device: torch.device, value: float) -> float:
+    largest = torch.tensor(value, device=device)
+    if torch.distributed.get_world_size() > 1:
+        torch.distributed.all_reduce(largest, op=torch.distributed.ReduceOp.MAX)
+    return largest.item()
 
 
 def student_logits(engine: Any, rows: Sequence[GuardRow], num_tokens: int, device: torch.device) -> list[torch.Tensor]:

@@ -13,7 +13,15 @@ from transformers import PreTrainedModel
 
 from sdft_ray.distill.head import Head
 from sdft_ray.distill.reduction import LossOutput
-from sdft_ray.models.network import PROBE_TOKENS, compare_head, completion_hidden, output_head, train_as_sampled
+from sdft_ray.models.network import (
+    PROBE_TOKENS,
+    compare_head,
+    completion_hidden,
+    output_head,
+    plain_attention,
+    train_as_configured,
+    train_as_sampled,
+)
 
 
 class HeadOutput(NamedTuple):
@@ -42,8 +50,8 @@ class Student(torch.nn.Module):
     def train(self, mode: bool = True) -> "Student":
         """The mode of a training step, in which the network computes as it samples unless dropout is kept."""
         super().train(mode)
-        if mode and not self._dropout:
-            train_as_sampled(self.network)
+        if mode:
+            (train_as_configured if self._dropout else train_as_sampled)(self.network)
         return self
 
     def forward(
@@ -93,7 +101,8 @@ def check_partitioned_head(engine: Any) -> None:
     """
     tokens = torch.arange(PROBE_TOKENS, device=engine.device)
     inputs = {"input_ids": tokens, "position_ids": tokens, "predictor_index": tokens}
-    (expected,) = engine(**inputs, loss_of=None)
-    (logits,) = engine(**inputs, loss_of=lambda hidden, head: HeadOutput(head.logits(hidden, len(head.weight))))
     network = engine.module.network
+    with plain_attention(network):
+        (expected,) = engine(**inputs, loss_of=None)
+        (logits,) = engine(**inputs, loss_of=lambda hidden, head: HeadOutput(head.logits(hidden, len(head.weight))))
     compare_head(network, logits, expected.float(), network.dtype)

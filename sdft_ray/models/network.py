@@ -5,7 +5,8 @@ like (`distill.head.Head`).
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from sdft_ray.models.lean_layers import make_lean
 
 TORCH_DTYPE = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16}
 
+PLAIN, FUSED = "eager", "sdpa"  # transformers' own implementations, of which every network has one
 WEIGHTS_FILE, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 PROBE_TOKENS = 4
 PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}  # of the largest logit
@@ -63,6 +65,51 @@ def _decoder(network: PreTrainedModel) -> torch.nn.Module:
     decoder = network.get_decoder()
     # Where the name of the inner network is not the one transformers looks for (Llama 4), it answers the whole.
     return network.model if decoder is network else decoder
+
+
+def chooses_attention(network: PreTrainedModel) -> bool:
+    """True when the network computes attention with any implementation; some have only their own."""
+    chooses: bool = network._can_set_attn_implementation()
+    return chooses
+
+
+def set_attention(network: PreTrainedModel, implementation: str) -> None:
+    """Has the network compute attention with `implementation`, where it can choose.
+
+    Raises:
+        ValueError: the network has no such implementation.
+    """
+    if chooses_attention(network):
+        network.set_attn_implementation(implementation)
+
+
+def set_plain_attention(network: PreTrainedModel) -> None:
+    """Has the network compute attention as transformers defines it, in matrix products that keep every score."""
+    try:
+        set_attention(network, PLAIN)
+    except ValueError:
+        set_attention(network, FUSED)
+
+
+@contextmanager
+def plain_attention(network: PreTrainedModel) -> Iterator[None]:
+    """Computes with plain attention inside the block, and after it as before."""
+    before = network.config._attn_implementation
+    set_plain_attention(network)
+    try:
+        yield
+    finally:
+        set_attention(network, before)
+
+
+def train_as_configured(network: PreTrainedModel) -> None:
+    """Puts the network into training mode, with whatever its configuration makes random."""
+    network.train()
+    for layer in network.modules():
+        if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing:
+            recompute = layer._gradient_checkpointing_func
+            if isinstance(recompute, _RecomputeAsSampled):
+                layer._gradient_checkpointing_func = recompute.recompute
 
 
 def train_as_sampled(network: PreTrainedModel) -> None:
@@ -141,8 +188,9 @@ def check_head(network: PreTrainedModel) -> None:
     """
     head = output_head(network)
     tokens = torch.arange(PROBE_TOKENS, device=head.weight.device)
-    expected = network(input_ids=tokens[None], use_cache=False).logits[0].float()
-    logits = head.logits(completion_hidden(network, tokens, tokens, tokens), len(head.weight))
+    with plain_attention(network):  # which attention is right for the network is found later
+        expected = network(input_ids=tokens[None], use_cache=False).logits[0].float()
+        logits = head.logits(completion_hidden(network, tokens, tokens, tokens), len(head.weight))
     compare_head(network, logits, expected, head.weight.dtype)
 
 

@@ -114,6 +114,7 @@ PLAIN = (
 )
 MIXTURES = "qwen2_moe qwen3_moe mixtral olmoe granitemoe phimoe jetmoe hunyuan_v1_moe ernie4_5_moe minimax_m2 glm4_moe"
 STATE = "its state would go on from one sequence to the next"
+BY_MASK = "it sees where a packed sequence begins by a mask only"
 IGNORES = "it does not see where a packed sequence begins"
 
 FAMILIES = [
@@ -151,10 +152,10 @@ FAMILIES = [
         "eager",
         "windows",
     ),
-    Family("persimmon", {}, SINGLE, note=IGNORES),
-    Family("ministral3", {}, SINGLE, note=IGNORES),
-    Family("doge", {}, None, note="a mask of its own; right with `model.attention=sdpa`"),
-    Family("gpt_bigcode", GPT2, SINGLE, note=IGNORES),
+    Family("persimmon", {}, ENDED, "sdpa", BY_MASK),
+    Family("ministral3", {}, ENDED, "sdpa", BY_MASK),
+    Family("doge", {}, ENDED, "sdpa", "a mask of its own"),
+    Family("gpt_bigcode", GPT2, ENDED, "sdpa", BY_MASK),
     Family("bloom", {"n_layer": 2, "n_head": 4}, SINGLE, "eager", f"ALiBi; {IGNORES}"),
     Family(
         "mpt",

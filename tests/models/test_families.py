@@ -1,17 +1,20 @@
 """Every family of families.py: what the check of the packing decides, and that what will run is each sequence alone."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from sdft_ray.errors import ModelError
+from sdft_ray.learner.student import Student
 from sdft_ray.models.lean_layers import make_lean
 from sdft_ray.models.network import check_head, completion_hidden, configured_noise, train_as_sampled
 from sdft_ray.models.packing import PackedSequences, Packing, pack_sequences
 from sdft_ray.models.packing_check import PackingVerdict, check_packing
 from sdft_ray.records import GuardRow
-from tests.models.families import FAMILIES, PAGE, Family, page
+from tests.models.families import FAMILIES, PAGE, SIZES, Family, page
 
 MIN_FAMILIES = 50
 LONGEST = 64  # tokens of the longest sequence a run would have
@@ -149,9 +152,57 @@ def test_the_noise_of_a_configuration_would_act_while_training(name: str) -> Non
         assert torch.equal(one_by_one(network), expected)
 
 
-def test_the_setting_that_a_refusal_names_works() -> None:
-    family = BY_NAME["doge"]
-    assert start(family.network("sdpa"), "sdpa").packing is Packing.END_TO_END
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_rope_that_depends_on_the_longest_sequence_of_a_pack_is_found_by_a_row_of_that_length(kind: str) -> None:
+    rope = {"rope_type": kind, "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
+    factors = {"long_factor": [4.0] * 8, "short_factor": [1.0] * 8} if kind == "longrope" else {}
+    config = LlamaConfig(**SIZES | {"max_position_embeddings": 32 if kind == "dynamic" else 128})
+    config.rope_parameters = rope | factors
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(config, attn_implementation="packed").eval()
+    decide = partial(
+        check_packing,
+        network,
+        ROWS,
+        partial(forward, network),
+        attention="packed",
+        enter_mode=lambda: train_as_sampled(network),
+    )
+    assert decide(longest=24).packing is Packing.SHARED_PREFIX
+    assert decide(longest=100).packing is Packing.SINGLE
+
+
+def test_ranks_decide_alike_also_where_only_another_one_cannot_compute_a_packing() -> None:
+    network = BY_NAME["llama"].network("packed")
+    others = iter([float("inf"), 0.0])  # the largest differences of the first two candidates
+    verdict = check_packing(
+        network,
+        ROWS,
+        partial(forward, network),
+        attention="packed",
+        enter_mode=lambda: train_as_sampled(network),
+        longest=LONGEST,
+        agree=lambda own: max(own, next(others)),
+    )
+    assert verdict.packing is Packing.END_TO_END
+
+
+def test_dropout_that_is_kept_is_whole_again_after_the_check() -> None:
+    network = BY_NAME["opt"].network("packed")
+    network.gradient_checkpointing_enable({"use_reentrant": False})
+    student = Student(network, dropout=True)
+
+    def gap() -> float:
+        student.train()
+        results = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            results.append(forward(network, pack_sequences(SEQUENCES)).detach())
+        return relative(*results)
+
+    before = gap()
+    start(network)
+    assert gap() == pytest.approx(before, rel=0.01)
 
 
 def test_the_page_is_the_table() -> None:
