@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from sdft_ray.cluster.stages import Stages
 from sdft_ray.config import Mode, ReportConfig, RunConfig
@@ -33,6 +34,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
     monkeypatch.setattr(command, "run", run)
     monkeypatch.setattr(command, "show_plan", show)
     monkeypatch.setattr(command, "show_report", show)
+    monkeypatch.setattr(command, "show_help", show)
     monkeypatch.setattr(command, "show_seeds", lambda folders: None)
     monkeypatch.chdir(tmp_path)
     return done
@@ -51,7 +53,7 @@ def test_every_documented_command_passes_all_checks_that_need_no_process(
     main()
     assert started
     for stages in started:
-        if isinstance(stages[-1], ReportConfig | RunConfig):
+        if isinstance(stages[-1], ReportConfig | RunConfig | Console):
             continue
         configs = [(name, cfg) for name, cfg, _ in stages]
         if configs[0][1].mode is Mode.train and is_here(configs[0][1].data.source):
