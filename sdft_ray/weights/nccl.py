@@ -1,7 +1,7 @@
 """The student's weights from the learner's GPU to those of the rollout engines, by vLLM's own NCCL transfer engine.
 
-NEVER RUN ON A GPU so far: the tests hold every call against vLLM's classes with a fake in NCCL's place. The only file
-that uses `vllm.distributed.weight_transfer`, whose trainer side changes from release to release (here: 0.32).
+NEVER RUN ON A GPU so far: the tests hold every call against vLLM's classes, with fakes of NCCL and of streams. The only
+file that uses `vllm.distributed.weight_transfer`, whose trainer side changes from release to release (here: 0.32).
 
 vLLM lets the learner's end call the engines. Here the driver calls both ends at once, as for every other channel, so
 the learner's end is given a client that calls nobody. Rank 0 of the NCCL group is the learner's rank 0; the ranks of

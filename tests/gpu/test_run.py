@@ -8,22 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.cluster.command import ROOT, SETTINGS
 from tests.tiny import make_tiny_model
 
 NUM_STEPS = 6
 BF16 = ("model.dtype=BFLOAT16", "learner.precision=BFLOAT16")
+FP32 = ("learner.precision=FLOAT32",)  # SETTINGS names the workers' own
 # |trainer logprob - sampler logprob| of any token [nats]. Weights that were not replaced are off by several nats.
 MISMATCH = {"FLOAT32": 0.02, "BFLOAT16": 0.5}
+AUTO = ("model.dtype=AUTO",)  # and the learner's is it by itself
 RUNS = {
-    "fp32": ("learner.zero_stage=0",),
+    "fp32": (*FP32, "learner.zero_stage=0"),
     "bf16-zero2": (*BF16, "learner.zero_stage=2"),
+    "automatic": (*AUTO, "learner.zero_stage=2"),
+    "object-store": (*BF16, "weights.channel=OBJECT_STORE"),
     "bf16-zero3": (*BF16, "learner.zero_stage=3", "learner.gradient_checkpointing=true"),
-    "logits": ("teacher.payload=LOGITS", "teacher.weights=LIVE"),
+    "logits": (*FP32, "teacher.payload=LOGITS", "teacher.weights=LIVE"),
     "topk-behind": (*BF16, "teacher.payload=TOPK", "max_staleness=1"),
     "teacher-on-vllm": (*BF16, "teacher.backend=VLLM", "teacher.kv_cache_gib=0.5"),
-    "averaging-teacher": ("weights.teacher_ema=RECEIVER", "model.attention=sdpa"),
+    "averaging-teacher": (*FP32, "weights.teacher_ema=RECEIVER", "model.attention=sdpa"),
 }
 
 
@@ -49,7 +54,21 @@ def test_the_sampler_follows_the_student(folder: str, tmp_path: Path, name: str)
     steps = run(folder, tmp_path, name, *settings)
     assert [line["step"] for line in steps] == list(range(1, NUM_STEPS + 1))
     assert all(line["learner/grad_norm"] > 0 for line in steps)
-    precision = "BFLOAT16" if "model.dtype=BFLOAT16" in settings else "FLOAT32"
+    precision = yaml.safe_load((tmp_path / name / "config.yaml").read_text())["model"]["dtype"]
+    assert precision == ("BFLOAT16" if {*BF16, *AUTO} & {*settings} else "FLOAT32")
     if "max_staleness=1" not in settings:
         assert max(line["learner/mismatch_max_nats"] for line in steps) < MISMATCH[precision]
     assert (tmp_path / name / "model" / "config.json").exists()
+    summary = json.loads((tmp_path / name / "summary.json").read_text())
+    assert summary["peak_gpu_memory_gib"].keys() == {"rollout", "teacher", "learner"}
+
+
+@pytest.mark.parametrize("runner", ["0", "1"])
+def test_either_model_runner_of_vllm_follows_the_student(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str
+) -> None:
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", runner)
+    steps = run(folder, tmp_path, f"runner-{runner}", *BF16)
+    assert max(line["learner/mismatch_max_nats"] for line in steps) < MISMATCH["BFLOAT16"]
+    log = (tmp_path / f"runner-{runner}" / "logs" / "rollout-0.log").read_text()
+    assert ("Using V2 Model Runner" in log) == (runner == "1")

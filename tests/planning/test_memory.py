@@ -74,6 +74,16 @@ def test_cached_sequences_are_whole_ones() -> None:
     assert cached_sequences(work) == int(cache_bytes / (per_token * (1024 + 32)))
 
 
+def test_the_engine_of_1xh100_holds_a_batch_of_the_paper_at_a_time() -> None:
+    """Each of them at its longest."""
+    bf16 = ("model.dtype=BFLOAT16", "batch_size=32", "rollout.max_new_tokens=2048")
+    for model in ("qwen2.5-3b", "qwen2.5-7b"):
+        work = workload("+cluster=1xH100", f"plan.model={model}", *bf16)
+        (engine,) = [memory for memory in role_memory(work) if memory.role == "rollout"]
+        assert engine.fits_in(engine.limit_gib)
+        assert model == "qwen2.5-7b" or cached_sequences(work) >= 32
+
+
 def test_the_object_store_holds_both_sets_of_weights_and_the_payloads() -> None:
     both = 2 * PARAMETERS * 4
     payloads = 16 * 32 * 3584 * 4

@@ -1,0 +1,118 @@
+"""What leaves the learner's GPU is what the optimizer has written, whichever stream or memory it goes through."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
+
+from sdft_ray.config import Channel
+from sdft_ray.learner.average import TeacherAverage
+from sdft_ray.learner.checkpoint import load_rank, save_rank
+from sdft_ray.learner.fragments import Fragment, assemble, fragments_in, index_by_name
+from sdft_ray.learner.publisher import make_publisher
+from sdft_ray.tensors import peak_gpu_memory_gib, synchronize
+from sdft_ray.weights.buckets import plan_buckets, views
+from sdft_ray.weights.channel import Meeting, WeightKind
+from sdft_ray.weights.nccl import LearnerEnd
+from sdft_ray.weights.opening import open_publication
+
+GPU = torch.device("cuda")
+LONG = 50_000_000  # cycles of a GPU: tens of milliseconds
+NUM_PARAMETERS, ELEMENTS = 24, 4 * 2**20
+CHUNK_BYTES = 100 * 2**20  # no multiple of a bucket: some go into two of vLLM's buffers
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_rank() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+class RecordingEnd:
+    """vLLM's own packing, with a group that keeps what would be broadcast."""
+
+    def __init__(self, source: Any):
+        self._source = source
+        self.chunks: list[torch.Tensor] = []
+
+    @classmethod
+    def trainer_init(cls, info: Any, *, client: Any, source: Any) -> "RecordingEnd":
+        return cls(source)
+
+    def broadcast(self, tensor: torch.Tensor, src: int) -> None:
+        torch.cuda._sleep(LONG // 10)  # a slow reader: memory that is used again too early is overwritten meanwhile
+        self.chunks.append(tensor.clone())
+
+    def send_weights(self) -> None:
+        self.chunks = []
+        packed_nccl_broadcast_producer(iter(self._source), self, 0, lambda item: item[1], CHUNK_BYTES)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_publication_over_nccl_holds_one_version_also_while_the_optimizer_is_still_queued(dtype: torch.dtype) -> None:
+    masters = {f"p{index}": torch.zeros(ELEMENTS, device=GPU) for index in range(NUM_PARAMETERS)}
+    plan = plan_buckets([(name, (ELEMENTS,)) for name in masters], max_elements=5 * ELEMENTS)
+
+    def parameters() -> Iterator[tuple[str, torch.Tensor]]:
+        index = index_by_name(Fragment(name, 0, values) for name, values in masters.items())
+        for entries in plan:
+            yield from views(entries, assemble(entries, fragments_in(entries, index), GPU).to(dtype))
+
+    entries = [entry for part in plan for entry in part]
+    end = LearnerEnd(0, Meeting("", 0, 2), entries, dtype, parameters, transfer=RecordingEnd)
+    for version in range(1, 21):
+        torch.cuda._sleep(LONG)
+        for values in masters.values():
+            values.fill_(version)
+        end.send()
+        torch.cuda.synchronize()
+        sent = torch.cat([chunk.view(dtype) for chunk in end._transfer.chunks])
+        assert sent.numel() == NUM_PARAMETERS * ELEMENTS
+        assert (sent == version).all(), f"publication {version} mixes versions"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_shared_memory_is_complete_when_it_is_published(dtype: torch.dtype) -> None:
+    module = torch.nn.ModuleDict({f"p{index}": torch.nn.Linear(2048, 2048, bias=False) for index in range(8)}).to(GPU)
+    publisher = make_publisher(Channel.SHARED_MEMORY, module, dtype, GPU)
+    for version in (1, 2):
+        torch.cuda._sleep(LONG)
+        with torch.no_grad():
+            for value in module.parameters():
+                value.fill_(version)
+        masters = [Fragment(name, 0, value.detach().view(-1)) for name, value in module.named_parameters()]
+        publication = publisher.publish(WeightKind.STUDENT, version, masters.__iter__)
+        assert publication is not None
+        assert all((tensor == version).all() for _, tensor in open_publication(publication))
+
+
+def test_resuming_takes_no_second_average_on_the_gpu(tmp_path: Path) -> None:
+    engine = SimpleNamespace(save_checkpoint=lambda *_, **__: None, load_checkpoint=lambda *_, **__: ("there", None))
+    average = TeacherAverage([Fragment("p", 0, torch.ones(64 * 2**20, device=GPU))], ema_decay=0.9)
+    save_rank(tmp_path, engine, average, rank=0)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    load_rank(tmp_path, engine, average, rank=0)
+    assert torch.cuda.max_memory_allocated() - before < 2**20
+
+
+def test_a_clock_behind_a_synchronisation_counts_what_was_queued() -> None:
+    torch.zeros(1, device=GPU)
+    started = time.perf_counter()
+    torch.cuda._sleep(10 * LONG)
+    queued_s = time.perf_counter() - started
+    synchronize(GPU)
+    assert time.perf_counter() - started > 10 * queued_s
+
+
+def test_reserved_memory_is_reported() -> None:
+    kept = torch.zeros(2**28, device=GPU)
+    assert peak_gpu_memory_gib() >= kept.nbytes / 2**30
