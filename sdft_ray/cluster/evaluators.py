@@ -29,7 +29,6 @@ def make_evaluator(
         run_dir=folder.path,
         seed=cfg.seed,
         probes=probes,
-        resumed_step=folder.resumed_step,
     )
     return ShownEvaluator(evaluator, respondent, counting, "evaluating")
 
@@ -48,5 +47,5 @@ def make_harness(
         max_tokens=min(cfg.harness.max_tokens, material.max_model_len - 1),
         max_open=2 * cfg.rollout.max_concurrent * cfg.cluster.rollout.num_workers,  # no engine waits for questions
     )
-    evaluator = HarnessEvaluator(student, cfg.harness, run_dir=folder.path, resumed_step=folder.resumed_step)
+    evaluator = HarnessEvaluator(student, cfg.harness, run_dir=folder.path)
     return ShownEvaluator(evaluator, respondent, counting, "measuring prior capabilities")

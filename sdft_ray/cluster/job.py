@@ -76,7 +76,11 @@ class Job:
             self.console.show_summary(result, str(self.folder.path))
 
     async def _run(self, roles: Roles) -> tuple[Summary, list[WorkerStatus]]:
-        """From the first evaluation to the export; the folder is this run's from here on."""
+        """From the checks of the roles to the export; once they have passed the folder is this run's."""
+        for note in await roles.notes():
+            self.console.say(f"checked        {note}")
+        await self._resume(roles)
+        await self._check_engines(roles)
         self.folder.begin(self._settings)
         lines = JsonLines(self.folder.path, self.material.decode(keep_special=True), self.folder.resumed_step)
         summary = Summary(lines.history)
@@ -90,10 +94,6 @@ class Job:
         with RunTracker([lines, summary, self.console, *self._other_sinks()]) as tracker:
             tracker.add_source(roles.channel.take_metrics)
             tracker.add_watcher(alarms.watch)
-            for note in await roles.notes():
-                self.console.say(f"checked        {note}")
-            await self._resume(roles)
-            await self._check_engines(roles)
             tracker.start_clock(lines.elapsed_s)
             await self._train(roles, tracker, [lines, alarms])
             return summary, await roles.status()

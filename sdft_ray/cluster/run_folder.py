@@ -5,12 +5,12 @@ The rule: nothing that a run has written is deleted, cut or overwritten by the n
 - A finished run keeps its name: it goes on with `resume`, from one of its own checkpoints, or the name is refused. An
   unfinished run without a checkpoint begins again with resume=auto, since nothing else can be done with it.
 - What a resumed run takes back or writes anew moves to `earlier/` beside it (`tracking/earlier.py`), and only once
-  the start has succeeded.
-- A start that is refused leaves a folder as it was, and takes no name.
+  the start has succeeded; the checkpoints beyond the resumed one move to `checkpoints/earlier/`.
+- A start that is refused leaves a folder as it was, and takes no name. Where workers have failed their logs stay.
 - One run at a time writes to a folder. The kernel releases its lock, however the run ends.
 
 Two things are deleted: checkpoints beyond `keep_checkpoints`, which orders that, and what a kill has left of an
-unfinished write (`step-N.partial`, `*.new`), which nobody can read.
+unfinished write (`step-N.partial`, `*.new`), which nothing can read.
 """
 
 import asyncio
@@ -27,8 +27,11 @@ from sdft_ray.cluster.finished import run_path
 from sdft_ray.config import AUTO, NEVER, Mode, RunConfig
 from sdft_ray.config.written import CONFIG_FILE, write_settings
 from sdft_ray.errors import CheckpointError, ConfigError, SdftError
-from sdft_ray.learner.checkpoint import complete_checkpoints, read_state
+from sdft_ray.evaluate.harness.evaluator import HARNESS_ANSWERS_FILE
+from sdft_ray.learner.checkpoint import abandon_later, complete_checkpoints, read_state
+from sdft_ray.tracking.alarms import ALARMS_FILE
 from sdft_ray.tracking.earlier import EARLIER, move_to_earlier
+from sdft_ray.tracking.jsonl import ANSWERS_FILE, METRICS_FILE, SAMPLES_FILE, cut_after
 from sdft_ray.tracking.summary import SUMMARY_FILE
 
 EVALUATION_FILE = "evaluation.json"  # what mode=evaluate comes to
@@ -36,6 +39,7 @@ CHECK_FILE = "check_teacher.json"  # what mode=check_teacher comes to
 MODEL = "model"
 LOCK_FILE = ".lock"
 OWN_FIRST = {LOCK_FILE, "driver.log"}  # what a start writes before it has succeeded
+CONTINUED_FILES = (METRICS_FILE, SAMPLES_FILE, ANSWERS_FILE, HARNESS_ANSWERS_FILE, ALARMS_FILE)
 
 
 class RunFolder:
@@ -80,22 +84,29 @@ class RunFolder:
         return step
 
     def begin(self, settings: Mapping[str, Any]) -> None:
-        """Makes the folder that of these settings; called once all workers have started.
+        """Makes the folder that of these settings; called once the workers have started and passed their checks.
 
         The summary goes first: it would say that a run of the new settings is finished.
+
+        Raises:
+            CheckpointError: a file of lines that is continued is broken before its last line.
         """
         move_to_earlier(self.path / SUMMARY_FILE)
         move_to_earlier(self.path / CONFIG_FILE)
         write_settings(self.path, settings)
+        for name in CONTINUED_FILES:
+            if (self.path / name).exists():
+                cut_after(self.path / name, self.resumed_step)
+        if self.resumed is not None:
+            abandon_later(self.resumed, self.checkpoints)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         """Releases the folder; a start that was refused takes a folder that it made itself away again."""
-        is_refusal = isinstance(error, SdftError | KeyboardInterrupt | asyncio.CancelledError)
-        if self._is_new and is_refusal and not any(file.name not in OWN_FIRST for file in _files(self.path)):
-            shutil.rmtree(self.path)
+        if self._is_new and _is_refusal(error):
+            _take_away(self.path)
         if self._lock is not None:
             self._lock.close()
 
@@ -111,9 +122,27 @@ def open_run_folder(cfg: RunConfig) -> RunFolder:
     _checkpoint_to_resume(cfg, path)  # refused before anything is made
     is_new = not path.exists()
     (path / "logs").mkdir(parents=True, exist_ok=True)
-    lock = _lock(cfg, path)
+    try:
+        lock = _lock(cfg, path)
+    except ConfigError:
+        if is_new:
+            _take_away(path)
+        raise
     resumed = _checkpoint_to_resume(cfg, path)  # again: a run that has just ended may have saved another
     return RunFolder(path, resumed, is_new=is_new, lock=lock)
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """True when an error says that a run could not be, also where tasks of a group have raised it together."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_refusal, error.exceptions))
+    return isinstance(error, SdftError | KeyboardInterrupt | asyncio.CancelledError)
+
+
+def _take_away(path: Path) -> None:
+    """Removes a folder in which nothing but a start that has not succeeded has written; its workers' logs stay."""
+    if not any(file.name not in OWN_FIRST and file.stat().st_size for file in _files(path)):
+        shutil.rmtree(path)
 
 
 def _checkpoint_to_resume(cfg: RunConfig, path: Path) -> Path | None:

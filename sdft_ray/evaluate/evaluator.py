@@ -13,7 +13,7 @@ from sdft_ray.evaluate.probes import Probe
 from sdft_ray.evaluate.questions import Question
 from sdft_ray.evaluate.scorers import Gold, Score, score
 from sdft_ray.statistics import pass_at_k
-from sdft_ray.tracking.jsonl import ANSWERS_FILE, cut_after
+from sdft_ray.tracking.jsonl import ANSWERS_FILE
 
 
 class Respondent(Protocol):
@@ -60,7 +60,6 @@ class RolloutEvaluator:
         run_dir: Path,
         seed: int = 0,
         probes: Sequence[Probe] = (),
-        resumed_step: int | None = None,
     ):
         """Every greedy answer goes to answers.jsonl in the run folder, so that a person can see what counted as right.
 
@@ -73,7 +72,6 @@ class RolloutEvaluator:
             run_dir: the run folder.
             seed: of the sampled completions, which are drawn alike in every evaluation.
             probes: what is measured besides.
-            resumed_step: answers after it move to earlier/, since they are given again; None begins a new file.
         """
         self._respondent = respondent
         self._sets = dict(sets) | ({PRIOR: prior} if prior else {})
@@ -85,7 +83,6 @@ class RolloutEvaluator:
         self._seed = seed
         self._probes = probes
         self._answers = run_dir / ANSWERS_FILE
-        cut_after(self._answers, resumed_step)
 
     async def evaluate(self, version: int) -> dict[str, float]:
         """Metrics of the student's weights of `version`; none where there is nothing to ask."""

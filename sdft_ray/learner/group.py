@@ -183,7 +183,6 @@ class LearnerGroup:
                 f"resume={folder}: it was saved after step {version}, but the run ends at num_steps={num_steps}; "
                 "raise num_steps, or resume an earlier checkpoint."
             )
-        checkpoint.abandon_later(folder, self._checkpoints)
         versions = await self.workers.on_all(lambda actor: actor.load.remote(str(folder), version))
         self.workers.confirm_version(versions, version)
         self.weight_version = version

@@ -9,7 +9,7 @@ from typing import TextIO
 from sdft_ray.data.stream import stable_hash
 from sdft_ray.records import Rollout, TokenizedExample
 from sdft_ray.roles import Completions
-from sdft_ray.tracking.jsonl import cut_after, line_of
+from sdft_ray.tracking.jsonl import cut_after, line_of, lines_until
 
 RECORD_FILE = "completions.jsonl"
 
@@ -30,7 +30,8 @@ class RecordedCompletions:
         self._sampler = sampler
         self._path = run_dir / RECORD_FILE
         self._decode = decode
-        lines = cut_after(self._path, 0 if resumes else None)
+        self._kept_step = 0 if resumes else None
+        lines = lines_until(self._path, self._kept_step)
         self._recorded = {
             line["key"]: (tuple(line["tokens"]), tuple(line["logprobs"]), line["truncated"]) for line in lines
         }
@@ -38,6 +39,7 @@ class RecordedCompletions:
 
     async def record(self, examples: Sequence[TokenizedExample]) -> None:
         """Samples a completion of every example that has none yet; called before any weights are loaded."""
+        cut_after(self._path, self._kept_step)
         missing = {_key(example): example for example in examples if _key(example) not in self._recorded}
         with self._path.open("a", encoding="utf-8") as file:
             async with asyncio.TaskGroup() as tasks:

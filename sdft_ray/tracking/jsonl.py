@@ -158,11 +158,14 @@ def _records(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Every whole line, parsed and as it stands."""
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
-            yield json.loads(line.decode("utf-8", errors="replace")), line + b"\n"
+            record = json.loads(line.decode("utf-8", errors="replace"))
         except json.JSONDecodeError as error:
             raise CheckpointError(
                 f"{path}, line {number} is not JSON ({error}); mend or move the file, then resume again."
             ) from error
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise CheckpointError(f"{path}, line {number} names no step; mend or move the file, then resume again.")
+        yield record, line + b"\n"
 
 
 def _without(whole: bytes, lines: Sequence[bytes]) -> bytes:

@@ -123,9 +123,9 @@ def verdict(seconds: Mapping[str, float]) -> str | None:
 
 def write_summary(run_dir: Path, summary: Mapping[str, Any]) -> None:
     """Writes summary.json into the run folder: whole or not at all, since it says that the run is finished."""
-    partial = run_dir / f"{SUMMARY_FILE}.partial"
-    partial.write_text(json.dumps(summary, indent=2) + "\n")
-    partial.replace(run_dir / SUMMARY_FILE)
+    scratch = run_dir / f"{SUMMARY_FILE}.new"
+    scratch.write_text(json.dumps(summary, indent=2) + "\n")
+    scratch.replace(run_dir / SUMMARY_FILE)
 
 
 def read_summary(run_dir: Path) -> dict[str, Any] | None:

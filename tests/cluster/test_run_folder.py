@@ -1,19 +1,23 @@
 """Run folders: whose they are, what the next command may do to them, and what stays of a refused start."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sdft_ray.cluster.job import Job
 from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
 from sdft_ray.config import RunConfig
 from sdft_ray.errors import CheckpointError, ClusterError, ConfigError
-from sdft_ray.learner.checkpoint import abandon_later, complete, partial_folder
+from sdft_ray.learner.checkpoint import complete, partial_folder
+from sdft_ray.tracking.console import ConsoleSink
 from sdft_ray.tracking.earlier import move_to_earlier
-from sdft_ray.tracking.jsonl import JsonLines
+from sdft_ray.tracking.jsonl import ANSWERS_FILE, JsonLines
 from sdft_ray.tracking.summary import write_summary
 from tests.test_conf import compose_with
 
@@ -61,8 +65,6 @@ def go_on(folder: RunFolder) -> None:
     """What a run does to its folder, from its start to its end."""
     folder.begin({"num_steps": 6})
     lines = JsonLines(folder.path, str, folder.resumed_step)
-    if folder.resumed is not None:
-        abandon_later(folder.resumed, folder.checkpoints)
     for step in range((folder.resumed_step or 0) + 1, 7):
         lines.log_step(step, 9.0, {"learner/loss": 9.0}, ())
     lines.close()
@@ -111,6 +113,74 @@ def test_nothing_that_a_finished_run_has_written_is_lost_to_the_next_command(tmp
         now = contents(tmp_path)
         assert [name for name, content in before.items() if not is_kept(name, content, now)] == []
         assert {name for name in before if name.startswith("b/")} <= now.keys()
+
+
+class RefusingLearner:
+    """Ranks that have started, and find that the checkpoint is not theirs."""
+
+    weight_version = 0
+
+    async def resume(self, folder: Path) -> dict[str, Any]:
+        raise CheckpointError(f"resume={folder}: saved with another layout")
+
+
+class Started:
+    """What of the roles a run asks before its folder is its own."""
+
+    rollouts = None
+    learner = RefusingLearner()
+
+    async def notes(self) -> list[str]:
+        return []
+
+
+class StartedJob(Job):
+    """A job whose workers have started."""
+
+    def __init__(self, folder: RunFolder, cfg: RunConfig):
+        self.folder, self._cfg, self._settings = folder, cfg, {"num_steps": 6}
+        self.console = ConsoleSink(6)
+
+
+def test_a_checkpoint_that_the_learner_refuses_leaves_a_finished_run_as_it_was(tmp_path: Path) -> None:
+    path = finish(tmp_path, 2, 4)
+    (path / ANSWERS_FILE).write_text('{"step": 0}\n{"step": 4}\n')
+    before = contents(path)
+    cfg = config(tmp_path, name="a", resume=str(path / "checkpoints/step-000002"))
+    with pytest.raises(CheckpointError, match="another layout"), open_run_folder(cfg) as folder:
+        asyncio.run(StartedJob(folder, cfg)._run(Started()))
+    assert {name: held for name, held in contents(path).items() if name != ".lock"} == {
+        name: held for name, held in before.items() if name != ".lock"
+    }
+
+
+def test_answers_of_steps_that_are_taken_again_move_to_earlier(tmp_path: Path) -> None:
+    path = finish(tmp_path, 2, 4)
+    (path / ANSWERS_FILE).write_text('{"step": 0}\n{"step": 4}\n')
+    with open_run_folder(config(tmp_path, name="a", resume=str(path / "checkpoints/step-000002"))) as folder:
+        folder.begin({"num_steps": 6})
+    assert (path / ANSWERS_FILE).read_text() == '{"step": 0}\n'
+    assert (path / "earlier/answers.1.jsonl").read_text() == '{"step": 4}\n'
+    assert not (path / "checkpoints/step-000004").exists()
+    assert (path / "checkpoints/earlier").is_dir()
+
+
+@pytest.mark.parametrize("error", [ClusterError("no room"), ExceptionGroup("tasks", [ClusterError("no room")])])
+def test_a_refused_start_takes_no_name_also_where_a_group_of_tasks_has_raised_it(
+    tmp_path: Path, error: Exception
+) -> None:
+    with pytest.raises(type(error)), open_run_folder(config(tmp_path, name="new")) as folder:
+        (folder.path / ANSWERS_FILE).touch()
+        raise error
+    assert not folder.path.exists()
+
+
+@pytest.mark.parametrize("line", ["7", '{"loss": 1}', '{"step": "four"}'])
+def test_a_line_without_a_step_is_refused_with_its_place(tmp_path: Path, line: str) -> None:
+    path = finish(tmp_path, 2)
+    (path / "metrics.jsonl").write_text(line + "\n")
+    with pytest.raises(CheckpointError, match="metrics.jsonl, line 1 names no step"):
+        open_run_folder(config(tmp_path, name="a", resume="auto")).begin({})
 
 
 def test_a_finished_run_without_a_checkpoint_is_not_begun_again(tmp_path: Path) -> None:
@@ -208,6 +278,7 @@ def test_a_folder_of_the_users_own_is_no_free_name(tmp_path: Path) -> None:
 def test_a_run_that_is_alive_is_not_joined_and_one_that_was_killed_is(tmp_path: Path, settings: dict[str, str]) -> None:
     code = f"""
 import time
+from sdft_ray.cluster.job import Job
 from sdft_ray.cluster.run_folder import open_run_folder
 from tests.cluster.test_run_folder import config
 from pathlib import Path

@@ -10,9 +10,8 @@ from sdft_ray.config import HarnessConfig, HarnessTask
 from sdft_ray.config.harness import THE_SIX
 from sdft_ray.evaluate.harness.sources import LOCAL, SOURCES, data_folder, task_name
 from sdft_ray.evaluate.harness.student import Student
-from sdft_ray.tracking.jsonl import cut_after
 
-ANSWERS_FILE = "harness_answers.jsonl"
+HARNESS_ANSWERS_FILE = "harness_answers.jsonl"
 LOG_FILE = "harness.log"
 
 
@@ -25,7 +24,6 @@ class HarnessEvaluator:
         cfg: HarnessConfig,
         *,
         run_dir: Path,
-        resumed_step: int | None = None,
     ):
         """Every answer goes to harness_answers.jsonl in the run folder: two runs are compared question by question.
 
@@ -33,13 +31,11 @@ class HarnessEvaluator:
             student: who is asked.
             cfg: the tasks and where their questions are.
             run_dir: the run folder.
-            resumed_step: answers after it move to earlier/, since they are given again; None begins a new file.
         """
         self._student = student
         self._cfg = cfg
-        self._answers = run_dir / ANSWERS_FILE
+        self._answers = run_dir / HARNESS_ANSWERS_FILE
         self._log = run_dir / "logs" / LOG_FILE
-        cut_after(self._answers, resumed_step)
 
     async def evaluate(self, version: int) -> dict[str, float]:
         """Accuracies of the student's weights of `version`."""

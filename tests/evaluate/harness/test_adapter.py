@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sdft_ray.config import HarnessConfig, HarnessTask
-from sdft_ray.evaluate.harness.evaluator import ANSWERS_FILE, HarnessEvaluator
+from sdft_ray.evaluate.harness.evaluator import HARNESS_ANSWERS_FILE, HarnessEvaluator
 from sdft_ray.evaluate.harness.sources import SOURCES
 from sdft_ray.evaluate.harness.student import Student
 from tests.evaluate.harness.respondents import CharTokenizer, CountingRespondent
@@ -61,7 +61,7 @@ def test_lm_evals_accuracy_of_a_model_that_prefers_short_answers_is_that_compute
     per_letter = [logprob / length for logprob, length in zip(by_hand, (1, 2, 4), strict=True)]
     best = per_letter.index(max(per_letter))
     assert metrics == {"harness/hellaswag_accuracy": (best == 0) / 2 + (best == 1) / 2}
-    answers = [json.loads(line) for line in (tmp_path / ANSWERS_FILE).read_text().splitlines()]
+    answers = [json.loads(line) for line in (tmp_path / HARNESS_ANSWERS_FILE).read_text().splitlines()]
     assert [answer["logprobs"] for answer in answers] == [by_hand, by_hand]
     assert {(answer["step"], answer["set"], answer["example_id"]) for answer in answers} == {
         (7, "hellaswag", "0"),
