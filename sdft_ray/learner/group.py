@@ -100,7 +100,7 @@ class LearnerGroup:
         by_index = {
             index: values
             for rank, answer in zip(samples.ranks, views, strict=True)
-            for index, values in zip(rank, answer, strict=False)  # a rank without samples answers, too
+            for index, values in zip(rank, answer, strict=False)  # a rank left over answers for a filler
         }
         return [self._report(part.sample, by_index[index]) for index, part in enumerate(samples.samples)]
 
