@@ -7,6 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; the name of its class where it has no message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class SdftError(Exception):
     """Base of every error whose message alone tells the user what to do; shown without a traceback."""
 

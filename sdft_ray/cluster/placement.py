@@ -1,5 +1,6 @@
 """From a cluster file to Ray placement groups: one bundle a worker."""
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,7 @@ def reserve(cluster: ClusterConfig, roles: list[str]) -> dict[str, Reservation]:
             single node is large enough for one worker.
     """
     reservations: dict[str, Reservation] = {}
+    deadline = time.monotonic() + RESERVATION_TIMEOUT_S
     for role in sorted(roles, key=lambda role: role != "learner"):
         placement = cluster.placements()[role]
         bundle = {"CPU": float(placement.cpus_per_worker)}
@@ -60,17 +62,24 @@ def reserve(cluster: ClusterConfig, roles: list[str]) -> dict[str, Reservation]:
         )
         reservations[role] = Reservation(role, placement, group)
         if role == "learner":
-            ray.wait([group.ready()], timeout=RESERVATION_TIMEOUT_S)
-    waiting = [reservation.group.ready() for reservation in reservations.values()]
-    ready, missing = ray.wait(waiting, num_returns=len(waiting), timeout=RESERVATION_TIMEOUT_S)
-    if missing:
-        lacking = [role for role, reference in zip(reservations, waiting, strict=True) if reference in missing]
-        for reservation in reservations.values():
-            reservation.release()
-        raise ClusterError(
-            f"cluster={cluster.name}: no room for the {', '.join(lacking)} workers within "
-            f"{RESERVATION_TIMEOUT_S:.0f} s, though the cluster is large enough in all "
-            f"({ray.available_resources()} are free); end other jobs, or "
-            "lower gpus_per_worker or cpus_per_worker below what one node has."
-        )
+            _wait(cluster, reservations, deadline)
+    _wait(cluster, reservations, deadline)
     return reservations
+
+
+def _wait(cluster: ClusterConfig, reservations: dict[str, Reservation], deadline: float) -> None:
+    """Returns once all reservations have their places; else releases them at the deadline and raises ClusterError."""
+    waiting = [reservation.group.ready() for reservation in reservations.values()]
+    remaining_s = max(0.0, deadline - time.monotonic())
+    _, missing = ray.wait(waiting, num_returns=len(waiting), timeout=remaining_s)
+    if not missing:
+        return
+    lacking = [role for role, reference in zip(reservations, waiting, strict=True) if reference in missing]
+    for reservation in reservations.values():
+        reservation.release()
+    raise ClusterError(
+        f"cluster={cluster.name}: no room for the {', '.join(lacking)} workers within "
+        f"{RESERVATION_TIMEOUT_S:.0f} s, though the cluster is large enough in all "
+        f"({ray.available_resources()} are free); end other jobs, or "
+        "lower gpus_per_worker or cpus_per_worker below what one node has."
+    )

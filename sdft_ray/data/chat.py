@@ -17,6 +17,7 @@ from sdft_ray.records import Message
 TEMPLATE_FAULTS = (
     jinja2.TemplateError,
     ArithmeticError,
+    AttributeError,
     LookupError,
     TypeError,
     ValueError,
@@ -170,11 +171,19 @@ class ChatEncoder:
         """The messages with a placeholder for every special token's text in them, and the mark of placeholders.
 
         The mark is "" where there is none: nearly always.
+
+        Raises:
+            ModelError: the messages hold every character that could be a mark.
         """
         contents = "".join(message.content for message in messages)
         if not (self._special_is_text and self._control.search(contents)):
             return list(messages), ""
-        mark = next(chr(code) for code in _PRIVATE_USE if chr(code) not in contents)
+        mark = next((chr(code) for code in _PRIVATE_USE if chr(code) not in contents), "")
+        if not mark:
+            raise ModelError(
+                "the messages hold a special token's text and every private-use character (U+E000 to U+F8FF), so no "
+                "character is left to mark that text with; remove these characters, or set data.special_tokens=true."
+            )
 
         def placeholder(found: re.Match[str]) -> str:
             return f"{mark}{self._special.index(found[0])}{mark}"

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from sdft_ray.config import CompletionSource, DataConfig, MethodConfig, OnBadRow, TooLong
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.rows import RowRules
-from sdft_ray.data.sources import load_rows, refused_notes
-from sdft_ray.errors import DataError
+from sdft_ray.data.sources import load_rows, refused_notes, unrendered
+from sdft_ray.errors import DataError, ModelError
 from sdft_ray.records import Example
 
 
@@ -69,8 +69,8 @@ def tokenize_examples(
         lines: of the examples in their source; () counts from 1.
 
     Raises:
-        DataError: an example lacks what the teacher's context shows and data.on_bad_row=ERROR; a prompt is over its
-            budget and data.too_long=REFUSE; or no example is left.
+        DataError: an example lacks what the teacher's context shows, or is altered by the chat template, and
+            data.on_bad_row=ERROR; a prompt is over its budget and data.too_long=REFUSE; or no example is left.
     """
     rows = []
     refused: list[DataError] = []
@@ -79,17 +79,12 @@ def tokenize_examples(
         try:
             if has_teacher:
                 builder.check_context(example, data.source, line)
+            row = _tokenize(example, builder, data.source, line, has_teacher=has_teacher)
         except DataError as error:
             if data.on_bad_row is OnBadRow.ERROR:
                 raise
             refused.append(error)
             continue
-        row = TokenizedRow(
-            example_id=example.example_id,
-            prompt_tokens=builder.student(example),
-            teacher_prompt_tokens=builder.teacher(example) if has_teacher else (),
-            demonstration_tokens=builder.demonstration(example) if example.demonstration else (),
-        )
         excess = _excess(row, data)
         if not excess:
             rows.append(row)
@@ -106,6 +101,23 @@ def tokenize_examples(
         problem = f"all {len(examples)} examples are over data.max_prompt_tokens or data.max_teacher_prompt_tokens"
         raise DataError(data.source, 1, problem, "raise these budgets")
     return TokenizedDataset(rows=tuple(rows), num_skipped=num_skipped, notes=tuple(notes))
+
+
+def _tokenize(example: Example, builder: PromptBuilder, source: str, line: int, *, has_teacher: bool) -> TokenizedRow:
+    """One row.
+
+    Raises:
+        DataError: the chat template cannot render the row, or alters it.
+    """
+    try:
+        return TokenizedRow(
+            example_id=example.example_id,
+            prompt_tokens=builder.student(example),
+            teacher_prompt_tokens=builder.teacher(example) if has_teacher else (),
+            demonstration_tokens=builder.demonstration(example) if example.demonstration else (),
+        )
+    except ModelError as error:
+        raise unrendered(source, line, error) from error
 
 
 def tokenize_texts(examples: Sequence[Example], builder: PromptBuilder, data: DataConfig) -> TokenizedDataset:

@@ -3,7 +3,7 @@
 import codecs
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from sdft_ray.config import OnBadRow
 from sdft_ray.data.builtin import load
 from sdft_ray.data.rows import KEYS, Row, RowRules, quoted
-from sdft_ray.errors import ConfigError, DataError
+from sdft_ray.errors import ConfigError, DataError, ModelError, first_line
 from sdft_ray.records import Example
 
 BUILTIN = "builtin:"
@@ -60,18 +60,9 @@ def refused_notes(source: str, refused: Sequence[DataError]) -> list[str]:
     return [f"{source}: {len(refused)} bad rows are left out (on_bad_row=SKIP): {shown}"]
 
 
-def load_examples(
-    source: str,
-    split: str,
-    columns: Mapping[str, str],
-    system: str,
-    num_examples: int,
-    *,
-    required: Collection[str] = ("prompt", "demonstration"),
-) -> list[Example]:
-    """The examples of a source of which no row may be bad; see `load_rows`."""
-    rules = RowRules(columns=columns, system=system, required=required)
-    return list(load_rows(source, split, rules, num_examples).examples)
+def unrendered(source: str, line: int, error: ModelError, key: str = "data") -> DataError:
+    """What the chat template makes of a row that it cannot render or alters; `key` has the on_bad_row of the row."""
+    return DataError(source, line, str(error).removesuffix("."), f"{key}.on_bad_row=SKIP leaves such rows out")
 
 
 def load_rows(
@@ -245,7 +236,6 @@ def _hub_rows(name: str, split: str) -> Iterable[Any]:
     try:
         data: Iterable[Any] = datasets.load_dataset(name, split=split)
     except (OSError, ValueError) as error:  # offline, no such name, no such split: one class for each
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        problem = f"no such file or folder, and split {split} could not be loaded from the hub ({reason})"
+        problem = f"no such file or folder, and split {split} could not be loaded from the hub ({first_line(error)})"
         raise ConfigError("data.source", name, problem, f"check the name and the network, or give {KINDS}") from error
     return data

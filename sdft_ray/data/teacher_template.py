@@ -5,9 +5,11 @@ A template is a list of (role, Jinja) pairs over `question`, `demonstration` and
 """
 
 from pathlib import Path
+from typing import Any
 
 import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+import jinja2.runtime
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from sdft_ray.config import TeacherConfig, TeacherContext
 from sdft_ray.config.checks import read_text
@@ -55,6 +57,27 @@ SHOWN: dict[TeacherContext, tuple[str, ...]] = {
 }
 
 
+LARGEST_RESULT = 1_000_000  # characters, items or bits that an operator of a template may make
+
+
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, with bounds on the operators that make much of little: %, * and **."""
+
+    intercepted_binops = frozenset({"%", "*", "**"})
+
+    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
+        """Computes `left operator right`.
+
+        Raises:
+            jinja2.sandbox.SecurityError: the result may be too large for a prompt.
+        """
+        if operator == "%" and isinstance(left, str):
+            raise SecurityError("% formats a text to any width; join its parts with ~")
+        if operator != "%" and _result_size(operator, left, right) > LARGEST_RESULT:
+            raise SecurityError(f"{operator} would make more than {LARGEST_RESULT:,} characters, items or bits")
+        return super().call_binop(context, operator, left, right)
+
+
 class TeacherTemplate:
     """A compiled template, tried once with markers for question and context."""
 
@@ -66,7 +89,8 @@ class TeacherTemplate:
         """
         self._key = key
         self.label = template_label(teacher.template)
-        environment = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
+        environment = _Sandbox(undefined=jinja2.StrictUndefined, autoescape=False)
+        del environment.filters["format"]  # the same as % on a text
         try:
             sources = _read(teacher.template, key)
             self._turns = tuple((role, environment.from_string(turn)) for role, turn in sources)
@@ -135,3 +159,13 @@ def _read(template: str, key: str) -> Turns:
         problem = "is no built-in template, no file, and no text with {{ question }} in it"
         raise ConfigError(key, template, problem, remedy)
     return (("user", read_text(key, path).strip()),)
+
+
+def _result_size(operator: str, left: Any, right: Any) -> int:
+    """At most how many characters, items or bits `left * right` or `left ** right` has; 0 for other numbers."""
+    for value, number in ((left, right), (right, left)):
+        if hasattr(value, "__len__") and isinstance(number, int):
+            return len(value) * number
+    if not (isinstance(left, int) and isinstance(right, int)):
+        return 0
+    return left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()

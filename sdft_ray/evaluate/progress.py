@@ -1,7 +1,7 @@
 """How far an evaluation is: the answers that are there, of those that were asked for.
 
-Only the evaluator knows what it asks, and only who answers knows what is done; so the respondent is wrapped, and the
-console is told with every answer.
+The evaluator counts its questions, and the respondent is wrapped to count its answers. Every answer updates the
+console.
 """
 
 from collections.abc import Awaitable, Callable, Sequence

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from sdft_ray.config import DataConfig, EvaluationSetConfig, Match, OnBadRow
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.rows import RowRules, quoted
-from sdft_ray.data.sources import load_rows, refused_notes
-from sdft_ray.errors import DataError
+from sdft_ray.data.sources import load_rows, refused_notes, unrendered
+from sdft_ray.errors import DataError, ModelError
 from sdft_ray.evaluate.scorers import Gold, check_gold
 from sdft_ray.records import Example, Message
 
@@ -59,8 +59,8 @@ def read_questions(key: str, settings: EvaluationSetConfig, data: DataConfig, bu
 
     Raises:
         ConfigError: the source does not exist, or the chat template leaves out the system message.
-        DataError: a row is malformed, has no answer, or an answer that its match cannot use, and on_bad_row=ERROR; or
-            no row is left.
+        DataError: a row is malformed, has no answer, an answer that its match cannot use, or is altered by the chat
+            template, and on_bad_row=ERROR; or no row is left.
     """
     system = data.system if settings.system is None else settings.system
     builder.check_system("data.system" if settings.system is None else f"{key}.system", system)
@@ -77,12 +77,17 @@ def read_questions(key: str, settings: EvaluationSetConfig, data: DataConfig, bu
     for line, row in zip(loaded.lines, loaded.examples, strict=True):
         try:
             _check_answer(key, settings, line, row)
+            question = _question(row, builder)
+        except ModelError as error:
+            refused.append(unrendered(settings.source, line, error, "data" if settings.on_bad_row is None else key))
+            if on_bad_row is OnBadRow.ERROR:
+                raise refused[-1] from error
         except DataError as error:
             if on_bad_row is OnBadRow.ERROR:
                 raise
             refused.append(error)
         else:
-            questions.append(_question(row, builder))
+            questions.append(question)
     if not questions:
         raise refused[0]
     notes = [*loaded.notes(f"{key}.num_questions", settings.num_questions), *refused_notes(settings.source, refused)]

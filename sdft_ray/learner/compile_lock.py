@@ -1,8 +1,9 @@
-"""What a killed compiler leaves behind: a lock of torch's that nobody will release, and everybody waits for.
+"""What a killed compiler leaves behind: a lock file of torch's, at which every later compiler waits without end.
 
 DeepSpeed compiles an extension at its first use, and torch guards every loading of it by a file `lock` that is there or
-not. The file names no owner. But its owner keeps it open, which /proc tells of every process of this user on this
-machine; on a file system that other machines see as well, the owner may be on one of those, and only age tells.
+not. The file names no owner, but its owner keeps it open, and /proc lists the open files of this user's processes.
+An owner is missing from that list if it is on another machine, in another container, or another user's. Where that is
+possible, only the age of the file tells a dead owner from a living one.
 """
 
 import os
@@ -16,8 +17,9 @@ from torch.utils.cpp_extension import get_default_build_root
 from sdft_ray.errors import ClusterError
 
 LOCAL = {"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "overlay", "tmpfs"}  # file systems that no other machine sees
-AGE_S = 2.0  # without an owner here, on a file system of this machine
-SHARED_AGE_S = 600.0  # the same where the owner may be on another machine; compiling takes 15 s to minutes
+AGE_S = 2.0  # of a lock without an owner, where /proc would list the owner
+UNSEEN_AGE_S = 600.0  # the same where /proc may not list the owner; compiling takes 15 s to minutes
+HOST_PID_NAMESPACE = 0xEFFFFFFC  # inode of the machine's first PID namespace, a constant of Linux (PROC_PID_INIT_INO)
 PATIENCE_S = 1200.0
 
 
@@ -39,14 +41,16 @@ def _clear(lock: Path) -> None:
     while (before := _identity(lock)) is not None:
         owner = next(_owners(lock), None)
         age_s = time.time() - before[1] / 1e9
-        if owner is None and age_s >= (AGE_S if _is_local(lock) else SHARED_AGE_S) and _identity(lock) == before:
+        needed_s = AGE_S if _shows_its_owner(lock) else UNSEEN_AGE_S
+        if owner is None and age_s >= needed_s and _identity(lock) == before:
             lock.unlink(missing_ok=True)
             print(f"removed {lock}: the process that compiled DeepSpeed's extension under it is dead", flush=True)
             return
-        holder = f"process {owner}" if owner else "nobody seen on this machine"
+        holder = f"process {owner}" if owner else "a process that is not visible from here, or that is dead"
         if not owner_is_said:
             owner_is_said = True
-            print(f"waiting for {lock}, held by {holder}", flush=True)
+            limit = "" if owner else f"; the file is removed once it is {needed_s:.0f} s old"
+            print(f"waiting for {lock}, held by {holder}{limit}", flush=True)
         if time.monotonic() > deadline:
             raise ClusterError(
                 f"{lock}: {holder} has held this lock of DeepSpeed's compiler for {PATIENCE_S / 60:.0f} minutes; "
@@ -73,6 +77,19 @@ def _owners(lock: Path) -> Iterator[int]:
             continue
         if str(lock.resolve()) in files:
             yield int(process.name)
+
+
+def _shows_its_owner(lock: Path) -> bool:
+    """True when /proc would list the owner of the file: a process of this machine, of this user, and visible from here.
+
+    From the machine's first PID namespace all processes are visible. From a container's only its own are, while the
+    folder may be a volume that other containers write to as well.
+    """
+    try:
+        is_ours = lock.stat().st_uid == os.geteuid()
+    except FileNotFoundError:
+        return False
+    return is_ours and Path("/proc/self/ns/pid").stat().st_ino == HOST_PID_NAMESPACE and _is_local(lock)
 
 
 def _is_local(lock: Path) -> bool:

@@ -100,7 +100,7 @@ class LearnerGroup:
         by_index = {
             index: values
             for rank, answer in zip(samples.ranks, views, strict=True)
-            for index, values in zip(rank, answer, strict=False)  # what a rank left over answers is nobody's
+            for index, values in zip(rank, answer, strict=False)  # a rank left over answers for a filler
         }
         return [self._report(part.sample, by_index[index]) for index, part in enumerate(samples.samples)]
 

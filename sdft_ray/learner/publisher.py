@@ -35,7 +35,7 @@ class Publisher(Protocol):
         ...
 
     def house(self, kind: WeightKind, owned: list[Fragment]) -> list[Fragment]:
-        """This rank's values where publishing them costs least; where they are already, if no place is better."""
+        """Moves this rank's values to where publishing them costs least, and returns them; else returns `owned`."""
         ...
 
 
@@ -77,7 +77,7 @@ class SharedMemoryPublisher:
     """Writes into memory that the workers of this node map: one bucket, as large as the model, for each kind.
 
     Every rank writes the fragments it owns straight to their places, so ranks exchange no weights. The memory is
-    written anew for every version; `WeightChannel` sees to it that nobody is still reading. What is kept in fp32 and
+    written anew for every version; `WeightChannel` sees to it that no worker is still reading. What is kept in fp32 and
     whole in host memory lives there, so that publishing it moves nothing at all: the learner takes no step while
     weights are being loaded.
     """

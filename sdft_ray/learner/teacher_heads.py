@@ -65,8 +65,8 @@ class HeadMaker:
             parameters: all of the network by name, tied ones once.
             dtype: that of the teacher's workers, so that both multiply with the same numbers.
             device: where heads are kept.
-            in_place: whether this rank's fp32 fragments are whole parameters and stay as they are for as long as
-                anybody asks for the head: it is a view of them then.
+            in_place: whether the head is a view of this rank's fp32 fragments: they are whole parameters, and do
+                not change while a head is in use.
         """
         self._transform = head.scale, head.softcap
         self._entries = [

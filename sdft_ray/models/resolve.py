@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from sdft_ray.config.checks import read_text
-from sdft_ray.errors import ConfigError, ModelError
+from sdft_ray.errors import ConfigError, ModelError, first_line
 from sdft_ray.models.embedded import EMBEDDED_MODEL, embedded_model
 
 
@@ -53,9 +53,8 @@ def _download(path: str) -> str:
     try:
         return snapshot_download(path, ignore_patterns=["*.gguf", "*.pth", "original/*"])
     except (OSError, HFValidationError) as error:  # every failure of the hub and the network is an OSError
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"model.path={path}: no such folder, and not found on the hub (offline?): {reason}; give a "
+            f"model.path={path}: no such folder, and not found on the hub (offline?): {first_line(error)}; give a "
             f"model folder, a hub id, or {EMBEDDED_MODEL}, which needs no hub."
         ) from error
 

@@ -1,9 +1,9 @@
 """The state of a network: what `save_pretrained` writes of it, which is more than what an optimizer trains.
 
 Some networks keep weights in buffers: the scale of a layer (Gemma 4), what a router adds to its scores (DeepSeek V3).
-A network without them computes something else. They do not train: an average holds copies of the student's, and they
-keep their own dtype wherever they go, since what a router adds does not survive a rounding to bf16. Buffers that are
-not saved are made from the configuration, by everybody for himself. ZeRO cuts up parameters only.
+A network without these buffers computes something else. They do not train, so an average holds copies of the student's.
+They keep their own dtype everywhere: what a router adds does not survive a rounding to bf16. Every process makes the
+buffers that are not saved from the configuration. ZeRO cuts up parameters only.
 """
 
 import torch

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class PhaseTimer:
-    """Adds up the wall time of phases until somebody takes it. A phase is called what its metric is called.
+    """Adds up the wall time of phases until `take` reads it. A phase has the name of its metric.
 
     Phases may be nested, and one phase may be open several times at once, as with concurrent producers: what counts is
     the time during which it is open at least once.
@@ -47,7 +47,7 @@ class PhaseTimer:
 
 
 class Counts:
-    """Adds up counts until somebody takes them. A count is called what its metric is called."""
+    """Adds up counts until `take` reads them. A count has the name of its metric."""
 
     def __init__(self) -> None:
         self._counts: dict[str, float] = {}

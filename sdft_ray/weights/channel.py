@@ -1,11 +1,11 @@
-"""The driver's end of the weight channel: who needs which weights, and when everybody has them.
+"""The driver's end of the weight channel: which pool needs which weights, and when all its workers have them.
 
-Weights are pulled: a worker pool that needs version N asks the channel for it, the learner publishes that kind of
-weights once, and everybody who asks gets the same handles. What nobody asks for never travels: supervised fine-tuning
-publishes for the guard of the start and before an evaluation, a frozen teacher gets nothing, a live one reads the
-student's own buckets.
-What a handle stands for is settled by the learner's publisher (object store or shared memory) and by
-`weights.opening`, which the workers open it with; the driver sees handles only.
+Weights are pulled: a worker pool that needs version N asks the channel for it. The learner publishes that kind of
+weights once, and every pool that asks gets the same handles. Weights that no pool asks for never travel. Supervised
+fine-tuning publishes for the guard of the start and before an evaluation. A frozen teacher gets nothing, and a live one
+reads the student's own buckets.
+The learner's publisher (object store or shared memory) settles what a handle stands for. Workers open it by
+`weights.opening`; the driver sees handles only.
 """
 
 import asyncio

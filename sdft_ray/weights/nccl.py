@@ -4,7 +4,7 @@ NEVER RUN ON A GPU so far: the tests hold every call against vLLM's classes, wit
 file that uses `vllm.distributed.weight_transfer`, whose trainer side changes from release to release (here: 0.32).
 
 vLLM lets the learner's end call the engines. Here the driver calls both ends at once, as for every other channel, so
-the learner's end is given a client that calls nobody. Rank 0 of the NCCL group is the learner's rank 0; the ranks of
+the learner's end is given a client that makes no call. Rank 0 of the NCCL group is the learner's rank 0; the ranks of
 the engines follow, engine after engine.
 """
 
@@ -72,7 +72,7 @@ class LearnerEnd:
         transfer: Any = NCCLTrainerWeightTransferEngine,
         cuda: Any = torch.cuda,
     ):
-        """Returns when everybody has come to the meeting.
+        """Returns when all ranks of the NCCL group have joined it.
 
         Args:
             rank: of this learner rank.
@@ -96,7 +96,7 @@ class LearnerEnd:
                 world_size=meeting.num_ranks,
                 packed=True,
             ),
-            client=_CallsNobody(),
+            client=_NoCalls(),
             source=_Source([ParamMeta(entry.name, dtype, entry.shape) for entry in entries], in_order),
         )
 
@@ -145,7 +145,7 @@ class _Source(WeightSource):
         return self._parameters()
 
 
-class _CallsNobody:
+class _NoCalls:
     """A `VLLMWeightSyncClient` for a learner whose driver makes the calls."""
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sdft_ray.data.sources import load_examples
 from tests.benchmarks.processes import ROOT
+from tests.examples import load_examples
 
 # Real data sets that are no part of the project; measurements that want them are skipped where they are absent.
 DATA = Path(os.environ.get("SDFT_RAY_DATA") or ROOT.parent / "shared" / "data")

@@ -17,7 +17,6 @@ from sdft_ray.cluster.session import RaySession
 from sdft_ray.config import ClusterConfig, DataConfig, ModelConfig, Payload, Precision, TeacherConfig
 from sdft_ray.data.dataset import tokenize_examples
 from sdft_ray.data.prompts import PromptBuilder
-from sdft_ray.data.sources import load_examples
 from sdft_ray.distill.fused_loss import fused_teacher_loss
 from sdft_ray.distill.head import Head
 from sdft_ray.distill.settings import LossSettings
@@ -30,6 +29,7 @@ from sdft_ray.models.packing import PackedSequences, pack_sequences
 from sdft_ray.models.resolve import load_tokenizer
 from sdft_ray.records import Microbatch, Rollout, Sample, TeacherScores
 from sdft_ray.teacher.payload import PayloadPacker
+from tests.examples import load_examples
 
 KINDS = {
     "LOGITS": TeacherConfig(payload=Payload.LOGITS),

@@ -27,7 +27,6 @@ import jinja2
 from sdft_ray.config import DataConfig, TeacherConfig
 from sdft_ray.data.dataset import tokenize_examples
 from sdft_ray.data.prompts import PromptBuilder
-from sdft_ray.data.sources import load_examples
 from sdft_ray.data.teacher_template import TEMPLATES
 from sdft_ray.models.arithmetic import read_shape
 from sdft_ray.models.embedded import embedded_model
@@ -36,6 +35,7 @@ from tests.benchmarks.bound import Lengths, matmul_rate, phase_flops
 from tests.benchmarks.command import STEPS_ONLY, CommandRun, run_command
 from tests.benchmarks.examples import BFCL, bfcl_rows, builtin_rows, write_rows
 from tests.benchmarks.processes import run_with_peak_memory
+from tests.examples import load_examples
 
 NUM_THREADS = 2
 LEARNING_RATE, EMA_DECAY = 2e-4, 0.99

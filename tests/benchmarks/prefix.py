@@ -11,9 +11,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from sdft_ray.data.sources import load_examples
 from tests.benchmarks.command import STEPS_ONLY, run_command
 from tests.benchmarks.examples import Row, write_rows
+from tests.examples import load_examples
 
 NUM_STEPS, BATCH_SIZE, NUM_ARTICLES = 4, 8, 6
 SHOWN = (

@@ -106,6 +106,36 @@ def test_a_worker_larger_than_a_node_is_refused_after_a_while(cluster: None, mon
         reserve(too_large, ["teacher", "learner"])
 
 
+class NoPlaces:
+    """A placement group that never gets its places."""
+
+    def ready(self) -> object:
+        return object()
+
+
+def test_places_that_are_not_there_are_waited_for_once_and_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    groups: list[NoPlaces] = []
+    removed: list[NoPlaces] = []
+
+    def ask(*_: Any, **__: Any) -> NoPlaces:
+        groups.append(NoPlaces())
+        return groups[-1]
+
+    def wait(waiting: list[object], *, timeout: float, **_: Any) -> tuple[list[object], list[object]]:
+        waits.append(timeout)
+        return [], waiting
+
+    monkeypatch.setattr("sdft_ray.cluster.placement.placement_group", ask)
+    monkeypatch.setattr("sdft_ray.cluster.placement.remove_placement_group", removed.append)
+    monkeypatch.setattr(ray, "wait", wait)
+    monkeypatch.setattr(ray, "available_resources", dict)
+    with pytest.raises(ClusterError, match="no room for the learner workers within 60 s"):
+        reserve(ClusterConfig(name="full"), ["rollout", "learner"])
+    assert sum(waits) <= 60
+    assert removed == groups
+
+
 def test_a_share_above_one_gpu_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"cluster\.teacher\.gpus_per_worker=1\.5: is neither a share"):
         ClusterConfig(gpus_per_node=8, teacher=RolePlacement(gpus_per_worker=1.5))

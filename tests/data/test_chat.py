@@ -286,3 +286,18 @@ def test_a_text_with_private_use_characters_keeps_them() -> None:
 def test_the_template_of_the_tests_is_plain() -> None:
     assert ChatEncoder(make_tiny_tokenizer()).opened == ""
     assert encoder(CHAT_TEMPLATE)[0].closes_turn
+
+
+def test_a_row_that_leaves_no_character_for_a_mark_is_refused_with_the_remedy() -> None:
+    every_mark = "".join(map(chr, range(0xE000, 0xF900)))
+    encoder = ChatEncoder(make_tiny_tokenizer())
+    assert encoder.prompt([Message(role="user", content=every_mark)])
+    with pytest.raises(ModelError, match=r"every private-use character.*data\.special_tokens=true"):
+        encoder.prompt([Message(role="user", content=END + every_mark)])
+
+
+def test_a_chat_template_that_asks_a_number_for_its_items_is_refused() -> None:
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.chat_template = "{{ 5|dictsort }}"
+    with pytest.raises(ModelError, match=r"cannot render turns of user.*model\.chat_template"):
+        ChatEncoder(tokenizer)

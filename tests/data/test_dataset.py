@@ -163,3 +163,18 @@ def test_a_row_without_text_is_refused_where_texts_are_learned(tmp_path: Path) -
     data = write(tmp_path / "rows.jsonl", {"text": "One."}, {"text": "  "})
     with pytest.raises(DataError, match="line 2: text is empty; write the text, or remove the row"):
         read_dataset(data, CPT, PromptBuilder(make_tiny_tokenizer(), TeacherConfig()))
+
+
+def test_a_row_that_the_chat_template_alters_is_refused_with_its_line_or_left_out(tmp_path: Path) -> None:
+    tokenizer = make_tiny_tokenizer()
+    tokenizer.chat_template = CHAT_TEMPLATE.replace("message['content']", "message['content'].split('</think>')[-1]")
+    builder = PromptBuilder(tokenizer, TeacherConfig())
+    good, altered = {"prompt": "Q?", "demonstration": "A."}, {"prompt": "Q?", "demonstration": "<think>b</think>A."}
+    data = write(tmp_path / "rows.jsonl", good, altered, good)
+    message = r"rows\.jsonl, line 2: .*leaves out a part of the answer.*; data\.on_bad_row=SKIP leaves such rows out\."
+    with pytest.raises(DataError, match=message):
+        read_dataset(data, SFT, builder)
+    data.on_bad_row = OnBadRow.SKIP
+    dataset = read_dataset(data, SFT, builder)
+    assert len(dataset.rows) == 2
+    assert any("1 bad rows are left out" in note and "line 2" in note for note in dataset.notes)

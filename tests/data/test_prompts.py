@@ -159,6 +159,12 @@ HOSTILE = [
     "{% include '/etc/passwd' %}",
     "{{ 1 // 0 }}",
     "{{ question + 1 }}",
+    "{{ 5|dictsort }}",
+    "{{ 5|xmlattr }}",
+    "{{ '%*d' % (10**10, 1) }}",
+    "{{ '%*d'|format(10**10, 1) }}",
+    "{{ 10 ** (10 ** 9) }}",
+    "{{ 10**9 * [1] }}",
     "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
 ]
 
@@ -171,6 +177,11 @@ def test_a_hostile_template_executes_nothing_and_is_refused(
     with pytest.raises(ConfigError, match=r"teacher\.template=.*: cannot be rendered \("):
         builder(tokenizer, template=text)
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_template_may_compute_with_what_fits_a_prompt(tokenizer: PreTrainedTokenizerFast) -> None:
+    text = "{{ '-' * 7 }}{{ 7 % 4 }}{{ 2 ** 5 }}{{ 0.5 * 3 }} {{ question }} {{ demonstration }}"
+    assert "-------3321.5 " in tokenizer.decode(builder(tokenizer, template=text).teacher(EXAMPLE))
 
 
 def test_a_template_that_fails_on_one_row_only_is_refused_as_well(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -8,9 +8,10 @@ import pytest
 
 from sdft_ray.config import OnBadRow
 from sdft_ray.data.rows import RowRules
-from sdft_ray.data.sources import load_examples, load_rows, split_source
+from sdft_ray.data.sources import load_rows, split_source
 from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.records import Example, Message
+from tests.examples import load_examples
 
 ROW = {"prompt": "What is new?", "demonstration": "Nothing."}
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sdft_ray.config import DataConfig, EvaluationSetConfig, Match, OnBadRow
-from sdft_ray.errors import ConfigError, DataError
+from sdft_ray.errors import ConfigError, DataError, ModelError
 from sdft_ray.evaluate.questions import Question, QuestionSet, read_questions
 from sdft_ray.records import Example, Message
 
@@ -25,6 +25,8 @@ class Builder:
         return tuple(len(message.content) for message in example.prompt)
 
     def demonstration(self, example: Example) -> tuple[int, ...]:
+        if "altered" in example.demonstration:
+            raise ModelError("the chat template leaves out a part of the answer.")
         return (len(example.demonstration),)
 
 
@@ -159,3 +161,13 @@ def test_a_judge_reads_the_whole_prompt_and_an_echo_is_what_others_said() -> Non
     assert question.text == "system: Be brief.\n\nuser: Q?\n\nassistant: A.\n\nuser: Why?"
     assert question.given_texts == ("Be brief.", "Q?", "Why?")
     assert question._replace(turns=turns[1:2]).text == "Q?"
+
+
+def test_a_question_whose_answer_the_chat_template_alters_is_refused_with_its_line_or_left_out(tmp_path: Path) -> None:
+    rows = {"prompt": "Q?", "answer": "A."}, {"prompt": "Q?", "answer": "altered"}
+    message = r"set\.jsonl, line 2: the chat template leaves out a part of the answer; {}\.on_bad_row=SKIP"
+    with pytest.raises(DataError, match=message.format("data")):
+        read(tmp_path, *rows)
+    with pytest.raises(DataError, match=message.format(KEY)):
+        read(tmp_path, *rows, on_bad_row=OnBadRow.ERROR)
+    assert [question.answer for question in read(tmp_path, *rows, on_bad_row=OnBadRow.SKIP)] == ["A."]

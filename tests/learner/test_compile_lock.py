@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ baton.release()
 def lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     monkeypatch.setattr(compile_lock, "AGE_S", 0.0)
+    monkeypatch.setattr(compile_lock, "HOST_PID_NAMESPACE", Path("/proc/self/ns/pid").stat().st_ino)
     (tmp_path / "deepspeed_shm_comm").mkdir()
     return tmp_path / "deepspeed_shm_comm" / "lock"
 
@@ -69,13 +71,26 @@ def test_a_living_owner_is_not_waited_for_for_ever(lock: Path, monkeypatch: pyte
         owner.wait()
 
 
-def test_where_other_machines_see_the_file_only_an_old_lock_is_a_dead_owners(
-    lock: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def shared_with_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compile_lock, "LOCAL", set())
+
+
+def shared_with_other_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile_lock, "HOST_PID_NAMESPACE", 0)
+
+
+def shared_with_other_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: os.getuid() + 1)
+
+
+@pytest.mark.parametrize("shared", [shared_with_other_machines, shared_with_other_containers, shared_with_other_users])
+def test_where_the_owner_may_be_out_of_sight_only_an_old_lock_is_a_dead_owners(
+    lock: Path, monkeypatch: pytest.MonkeyPatch, shared: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    shared(monkeypatch)
     monkeypatch.setattr(compile_lock, "PATIENCE_S", 0.5)
     lock.touch()
-    with pytest.raises(ClusterError):
+    with pytest.raises(ClusterError, match="not visible from here, or that is dead has held this lock"):
         clear_compile_locks()
     an_hour_ago = time.time() - 3600
     os.utime(lock, (an_hour_ago, an_hour_ago))

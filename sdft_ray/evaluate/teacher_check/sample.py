@@ -164,8 +164,8 @@ def _gold(example: Example) -> Gold | None:
 def _wrong_partners(examples: Sequence[Example], shown: Sequence[str], match: Match, seed: int) -> list[int]:
     """For each example the place of another one that shows nothing of it.
 
-    A seeded circular order gives everybody the next in line: no example is its own partner, and each is partner once.
-    Only where the next shows the same, or would be right as well, the one after it is taken.
+    A seeded circular order pairs each example with the next one, so each is a partner once, and none its own. Where the
+    next shows the same, or would be right as well, the nearest behind it that does not is taken.
 
     Raises:
         ConfigError: an example has no such partner in the sample.

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sdft_ray.data.sources import load_examples
 from sdft_ray.records import Example
+from tests.examples import load_examples
 
 SHARED = Path(os.environ.get("SDFT_RAY_DATA") or Path(__file__).parents[4] / "shared" / "data")
 

@@ -9,10 +9,10 @@ import pytest
 from sdft_ray.config import DataConfig, Match, TeacherConfig, TeacherContext
 from sdft_ray.data.builtin import load
 from sdft_ray.data.prompts import PromptBuilder
-from sdft_ray.data.sources import load_examples
 from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.evaluate.teacher_check.sample import STUDENT, CheckSample, draw_sample
 from sdft_ray.records import Example, Message
+from tests.examples import load_examples
 from tests.tiny import make_tiny_tokenizer
 
 TOKENIZER = make_tiny_tokenizer()

@@ -1,0 +1,21 @@
+"""Examples of a source, for tests and benchmarks that want no more of it."""
+
+from collections.abc import Collection, Mapping
+
+from sdft_ray.data.rows import RowRules
+from sdft_ray.data.sources import load_rows
+from sdft_ray.records import Example
+
+
+def load_examples(
+    source: str,
+    split: str = "train",
+    columns: Mapping[str, str] | None = None,
+    system: str = "",
+    num_examples: int = 0,
+    *,
+    required: Collection[str] = ("prompt", "demonstration"),
+) -> list[Example]:
+    """The examples of a source of which no row may be bad; see `load_rows`."""
+    rules = RowRules(columns=columns or {}, system=system, required=required)
+    return list(load_rows(source, split, rules, num_examples).examples)
