@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from sdft_ray.errors import ModelError
+from sdft_ray.errors import ModelError, first_line
 from sdft_ray.models.attention import PACKED, read_layout
 from sdft_ray.models.network import FUSED, PLAIN, chooses_attention, set_attention, set_plain_attention
 from sdft_ray.models.packing import PackedSequences, Packing, pack_sequences
@@ -108,7 +108,7 @@ def check_packing(
         except OF_THE_MACHINE:
             raise
         except CANNOT_COMPUTE as error:
-            difference, problem = float("inf"), f"cannot be computed ({_first_line(error)})"
+            difference, problem = float("inf"), f"cannot be computed ({first_line(error)})"
         if agree(difference) <= tolerance:
             return PackingVerdict(packing, implementation, difference, tuple(rejected))
         rejected.append(f"{_name(packing, implementation)} {problem}")
@@ -128,7 +128,7 @@ def _reference(network: PreTrainedModel, sequences: Sequences, forward: Forward)
     except OF_THE_MACHINE:
         raise
     except CANNOT_COMPUTE as error:
-        problem = f"{type(network).__name__} cannot compute a sequence without a cache ({_first_line(error)})"
+        problem = f"{type(network).__name__} cannot compute a sequence without a cache ({first_line(error)})"
         raise ModelError(f"{problem}; take another model.") from error
 
 
@@ -198,7 +198,3 @@ def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 def _name(packing: Packing, implementation: str) -> str:
     return f"{packing.name} with {implementation} attention"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
