@@ -155,9 +155,15 @@ class WorkerGroup:
         lines = str(cause).strip().splitlines() or ["no message"]
         # Of an actor that failed while it was made, Ray gives the traceback as the message: its end is the reason.
         in_creation = "creation task" in lines[0]
-        what = lines[-1] if in_creation else f"{type(cause).__name__}: {lines[0]}"
+        what = _end_of_traceback(lines) if in_creation else f"{type(cause).__name__}: {lines[0]}"
         log = log_path(self._log_dir, self.role, rank)
         return WorkerError(f"{self.role} worker {rank} failed with {what}\nIts log: {log}")
+
+
+def _end_of_traceback(lines: Sequence[str]) -> str:
+    """The last line that is not indented, which names the exception, with the one that explains it, if any."""
+    start = max((index for index, line in enumerate(lines) if not line.startswith(" ")), default=0)
+    return " ".join(line.strip() for line in lines[start : start + 2])
 
 
 def close_all(groups: Sequence[WorkerGroup]) -> None:

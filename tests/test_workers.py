@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray.exceptions import RayTaskError
+from ray.exceptions import ActorDiedError, RayTaskError
 
 from sdft_ray.errors import WorkerError
 from sdft_ray.workers import WorkerGroup
@@ -47,6 +47,23 @@ async def test_a_failure_is_named_by_rank_whichever_way_the_call_was_made() -> N
     with pytest.raises(WorkerError, match="teacher worker 1 failed with"):
         await group.on_each(fail_with, [False, True])
     assert await group.on_each(fail_with, [False, False]) == [0, 1]
+
+
+async def test_a_worker_that_could_not_be_made_is_named_with_its_exception_and_the_line_that_explains_it() -> None:
+    traceback = (
+        "ray::RolloutWorker.__init__()\n"
+        '  File "worker.py", line 1, in __init__\n'
+        "ValidationError: 1 validation error for VllmConfig\n"
+        "  Chunked prefill is required.\n"
+        "    For further information visit a page"
+    )
+
+    async def start(rank: int) -> int:
+        raise ActorDiedError(RayTaskError("__init__", traceback, ValueError()))
+
+    group = WorkerGroup("rollout", [0], "logs")
+    with pytest.raises(WorkerError, match="failed with ValidationError: .*VllmConfig Chunked prefill is required.\n"):
+        await group.on_first(start)
 
 
 def test_every_call_to_a_worker_is_made_by_its_group() -> None:
