@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from sdft_ray.weights.buckets import plan_buckets, views
 from sdft_ray.weights.channel import Meeting, WeightKind
 from sdft_ray.weights.nccl import LearnerEnd
 from sdft_ray.weights.opening import open_publication
+from tests.learner.test_checkpoint import FakeEngine
 
 GPU = torch.device("cuda")
 LONG = 50_000_000  # cycles of a GPU: tens of milliseconds
@@ -94,7 +94,7 @@ def test_shared_memory_is_complete_when_it_is_published(dtype: torch.dtype) -> N
 
 
 def test_resuming_takes_no_second_average_on_the_gpu(tmp_path: Path) -> None:
-    engine = SimpleNamespace(save_checkpoint=lambda *_, **__: None, load_checkpoint=lambda *_, **__: ("there", None))
+    engine = FakeEngine(torch.nn.Module())
     average = TeacherAverage([Fragment("p", 0, torch.ones(64 * 2**20, device=GPU))], ema_decay=0.9)
     save_rank(tmp_path, engine, average, rank=0)
     torch.cuda.empty_cache()

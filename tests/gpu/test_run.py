@@ -16,8 +16,9 @@ from tests.tiny import make_tiny_model
 NUM_STEPS = 6
 BF16 = ("model.dtype=BFLOAT16", "learner.precision=BFLOAT16")
 FP32 = ("learner.precision=FLOAT32",)  # SETTINGS names the workers' own
-# |trainer logprob - sampler logprob| of any token [nats]. Weights that were not replaced are off by several nats.
-MISMATCH = {"FLOAT32": 0.02, "BFLOAT16": 0.5}
+# |trainer logprob - sampler logprob| of any token [nats]. In bf16 on a CPU, eager attention and sdpa of this model are
+# up to 0.64 apart; weights that were not replaced for six AdamW steps at 1e-3, on random tokens, are off by 3.9 to 5.5.
+MISMATCH = {"FLOAT32": 0.02, "BFLOAT16": 1.0}
 AUTO = ("model.dtype=AUTO",)  # and the learner's is it by itself
 RUNS = {
     "fp32": (*FP32, "learner.zero_stage=0"),
@@ -63,12 +64,14 @@ def test_the_sampler_follows_the_student(folder: str, tmp_path: Path, name: str)
     assert summary["peak_gpu_memory_gib"].keys() == {"rollout", "teacher", "learner"}
 
 
-@pytest.mark.parametrize("runner", ["0", "1"])
+@pytest.mark.parametrize("runner", ["0", "unset"])
 def test_either_model_runner_of_vllm_follows_the_student(
     folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runner: str
 ) -> None:
-    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", runner)
+    monkeypatch.delenv("VLLM_USE_V2_MODEL_RUNNER", raising=False)
+    if runner != "unset":
+        monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", runner)
     steps = run(folder, tmp_path, f"runner-{runner}", *BF16)
     assert max(line["learner/mismatch_max_nats"] for line in steps) < MISMATCH["BFLOAT16"]
     log = (tmp_path / f"runner-{runner}" / "logs" / "rollout-0.log").read_text()
-    assert ("Using V2 Model Runner" in log) == (runner == "1")
+    assert ("Using V2 Model Runner" in log) == (runner == "unset")

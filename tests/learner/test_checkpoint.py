@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sdft_ray.errors import CheckpointError
+from sdft_ray.learner.average import TeacherAverage
 from sdft_ray.learner.checkpoint import (
     abandon_later,
     complete,
@@ -15,6 +16,7 @@ from sdft_ray.learner.checkpoint import (
     read_state,
     save_rank,
 )
+from sdft_ray.learner.fragments import Fragment
 from sdft_ray.models.state import saved_buffers
 from tests.buffered import FAMILIES, make_buffered
 
@@ -97,3 +99,13 @@ def test_a_checkpoint_of_a_network_with_other_buffers_is_refused_by_their_names(
     save_rank(tmp_path, FakeEngine(make_buffered("gemma4_text")), None, rank=0)
     with pytest.raises(CheckpointError, match=r"layers\.0\.layer_scalar.*e_score_correction_bias"):
         load_rank(tmp_path, FakeEngine(make_buffered("deepseek_v3")), None, rank=0)
+
+
+def test_an_average_saved_on_a_gpu_is_read_into_host_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch reads values to the device they are marked with, unless told where: without a GPU it would refuse."""
+    saved, resumed = (TeacherAverage([Fragment("p", 0, torch.full((3,), value))], 0.9) for value in (1.0, 2.0))
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.serialization, "location_tag", lambda _: "cuda:0")
+        save_rank(tmp_path, FakeEngine(torch.nn.Module()), saved, rank=0)
+    load_rank(tmp_path, FakeEngine(torch.nn.Module()), resumed, rank=0)
+    assert [values.tolist() for _, _, values in resumed.fragments()] == [[1.0, 1.0, 1.0]]
