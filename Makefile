@@ -68,9 +68,9 @@ demo: model  ## teach the embedded model made-up facts on this machine; settings
 run: model  ## the package's defaults on this machine; settings with ARGS="..."
 	@$(BIN)/python -m sdft_ray.launch +cluster=local $(ARGS)
 
-# Two processes, a file at a time: much of a test is the start of a process that computes on one core.
+# Two processes with a thread each, a file at a time: much of a test is the start of a process that computes on one core.
 test: setup  ## all tests that need no GPU
-	@$(BIN)/python -m pytest -q -m "not gpu" --numprocesses 2 --dist loadfile $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu" --numprocesses 2 --dist loadfile $(ARGS)
 
 # Its environment holds TRL, Liger and matplotlib and sees all of $(VENV), which stays as it is.
 bench: model $(BENCH)/ready  ## measure, and write docs/benchmarks.md; some with ARGS="fused payloads"

@@ -11,6 +11,7 @@ import json
 import logging
 import shlex
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 ROOT = Path(__file__).resolve().parents[1]
+NO_AGENT, AGENT_TIMEOUT_S = "No available agent to submit job", 60.0
 NOT_UPLOADED = [".venv", ".git", "runs", "tests", "docs", ".*_cache"]
 
 
@@ -43,10 +45,7 @@ def main(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 1
-    job = client.submit_job(
-        entrypoint=shlex.join(["python", "-m", "sdft_ray.launch", *overrides]),
-        runtime_env={"working_dir": str(ROOT), "excludes": NOT_UPLOADED},
-    )
+    job = _submit(client, overrides)
     print(f"submitted {job}", flush=True)
     try:
         asyncio.run(_follow(client, job))
@@ -67,6 +66,21 @@ def _connect(address: str) -> JobSubmissionClient:
     if mode == "token":
         maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     return JobSubmissionClient(address)
+
+
+def _submit(client: JobSubmissionClient, overrides: list[str]) -> str:
+    """The id of the job. A head that has just started has no agent for jobs yet: it is asked again, for a minute."""
+    deadline = time.monotonic() + AGENT_TIMEOUT_S
+    while True:
+        try:
+            return client.submit_job(
+                entrypoint=shlex.join(["python", "-m", "sdft_ray.launch", *overrides]),
+                runtime_env={"working_dir": str(ROOT), "excludes": NOT_UPLOADED},
+            )
+        except RuntimeError as error:  # Ray's client has no other for what a server answers
+            if NO_AGENT not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(1)
 
 
 async def _follow(client: JobSubmissionClient, job: str) -> None:

