@@ -307,8 +307,8 @@ check decides for {num} tiny networks with random weights, one a family of trans
 - **refused**: the start ends with an error that says why, and what to set.
 
 Attention is the implementation that is set where `model.attention=packed`, the default, is asked for. Hidden states and
-the gradients of all weights are those of single sequences in fp32, to 1e-5 and 5e-5, with dropout and router noise configured,
-with and without gradient checkpointing.
+the gradients of all weights are those of single sequences in fp32, to 1e-5 and 5e-5, with dropout and router noise
+configured, with and without gradient checkpointing.
 
 | family | learner | attention | note |
 | --- | --- | --- | --- |"""
