@@ -98,6 +98,7 @@ def read_material(cfg: RunConfig) -> Material:
     data = cfg.data
     builder, facts, notes = make_builder(cfg, tokenizer, facts)
     dataset = read_dataset(data, cfg.method, builder)
+    _check_counted(cfg, dataset)
     examples = ExampleStream(
         dataset.rows,
         batch_size=cfg.batch_size,
@@ -194,6 +195,18 @@ def _longest(
     if cfg.harness.tasks:
         longest = max(longest, cfg.harness.max_tokens)  # a model that reads less is asked less
     return min(longest + 1, facts.context_length)
+
+
+def _check_counted(cfg: RunConfig, dataset: TokenizedDataset) -> None:
+    """Refuses a run in which no token of any completion could carry loss."""
+    longest = _longest_completion(cfg, dataset)
+    if cfg.loss.skip_first_tokens >= longest:
+        raise ConfigError(
+            "loss.skip_first_tokens",
+            cfg.loss.skip_first_tokens,
+            f"leaves nothing to train on: the longest completion has {longest} tokens",
+            f"set it below {longest}; 0 counts every token",
+        )
 
 
 def _longest_completion(cfg: RunConfig, dataset: TokenizedDataset) -> int:

@@ -30,11 +30,23 @@ PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}  # of the largest 
 
 
 def load_network(path: str, precision: Precision, model: ModelConfig, **kwargs: Any) -> PreTrainedModel:
-    """Loads a causal language model whose position ids, restarting at 0, separate packed sequences."""
+    """Loads a causal language model whose position ids, restarting at 0, separate packed sequences.
+
+    Raises:
+        ModelError: the folder lacks weights of the network; transformers would make them up at random.
+    """
     kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(AutoConfig.from_pretrained(path)), None)
     if kind is None or kind._can_set_attn_implementation():  # else it has an implementation of its own
         kwargs["attn_implementation"] = model.attention
-    network = AutoModelForCausalLM.from_pretrained(path, dtype=TORCH_DTYPE[precision], **kwargs)
+    network, loaded = AutoModelForCausalLM.from_pretrained(
+        path, dtype=TORCH_DTYPE[precision], output_loading_info=True, **kwargs
+    )
+    missing = sorted(loaded["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"{path} holds no weights for {len(missing)} parameters of "
+            f"{type(network).__name__}, such as {missing[0]}; save or download the model anew."
+        )
     network.config.use_cache = False
     if precision is Precision.FLOAT32:
         make_lean(network)

@@ -187,7 +187,9 @@ def _differences(
 def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     """The median of the first tokens' differences, or of all tokens', whichever is larger."""
     expected = expected.float()
-    of_token = (found.float() - expected).norm(dim=-1) / expected.norm(dim=-1)
+    lengths = expected.norm(dim=-1)
+    # A token may be exactly 0 throughout, such as padding; it is held against tokens of middling length.
+    of_token = (found.float() - expected).norm(dim=-1) / lengths.where(lengths > 0, lengths.median())
     # A NaN, which the median may pass over, is a difference as well.
     return (
         float("inf")

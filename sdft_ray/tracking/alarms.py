@@ -19,7 +19,6 @@ A step that has no counted token, or a value that is not finite, says nothing an
 nothing: low entropy is also what learning short, certain answers looks like. It says where to look in samples.jsonl.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -27,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 from sdft_ray.config import AlarmsConfig
-from sdft_ray.tracking.jsonl import cut_after
+from sdft_ray.tracking.jsonl import cut_after, line_of
 
 ALARMS_FILE = "alarms.jsonl"
+COUNTED = "learner/counted_tokens"
 ENTROPY = "learner/student_entropy_nats"
 LENGTH = "rollout/completion_tokens_mean"
 TRUNCATED = "rollout/truncated_share"
@@ -83,6 +83,7 @@ class Alarms:
         self._cfg = cfg
         self._say = say
         self._rules = _rules(cfg)
+        self._num_empty = 0  # of the last steps, those in a row that have trained on nothing
         self._stage: str | None = None  # none has begun
         self.begin_stage("")
         self._path = run_dir / ALARMS_FILE
@@ -104,13 +105,25 @@ class Alarms:
 
     def watch(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
         """Takes the metrics of a step; says and writes what is raised by it. Returns how many alarms stand."""
+        self._watch_counted(step, metrics)
         for rule, series in self._observe(step, metrics):
             self._raise(step, rule, series)
         return {"loop/alarms": float(sum(self._is_raised(series) for series in self._series.values()))}
 
+    def _watch_counted(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Says when `patience` steps in a row have trained on nothing; a single one may hold cut completions only."""
+        self._num_empty = self._num_empty + 1 if metrics.get(COUNTED) == 0 else 0
+        if self._num_empty and self._num_empty == self._cfg.patience:
+            began = step - self._num_empty + 1
+            text = (
+                f"alarm at step {step}: no token has carried loss since step {began}, so nothing is learned; lower "
+                "loss.skip_first_tokens, or set loss.drop_truncated=false"
+            )
+            self._write(text, step=step, began=began, rule="uncounted", metric=COUNTED, mean=0.0, reference=0.0)
+
     def _observe(self, step: int, metrics: Mapping[str, Any]) -> list[tuple[Rule, Series]]:
         """What the step raises."""
-        if not self._cfg.patience or not metrics.get("learner/counted_tokens", 1.0):
+        if not self._cfg.patience or not metrics.get(COUNTED, 1.0):
             return []
         values = {key: metrics[key] for key in WATCHED if _is_number(metrics.get(key))}
         if MISMATCH not in metrics or metrics.get(STALENESS):  # nothing was sampled, or by older weights
@@ -148,18 +161,20 @@ class Alarms:
             f"alarm at step {step}: {rule.says}; it began at step {series.began} "
             f"({rule.metric} {mean:.3g}, in the first {self._cfg.reference_steps} steps {reference:.3g})"
         )
+        self._write(
+            text,
+            step=step,
+            began=series.began,
+            rule=rule.name,
+            metric=rule.metric,
+            mean=mean,
+            reference=reference,
+        )
+
+    def _write(self, text: str, **fields: str | float) -> None:
         self._say(text)
-        record = {
-            "step": step,
-            "began": series.began,
-            "rule": rule.name,
-            "metric": rule.metric,
-            "mean": mean,
-            "reference": reference,
-            "text": text,
-        }
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(line_of(fields | {"text": text}))
 
 
 def _is_number(value: float | None) -> bool:

@@ -91,3 +91,9 @@ def test_special_tokens_in_rows_are_text_unless_asked_for(tmp_path: Path, model:
     for setting, more in (("false", 0), ("true", 1)):
         material = read(model, *own_data, "batch_size=4", f"data.special_tokens={setting}")
         assert next(material.examples).prompt_tokens.count(end) == 1 + more
+
+
+@pytest.mark.parametrize("method", ["sft", "sdft"])
+def test_a_run_in_which_no_token_could_carry_loss_is_refused(model: str, own_data: list[str], method: str) -> None:
+    with pytest.raises(ConfigError, match=r"loss\.skip_first_tokens=99: leaves nothing to train on.*0 counts every"):
+        read(model, *own_data, "batch_size=4", f"method={method}", "loss.skip_first_tokens=99")

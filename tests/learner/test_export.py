@@ -13,6 +13,7 @@ import torch.distributed as dist
 from transformers import AutoModelForCausalLM
 
 from sdft_ray.config import ModelConfig, Precision
+from sdft_ray.errors import ModelError
 from sdft_ray.learner.export import UNVERIFIED_FILE, export_gap, export_student
 from sdft_ray.learner.fragments import master_fragments
 from sdft_ray.learner.publisher import full_state
@@ -70,7 +71,20 @@ def test_an_export_computes_the_students_logits_only_with_its_buffers(
 ) -> None:
     network, source = make_student(family)
     assert export(network, source, tmp_path / "whole") < 1e-6
-    assert export(network, source, tmp_path / "parameters", tuple(saved_buffers(network))) > 1e-2
+    names = tuple(saved_buffers(network))
+    with pytest.raises(ModelError, match=f"holds no weights for {len(names)} parameters.*{names[0]}"):
+        export(network, source, tmp_path / "parameters", names)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_export_with_other_buffers_computes_other_logits(make_student: Any, tmp_path: Path, family: str) -> None:
+    network, source = make_student(family)
+    logits = network_logits(network, ROWS, NUM_TOKENS)
+    for buffer in saved_buffers(network).values():
+        buffer.mul_(-3.0)
+    export(network, source, tmp_path / "model")
+    model = ModelConfig(path=str(tmp_path / "model"), dtype=Precision.FLOAT32, attention="sdpa")
+    assert export_gap(tmp_path / "model", Precision.FLOAT32, model, ROWS, logits) > 1e-2
 
 
 def test_buffers_are_exported_in_their_own_dtype(make_student: Any) -> None:

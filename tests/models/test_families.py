@@ -189,6 +189,16 @@ def test_ranks_decide_alike_also_where_only_another_one_cannot_compute_a_packing
     assert verdict.packing is Packing.END_TO_END
 
 
+def test_a_token_whose_hidden_state_is_zero_is_no_difference() -> None:
+    network = BY_NAME["llama"].network("packed")
+    first = SEQUENCES[0][0][0]
+    with torch.no_grad():
+        network.get_input_embeddings().weight[first] = 0.0
+        hidden = network.get_decoder()(input_ids=torch.tensor([[first]]), use_cache=False).last_hidden_state
+    assert not hidden.any()
+    assert start(network).packing is Packing.SHARED_PREFIX
+
+
 def test_dropout_that_is_kept_is_whole_again_after_the_check() -> None:
     network = BY_NAME["opt"].network("packed")
     network.gradient_checkpointing_enable({"use_reentrant": False})

@@ -126,3 +126,11 @@ def test_layers_recompute_their_activations_in_the_mode_they_sample_in() -> None
     tokens = torch.arange(5)
     completion_hidden(network, tokens, tokens, tokens).sum().backward()
     assert modes == [False, False]  # forward, and once more in the backward pass
+
+
+def test_a_folder_that_lacks_weights_is_refused_by_the_name_of_one(tmp_path: Path) -> None:
+    network = LlamaForCausalLM(LlamaConfig(**SIZES))
+    held = {name: value for name, value in network.state_dict().items() if name != "model.layers.1.mlp.up_proj.weight"}
+    network.save_pretrained(tmp_path, state_dict=held)
+    with pytest.raises(ModelError, match=r"no weights for 1 parameters.*layers\.1\.mlp\.up_proj\.weight"):
+        load(str(tmp_path))

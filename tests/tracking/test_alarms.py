@@ -11,7 +11,7 @@ import pytest
 
 from sdft_ray.config import AlarmsConfig
 from sdft_ray.errors import ConfigError
-from sdft_ray.tracking.alarms import DIVERGENCE, ENTROPY, LENGTH, MISMATCH, STALENESS, TRUNCATED, Alarms
+from sdft_ray.tracking.alarms import COUNTED, DIVERGENCE, ENTROPY, LENGTH, MISMATCH, STALENESS, TRUNCATED, Alarms
 from sdft_ray.tracking.metrics import check_declared
 
 HEALTHY = {ENTROPY: 2.0, LENGTH: 100.0, TRUNCATED: 0.1, DIVERGENCE: 0.4}
@@ -180,3 +180,13 @@ def test_a_sampler_with_other_weights_raises_an_alarm_only_where_it_sampled_on_p
     assert not raised(tmp_path, [step | {STALENESS: 1.0} for step in steps]), "older weights differ"
     assert not raised(tmp_path, [HEALTHY] * 40), "nothing was sampled"
     assert not raised(tmp_path, steps, AlarmsConfig(mismatch_nats=10.0))
+
+
+def test_steps_in_a_row_that_train_on_nothing_are_told_once_until_one_trains(tmp_path: Path) -> None:
+    counts = [0] * 7 + [5] + [0] * 4 + [5] + [0] * 5
+    steps = [step | {COUNTED: float(count)} for step, count in zip(run(), counts, strict=False)]
+    alarms = raised(tmp_path, steps, AlarmsConfig(patience=5))
+    assert [(alarm["rule"], alarm["began"], alarm["step"]) for alarm in alarms] == [
+        ("uncounted", 1, 5),
+        ("uncounted", 14, 18),
+    ]
