@@ -29,9 +29,8 @@ from sdft_ray.config.written import CONFIG_FILE, write_settings
 from sdft_ray.errors import CheckpointError, ConfigError, SdftError
 from sdft_ray.evaluate.harness.evaluator import HARNESS_ANSWERS_FILE
 from sdft_ray.learner.checkpoint import abandon_later, complete_checkpoints, read_state
-from sdft_ray.tracking.alarms import ALARMS_FILE
 from sdft_ray.tracking.earlier import EARLIER, move_to_earlier
-from sdft_ray.tracking.jsonl import ANSWERS_FILE, METRICS_FILE, SAMPLES_FILE, cut_after
+from sdft_ray.tracking.jsonl import ANSWERS_FILE, cut_after
 from sdft_ray.tracking.summary import SUMMARY_FILE
 
 EVALUATION_FILE = "evaluation.json"  # what mode=evaluate comes to
@@ -39,7 +38,8 @@ CHECK_FILE = "check_teacher.json"  # what mode=check_teacher comes to
 MODEL = "model"
 LOCK_FILE = ".lock"
 OWN_FIRST = {LOCK_FILE, "driver.log"}  # what a start writes before it has succeeded
-CONTINUED_FILES = (METRICS_FILE, SAMPLES_FILE, ANSWERS_FILE, HARNESS_ANSWERS_FILE, ALARMS_FILE)
+# What evaluators continue, which are made before the folder is the run's. The sinks, made after, cut their own files.
+EVALUATED_FILES = (ANSWERS_FILE, HARNESS_ANSWERS_FILE)
 
 
 class RunFolder:
@@ -94,7 +94,7 @@ class RunFolder:
         move_to_earlier(self.path / SUMMARY_FILE)
         move_to_earlier(self.path / CONFIG_FILE)
         write_settings(self.path, settings)
-        for name in CONTINUED_FILES:
+        for name in EVALUATED_FILES:
             if (self.path / name).exists():
                 cut_after(self.path / name, self.resumed_step)
         if self.resumed is not None:

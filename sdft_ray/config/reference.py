@@ -38,7 +38,7 @@ class Section(NamedTuple):
 def sections(kind: type = RunConfig, prefix: str = "") -> Iterator[Section]:
     """The settings of a dataclass, and below it those of the dataclasses in its fields, in the order of the fields."""
     hints = typing.get_type_hints(kind)
-    meanings = _comments(kind)
+    meanings = meanings_of(kind)
     settings, below = [], []
     for field in dataclasses.fields(kind):
         key = f"{prefix}.{field.name}" if prefix else field.name
@@ -80,15 +80,10 @@ def _code(text: str) -> str:
     return f"`{_cell(text)}`" if text else ""
 
 
-def member_meanings(kind: type[Enum]) -> dict[str, str]:
-    """The comment behind each member of an enum; "" where there is none."""
-    return _comments(kind)
-
-
 def _members(hint: Any) -> list[str]:
     if not (isinstance(hint, type) and issubclass(hint, Enum)):
         return []
-    return [f"{name}: {meaning}" for name, meaning in member_meanings(hint).items() if meaning]
+    return [f"{name}: {meaning}" for name, meaning in meanings_of(hint).items() if meaning]
 
 
 def _kind(hint: Any) -> str:
@@ -109,8 +104,8 @@ def _default(field: "dataclasses.Field[Any]") -> str:
     return "" if value is dataclasses.MISSING or value == "???" else str(value)
 
 
-def _comments(kind: type) -> dict[str, str]:
-    """The comments within and behind each field of a dataclass, or each member of an enum."""
+def meanings_of(kind: type) -> dict[str, str]:
+    """The comments within and behind each field of a dataclass, or member of an enum; "" where there is none."""
     source = inspect.getsource(kind)
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from sdft_ray.config import CompletionSource, DataConfig, MethodConfig, OnBadRow, TooLong
+from sdft_ray.config import CompletionSource, DataConfig, MethodConfig, TooLong
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.rows import RowRules
-from sdft_ray.data.sources import load_rows, refused_notes, unrendered
-from sdft_ray.errors import DataError, ModelError
+from sdft_ray.data.sources import BadRows, load_rows
+from sdft_ray.errors import DataError
 from sdft_ray.records import Example
 
 
@@ -73,17 +73,15 @@ def tokenize_examples(
             data.on_bad_row=ERROR; a prompt is over its budget and data.too_long=REFUSE; or no example is left.
     """
     rows = []
-    refused: list[DataError] = []
+    bad = BadRows(data.source, data.on_bad_row)
     num_skipped = 0
     for line, example in zip(lines or range(1, len(examples) + 1), examples, strict=True):
-        try:
+        row: TokenizedRow | None = None
+        with bad.reading(line):
             if has_teacher:
                 builder.check_context(example, data.source, line)
-            row = _tokenize(example, builder, data.source, line, has_teacher=has_teacher)
-        except DataError as error:
-            if data.on_bad_row is OnBadRow.ERROR:
-                raise
-            refused.append(error)
+            row = _tokenize(example, builder, has_teacher=has_teacher)
+        if row is None:
             continue
         excess = _excess(row, data)
         if not excess:
@@ -92,32 +90,29 @@ def tokenize_examples(
             raise DataError(data.source, line, *excess)
         else:
             num_skipped += 1
-    notes = refused_notes(data.source, refused)
+    notes = bad.notes()
     if num_skipped:
         notes.append(f"{data.source}: {num_skipped} examples are over their token budget and are left out")
     if not rows:
-        if refused:
-            raise refused[0]
+        if bad.refused:
+            raise bad.refused[0]
         problem = f"all {len(examples)} examples are over data.max_prompt_tokens or data.max_teacher_prompt_tokens"
         raise DataError(data.source, 1, problem, "raise these budgets")
     return TokenizedDataset(rows=tuple(rows), num_skipped=num_skipped, notes=tuple(notes))
 
 
-def _tokenize(example: Example, builder: PromptBuilder, source: str, line: int, *, has_teacher: bool) -> TokenizedRow:
+def _tokenize(example: Example, builder: PromptBuilder, *, has_teacher: bool) -> TokenizedRow:
     """One row.
 
     Raises:
-        DataError: the chat template cannot render the row, or alters it.
+        ModelError: the chat template cannot render the row, or alters it.
     """
-    try:
-        return TokenizedRow(
-            example_id=example.example_id,
-            prompt_tokens=builder.student(example),
-            teacher_prompt_tokens=builder.teacher(example) if has_teacher else (),
-            demonstration_tokens=builder.demonstration(example) if example.demonstration else (),
-        )
-    except ModelError as error:
-        raise unrendered(source, line, error) from error
+    return TokenizedRow(
+        example_id=example.example_id,
+        prompt_tokens=builder.student(example),
+        teacher_prompt_tokens=builder.teacher(example) if has_teacher else (),
+        demonstration_tokens=builder.demonstration(example) if example.demonstration else (),
+    )
 
 
 def tokenize_texts(examples: Sequence[Example], builder: PromptBuilder, data: DataConfig) -> TokenizedDataset:

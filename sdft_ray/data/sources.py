@@ -3,7 +3,8 @@
 import codecs
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -60,9 +61,39 @@ def refused_notes(source: str, refused: Sequence[DataError]) -> list[str]:
     return [f"{source}: {len(refused)} bad rows are left out (on_bad_row=SKIP): {shown}"]
 
 
-def unrendered(source: str, line: int, error: ModelError, key: str = "data") -> DataError:
-    """What the chat template makes of a row that it cannot render or alters; `key` has the on_bad_row of the row."""
-    return DataError(source, line, str(error).removesuffix("."), f"{key}.on_bad_row=SKIP leaves such rows out")
+class BadRows:
+    """The bad rows of a source: the first ends the reading, or all are left out and kept here."""
+
+    def __init__(self, source: str, on_bad_row: OnBadRow, key: str = "data"):
+        """Begins without any; `key` is the section of the settings that has this `on_bad_row`."""
+        self._source = source
+        self._on_bad_row = on_bad_row
+        self._key = key
+        self.refused: list[DataError] = []
+
+    @contextmanager
+    def reading(self, line: int) -> Iterator[None]:
+        """Reads one row in its block, which ends at the row's error; under SKIP the reading goes on behind it.
+
+        Raises:
+            DataError: the row is bad, or the chat template cannot render it or alters it, and on_bad_row=ERROR.
+        """
+        try:
+            yield
+        except DataError as error:
+            self.refused.append(error)
+        except ModelError as error:  # of a template, which knows no lines
+            remedy = f"{self._key}.on_bad_row=SKIP leaves such rows out"
+            self.refused.append(DataError(self._source, line, str(error).removesuffix("."), remedy))
+            self.refused[-1].__cause__ = error
+        else:
+            return
+        if self._on_bad_row is OnBadRow.ERROR:
+            raise self.refused[-1]
+
+    def notes(self) -> list[str]:
+        """See `refused_notes`."""
+        return refused_notes(self._source, self.refused)
 
 
 def load_rows(
@@ -97,27 +128,22 @@ def load_rows(
         rules = RowRules(columns={}, system=rules.system, required=rules.required)
     lines: dict[str, int] = {}
     examples: list[Example] = []
-    refused: list[DataError] = []
+    bad = BadRows(name, on_bad_row)
     line = 0
     for line, row in enumerate(islice(rows, num_examples or None), start=1):
-        try:
+        with bad.reading(line):
             example = _example(name, line, row, rules)
             first = lines.setdefault(example.example_id, line)
             if first != line:
                 problem = f"id {example.example_id!r} is also that of line {first}"
                 raise DataError(name, line, problem, "make ids unique, or drop them")
-        except DataError as error:
-            if on_bad_row is OnBadRow.ERROR:
-                raise
-            refused.append(error)
-        else:
             examples.append(example)
     if not examples:
-        if refused:
-            raise refused[0]
+        if bad.refused:
+            raise bad.refused[0]
         raise DataError(name, 1, "there is not a single row", "give a source that holds examples")
     places = tuple(lines[example.example_id] for example in examples)
-    return Loaded(source=name, examples=tuple(examples), lines=places, refused=tuple(refused), num_rows=line)
+    return Loaded(source=name, examples=tuple(examples), lines=places, refused=tuple(bad.refused), num_rows=line)
 
 
 def _example(name: str, line: int, row: Any, rules: RowRules) -> Example:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from sdft_ray.config import DataConfig, EvaluationSetConfig, Match, OnBadRow
+from sdft_ray.config import DataConfig, EvaluationSetConfig, Match
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.rows import RowRules, quoted
-from sdft_ray.data.sources import load_rows, refused_notes, unrendered
-from sdft_ray.errors import DataError, ModelError
+from sdft_ray.data.sources import BadRows, load_rows
+from sdft_ray.errors import DataError
 from sdft_ray.evaluate.scorers import Gold, check_gold
 from sdft_ray.records import Example, Message
 
@@ -73,24 +73,14 @@ def read_questions(key: str, settings: EvaluationSetConfig, data: DataConfig, bu
     on_bad_row = data.on_bad_row if settings.on_bad_row is None else settings.on_bad_row
     loaded = load_rows(settings.source, settings.split, rules, settings.num_questions, on_bad_row)
     questions: list[Question] = []
-    refused: list[DataError] = []
+    bad = BadRows(settings.source, on_bad_row, "data" if settings.on_bad_row is None else key)
     for line, row in zip(loaded.lines, loaded.examples, strict=True):
-        try:
+        with bad.reading(line):
             _check_answer(key, settings, line, row)
-            question = _question(row, builder)
-        except ModelError as error:
-            refused.append(unrendered(settings.source, line, error, "data" if settings.on_bad_row is None else key))
-            if on_bad_row is OnBadRow.ERROR:
-                raise refused[-1] from error
-        except DataError as error:
-            if on_bad_row is OnBadRow.ERROR:
-                raise
-            refused.append(error)
-        else:
-            questions.append(question)
+            questions.append(_question(row, builder))
     if not questions:
-        raise refused[0]
-    notes = [*loaded.notes(f"{key}.num_questions", settings.num_questions), *refused_notes(settings.source, refused)]
+        raise bad.refused[0]
+    notes = [*loaded.notes(f"{key}.num_questions", settings.num_questions), *bad.notes()]
     return QuestionSet(questions, notes)
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sdft_ray.config import Mode
-from sdft_ray.config.reference import member_meanings, sections
+from sdft_ray.config.reference import meanings_of, sections
 from sdft_ray.launch.overrides import CONF
 
 USAGE = """\
@@ -52,7 +52,7 @@ Shell completion: eval "$(sdft --shell-completion install=bash)"
 def show_help(console: Console) -> None:
     """Prints the help to a terminal."""
     console.print(USAGE, soft_wrap=True)
-    meanings = member_meanings(Mode)
+    meanings = meanings_of(Mode)
     _show(console, "mode=", ((meanings[mode.name], mode.name) for mode in Mode))
     for group, prefix in GROUPS.items():
         _show(console, prefix, ((_purpose(path), path.stem) for path in sorted((CONF / group).glob("*.yaml"))))

@@ -132,5 +132,5 @@ class TransformersTeacher(TeacherWorker):
         )
         self._notes = (f"teacher: {verdict.sentence(type(self._network).__name__)}",)
         if verdict.packing is Packing.SINGLE:
-            self.score_singly()
+            self._batcher.run_singly()
         return verdict.packing

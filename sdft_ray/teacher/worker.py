@@ -44,10 +44,6 @@ class TeacherWorker(Worker, ABC):
         self._batcher = TokenBudgetBatcher(self._score_batch, max_tokens_per_forward)
         self.weight_version = 0
 
-    def score_singly(self) -> None:
-        """Scores one request at a time from now on, for a network that computes no packed sequences."""
-        self._batcher.run_singly()
-
     async def ready(self) -> int:
         """The weight version, once the network is loaded; called before anything else."""
         return self.weight_version

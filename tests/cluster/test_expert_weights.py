@@ -9,8 +9,7 @@ import ray
 import torch
 from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from sdft_ray.config import Channel, ModelConfig, Precision, RolloutConfig
-from sdft_ray.rollout.worker import RolloutWorker
+from tests.cluster.engine import started_engine
 from tests.cluster.student import TrainedStudent
 from tests.weights.publications import publish
 
@@ -42,25 +41,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine(cluster: Any, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    worker = ray.remote(RolloutWorker).remote(
-        rank=0,
-        log_dir=str(tmp_path_factory.mktemp("logs")),
-        model_path=str(folder),
-        model=ModelConfig(path=str(folder), dtype=Precision.FLOAT32),
-        rollout=RolloutConfig(kv_cache_gib=0.125, max_new_tokens=8),
-        num_tokens=NUM_TOKENS,
-        eos_token_ids=(2,),
-        max_model_len=64,
-        tensor_parallel_size=1,
-        shares_device=True,
-        channel=Channel.SHARED_MEMORY,
-        maps_weights=True,
-        seed=0,
-    )
-    ray.get(worker.ready.remote())
-    yield worker
-    ray.get(worker.close.remote())
-    ray.kill(worker)
+    with started_engine(folder, tmp_path_factory.mktemp("logs"), NUM_TOKENS) as worker:
+        yield worker
 
 
 def test_an_engine_samples_from_the_published_experts_version_after_version(engine: Any, folder: Path) -> None:

@@ -180,7 +180,7 @@ def test_a_line_without_a_step_is_refused_with_its_place(tmp_path: Path, line: s
     path = finish(tmp_path, 2)
     (path / "metrics.jsonl").write_text(line + "\n")
     with pytest.raises(CheckpointError, match="metrics.jsonl, line 1 names no step"):
-        open_run_folder(config(tmp_path, name="a", resume="auto")).begin({})
+        go_on(open_run_folder(config(tmp_path, name="a", resume="auto")))
 
 
 def test_a_finished_run_without_a_checkpoint_is_not_begun_again(tmp_path: Path) -> None:

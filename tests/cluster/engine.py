@@ -1,0 +1,35 @@
+"""One vLLM engine in a worker of its own, for tests of what it does with published weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from sdft_ray.config import Channel, ModelConfig, Precision, RolloutConfig
+from sdft_ray.rollout.worker import RolloutWorker
+
+
+@contextmanager
+def started_engine(folder: Path, logs: Path, num_tokens: int) -> Iterator[Any]:
+    """The actor of an engine that maps shared memory, until the block ends."""
+    worker = ray.remote(RolloutWorker).remote(
+        rank=0,
+        log_dir=str(logs),
+        model_path=str(folder),
+        model=ModelConfig(path=str(folder), dtype=Precision.FLOAT32),
+        rollout=RolloutConfig(kv_cache_gib=0.125, max_new_tokens=8),
+        num_tokens=num_tokens,
+        eos_token_ids=(2,),
+        max_model_len=64,
+        tensor_parallel_size=1,
+        shares_device=True,
+        channel=Channel.SHARED_MEMORY,
+        maps_weights=True,
+        seed=0,
+    )
+    ray.get(worker.ready.remote())
+    yield worker
+    ray.get(worker.close.remote())
+    ray.kill(worker)
