@@ -4,7 +4,7 @@ Anything else that goes wrong is a bug or a dead machine and keeps its traceback
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 
 def first_line(error: BaseException) -> str:
@@ -38,6 +38,11 @@ class DataError(SdftError):
 
     def __init__(self, source: str, line: int, problem: str, remedy: str):
         super().__init__(f"{source}, line {line}: {problem}; {remedy}.")
+
+    def adding(self, sentence: str) -> Self:
+        """The same error with one more sentence."""
+        self.args = (f"{self} {sentence}",)
+        return self
 
 
 class ModelError(SdftError):

@@ -21,7 +21,8 @@ from sdft_ray.evaluate.teacher_check.next_command import next_command
 from sdft_ray.evaluate.teacher_check.report import TeacherReport
 from sdft_ray.evaluate.teacher_check.sample import CheckSample, draw_sample
 from sdft_ray.evaluate.teacher_check.verdict import judge
-from sdft_ray.models.resolve import ModelFacts, check_model, load_tokenizer, resolve_model
+from sdft_ray.models.folder import load_tokenizer
+from sdft_ray.models.resolve import ModelFacts, check_model, resolve_model
 from sdft_ray.tracking.console import ConsoleSink
 
 

@@ -16,14 +16,8 @@ from sdft_ray.errors import ConfigError
 from sdft_ray.evaluate.harness.sources import check_harness
 from sdft_ray.evaluate.judge import api_key
 from sdft_ray.evaluate.questions import Question, read_questions
-from sdft_ray.models.resolve import (
-    ModelFacts,
-    check_agreement,
-    check_model,
-    load_tokenizer,
-    resolve_model,
-    with_stop_token,
-)
+from sdft_ray.models.folder import load_tokenizer
+from sdft_ray.models.resolve import ModelFacts, check_agreement, check_model, resolve_model, with_stop_token
 from sdft_ray.records import GuardRow
 
 NUM_GUARD_ROWS = 2

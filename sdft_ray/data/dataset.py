@@ -72,17 +72,16 @@ def tokenize_examples(
         DataError: an example lacks what the teacher's context shows, or is altered by the chat template, and
             data.on_bad_row=ERROR; a prompt is over its budget and data.too_long=REFUSE; or no example is left.
     """
-    rows = []
+    tokenized: list[tuple[int, TokenizedRow]] = []
     bad = BadRows(data.source, data.on_bad_row)
-    num_skipped = 0
     for line, example in zip(lines or range(1, len(examples) + 1), examples, strict=True):
-        row: TokenizedRow | None = None
         with bad.reading(line):
             if has_teacher:
                 builder.check_context(example, data.source, line)
-            row = _tokenize(example, builder, has_teacher=has_teacher)
-        if row is None:
-            continue
+            tokenized.append((line, _tokenize(example, builder, has_teacher=has_teacher)))
+    rows = []
+    num_skipped = 0
+    for line, row in tokenized:
         excess = _excess(row, data)
         if not excess:
             rows.append(row)
@@ -93,10 +92,10 @@ def tokenize_examples(
     notes = bad.notes()
     if num_skipped:
         notes.append(f"{data.source}: {num_skipped} examples are over their token budget and are left out")
+    if not tokenized:
+        raise bad.none_good()
     if not rows:
-        if bad.refused:
-            raise bad.refused[0]
-        problem = f"all {len(examples)} examples are over data.max_prompt_tokens or data.max_teacher_prompt_tokens"
+        problem = f"all {len(tokenized)} examples are over data.max_prompt_tokens or data.max_teacher_prompt_tokens"
         raise DataError(data.source, 1, problem, "raise these budgets")
     return TokenizedDataset(rows=tuple(rows), num_skipped=num_skipped, notes=tuple(notes))
 

@@ -68,7 +68,7 @@ class BadRows:
         """Begins without any; `key` is the section of the settings that has this `on_bad_row`."""
         self._source = source
         self._on_bad_row = on_bad_row
-        self._key = key
+        self.key = key
         self.refused: list[DataError] = []
 
     @contextmanager
@@ -81,15 +81,18 @@ class BadRows:
         try:
             yield
         except DataError as error:
-            self.refused.append(error)
+            self._refuse(error)
         except ModelError as error:  # of a template, which knows no lines
-            remedy = f"{self._key}.on_bad_row=SKIP leaves such rows out"
-            self.refused.append(DataError(self._source, line, str(error).removesuffix("."), remedy))
-            self.refused[-1].__cause__ = error
-        else:
-            return
+            self._refuse(DataError(self._source, line, str(error).removesuffix("."), "or mend the row"))
+
+    def _refuse(self, error: DataError) -> None:
         if self._on_bad_row is OnBadRow.ERROR:
-            raise self.refused[-1]
+            raise error.adding(f"{self.key}.on_bad_row=SKIP would leave such rows out.")
+        self.refused.append(error)
+
+    def none_good(self) -> DataError:
+        """What to raise where every row was left out."""
+        return self.refused[0].adding(f"All {len(self.refused)} rows are bad: {self.key}.on_bad_row=SKIP leaves none.")
 
     def notes(self) -> list[str]:
         """See `refused_notes`."""
@@ -97,7 +100,12 @@ class BadRows:
 
 
 def load_rows(
-    source: str, split: str, rules: RowRules, num_examples: int, on_bad_row: OnBadRow = OnBadRow.ERROR
+    source: str,
+    split: str,
+    rules: RowRules,
+    num_examples: int,
+    on_bad_row: OnBadRow = OnBadRow.ERROR,
+    key: str = "data",
 ) -> Loaded:
     """Reads the examples of a source, in its order.
 
@@ -113,6 +121,7 @@ def load_rows(
         rules: what every row has to hold; what else it lacks is "" in its example, a prompt ().
         num_examples: only the first N rows are read and checked; 0 reads all.
         on_bad_row: whether a bad row ends the reading or is left out.
+        key: the section of the settings that has this `on_bad_row`.
 
     Raises:
         ConfigError: the source or its split does not exist, or the columns have an unknown key.
@@ -128,7 +137,7 @@ def load_rows(
         rules = RowRules(columns={}, system=rules.system, required=rules.required)
     lines: dict[str, int] = {}
     examples: list[Example] = []
-    bad = BadRows(name, on_bad_row)
+    bad = BadRows(name, on_bad_row, key)
     line = 0
     for line, row in enumerate(islice(rows, num_examples or None), start=1):
         with bad.reading(line):
@@ -140,7 +149,7 @@ def load_rows(
             examples.append(example)
     if not examples:
         if bad.refused:
-            raise bad.refused[0]
+            raise bad.none_good()
         raise DataError(name, 1, "there is not a single row", "give a source that holds examples")
     places = tuple(lines[example.example_id] for example in examples)
     return Loaded(source=name, examples=tuple(examples), lines=places, refused=tuple(bad.refused), num_rows=line)

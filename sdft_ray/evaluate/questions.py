@@ -71,15 +71,15 @@ def read_questions(key: str, settings: EvaluationSetConfig, data: DataConfig, bu
         shared_columns=settings.columns is None,
     )
     on_bad_row = data.on_bad_row if settings.on_bad_row is None else settings.on_bad_row
-    loaded = load_rows(settings.source, settings.split, rules, settings.num_questions, on_bad_row)
-    questions: list[Question] = []
     bad = BadRows(settings.source, on_bad_row, "data" if settings.on_bad_row is None else key)
+    loaded = load_rows(settings.source, settings.split, rules, settings.num_questions, on_bad_row, bad.key)
+    questions: list[Question] = []
     for line, row in zip(loaded.lines, loaded.examples, strict=True):
         with bad.reading(line):
             _check_answer(key, settings, line, row)
             questions.append(_question(row, builder))
     if not questions:
-        raise bad.refused[0]
+        raise bad.none_good()
     notes = [*loaded.notes(f"{key}.num_questions", settings.num_questions), *bad.notes()]
     return QuestionSet(questions, notes)
 

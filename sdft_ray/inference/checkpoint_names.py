@@ -9,9 +9,10 @@ from functools import cache
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, revert_weight_conversion
+
+from sdft_ray.models.folder import read_config, without_weights
 
 
 class CheckpointNames:
@@ -40,5 +41,4 @@ class CheckpointNames:
 
 @cache
 def _without_weights(folder: str) -> Any:
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    return without_weights(read_config(folder), folder)

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from sdft_ray.config import ModelConfig, Precision
 from sdft_ray.learner.scoring import network_logits
+from sdft_ray.models.folder import GENERATION_FILE, read_config
 from sdft_ray.models.network import TORCH_DTYPE, load_network
 from sdft_ray.records import GuardRow
 
 UNVERIFIED_FILE = "NOT_VERIFIED"  # lies in an exported folder until what it computes has been checked
-GENERATION_FILE = "generation_config.json"
 
 
 def export_student(
@@ -35,7 +35,7 @@ def export_student(
     in_training = network.config, network.generation_config
     network.config = copy.deepcopy(network.config)
     network.config.dtype = TORCH_DTYPE[precision]
-    network.config.use_cache = getattr(AutoConfig.from_pretrained(source), "use_cache", True)
+    network.config.use_cache = getattr(read_config(source), "use_cache", True)
     keeps_generation = (source / GENERATION_FILE).is_file()
     if keeps_generation:  # many a published one is refused by transformers when it is saved again
         network.generation_config = GenerationConfig()

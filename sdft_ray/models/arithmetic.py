@@ -6,26 +6,35 @@ A multiplication with its addition counts as two operations; norms, activation f
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import nn
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from sdft_ray.errors import ModelError
+from sdft_ray.models.folder import read_config, without_weights
 from sdft_ray.models.lean_layers import GATED
 
 BACKWARD_OVER_FORWARD = 2  # a product with the inputs and one with the weights, for each of the forward pass
 FP32_BYTES = 4
 ADAMW_BYTES_PER_PARAMETER = 2 * FP32_BYTES  # both moments
+# The largest size of each key that is believed; ten times the largest known. More layers than that take minutes.
+SIZES = {
+    "hidden_size": 10**6,
+    "num_hidden_layers": 2000,
+    "num_attention_heads": 10**4,
+    "num_key_value_heads": 10**4,
+    "head_dim": 10**5,
+    "intermediate_size": 10**7,
+    "vocab_size": 10**7,
+    "max_position_embeddings": 10**9,
+    "num_experts": 10**4,
+    "num_local_experts": 10**4,
+    "num_experts_per_tok": 10**4,
+}
 QK_NORM = re.compile(r"\.(q|k|query|key)_?(layer)?norm\.")
 
 
@@ -70,34 +79,29 @@ def read_shape(path: str | Path) -> NetworkShape:
     Raises:
         ModelError: there is no config.json, or transformers knows no such language model, or it has no attention.
     """
-    file = Path(path) if Path(path).is_file() else Path(path) / "config.json"
-    if not file.is_file():
-        raise ModelError(f"{path}: there is no config.json; give a folder that save_pretrained has written.")
-    try:
-        config: PreTrainedConfig = AutoConfig.from_pretrained(file)
-    except (ValueError, OSError) as error:
-        raise ModelError(
-            f"{file}: {' '.join(str(error).split())}; give the config.json of a language model."
-        ) from error
-    return shape_of(config.get_text_config())
+    return shape_of(read_config(path).get_text_config(), path)
 
 
-def shape_of(config: PreTrainedConfig) -> NetworkShape:
+def shape_of(config: PreTrainedConfig, source: str | Path = "config.json") -> NetworkShape:
     """The shape of the network that transformers builds from a text model's config, counted on the meta device.
 
     Layers without attention count as if they had it, so the KV cache of a hybrid network is an upper bound.
 
+    Args:
+        config: of the language model alone.
+        source: where it comes from, for messages.
+
     Raises:
-        ModelError: transformers knows no such language model, or it has no attention heads.
+        ModelError: transformers knows no such language model, it has no attention heads, or a size is impossible.
     """
     heads = getattr(config, "num_attention_heads", None)
-    if not heads or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if heads is None or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(
-            f"model_type={config.model_type}: is no language model with attention heads that transformers can build; "
-            "take another model."
+            f"{source}: model_type={config.model_type} is no language model with attention heads that transformers can "
+            "build; take another model."
         )
-    with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(config)
+    check_sizes({key: getattr(config, key, None) for key in SIZES}, source)
+    network = without_weights(config, source)
     hidden, num_layers = config.hidden_size, config.num_hidden_layers
     head_dim = getattr(config, "head_dim", None) or hidden // heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
@@ -123,6 +127,23 @@ def shape_of(config: PreTrainedConfig) -> NetworkShape:
         normed_qk=any(QK_NORM.search(name) for name, _ in _in_layers(network)),
         lean=bool(kinds & set(GATED)) and config.hidden_act == "silu",
     )
+
+
+def check_sizes(keys: Mapping[str, Any], source: str | Path) -> None:
+    """Refuses sizes of a config of which transformers makes a network nobody could run, or makes one for hours.
+
+    Raises:
+        ModelError: names `source` and the size.
+    """
+    sizes = {key: keys[key] for key in SIZES if keys.get(key) is not None}
+    for key, size in sizes.items():
+        if type(size) is not int or not 1 <= size <= SIZES[key]:
+            raise ModelError(f"{source}: {key}={size} is no whole number from 1 to {SIZES[key]:,}; mend that value.")
+    for whole, part in (("num_attention_heads", "num_key_value_heads"), ("hidden_size", "num_attention_heads")):
+        if whole in sizes and part in sizes and sizes[whole] % sizes[part] and "head_dim" not in sizes:
+            raise ModelError(
+                f"{source}: {whole}={sizes[whole]} is no multiple of {part}={sizes[part]}; mend one of them."
+            )
 
 
 def _in_layers(network: PreTrainedModel) -> Iterator[tuple[str, nn.Parameter]]:

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sdft_ray.config import ModelConfig, Precision
 from sdft_ray.distill.head import Head
 from sdft_ray.errors import ModelError
 from sdft_ray.models import attention  # noqa: F401 - makes model.attention=packed known to transformers
+from sdft_ray.models.folder import read_config, without_weights
 from sdft_ray.models.lean_layers import make_lean
 
 TORCH_DTYPE = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16}
@@ -35,7 +36,7 @@ def load_network(path: str, precision: Precision, model: ModelConfig, **kwargs: 
     Raises:
         ModelError: the folder lacks weights of the network; transformers would make them up at random.
     """
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(AutoConfig.from_pretrained(path)), None)
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(read_config(path)), None)
     if kind is None or kind._can_set_attn_implementation():  # else it has an implementation of its own
         kwargs["attn_implementation"] = model.attention
     network, loaded = AutoModelForCausalLM.from_pretrained(
@@ -223,7 +224,7 @@ def check_folder_head(folder: str, model: ModelConfig) -> None:
     Raises:
         ModelError: as `check_head`.
     """
-    config = AutoConfig.from_pretrained(folder)
+    config = read_config(folder)
     text = config.get_text_config()
     text.num_hidden_layers = 1
     if vars(text).get("layer_types"):  # not where they are derived from the number of layers
@@ -237,9 +238,8 @@ def load_head(folder: str, precision: Precision, device: torch.device) -> Head:
     Raises:
         ModelError: the folder's safetensors do not hold it under the network's own name for it.
     """
-    config = AutoConfig.from_pretrained(folder)
-    with torch.device("meta"):
-        network = AutoModelForCausalLM.from_config(config)
+    config = read_config(folder)
+    network = without_weights(config, folder)
     tied = config.get_text_config().tie_word_embeddings
     output = network.get_output_embeddings()
     weight = network.get_input_embeddings().weight if tied else output.weight

@@ -4,17 +4,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from sdft_ray.config.checks import read_text
-from sdft_ray.errors import ConfigError, ModelError, first_line
+from sdft_ray.errors import ModelError, first_line
 from sdft_ray.models.embedded import EMBEDDED_MODEL, embedded_model
+from sdft_ray.models.folder import CONFIG_FILE, load_tokenizer, read_config, read_generation_config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,7 +32,7 @@ def resolve_model(path: str) -> str:
         return embedded_model()
     folder = Path(path).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
+        if not (folder / CONFIG_FILE).is_file():
             raise ModelError(
                 f"model.path={path}: the folder has no config.json; give one that save_pretrained has written."
             )
@@ -59,29 +53,6 @@ def _download(path: str) -> str:
         ) from error
 
 
-def load_tokenizer(folder: str, chat_template: str = "") -> PreTrainedTokenizerBase:
-    """The folder's tokenizer, with its chat template replaced where one is given.
-
-    Args:
-        folder: from `resolve_model`.
-        chat_template: `model.chat_template`: a Jinja template, or the path of a .jinja file that holds one.
-
-    Raises:
-        ConfigError: the .jinja file does not exist, or is no UTF-8 text.
-    """
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    if chat_template.endswith(".jinja"):
-        path = Path(chat_template).expanduser()
-        if not path.is_file():
-            raise ConfigError(
-                "model.chat_template", chat_template, "no such file", "give a file or the template itself"
-            )
-        chat_template = read_text("model.chat_template", path)
-    if chat_template:
-        tokenizer.chat_template = chat_template
-    return tokenizer
-
-
 def check_model(folder: str, tokenizer: PreTrainedTokenizerBase) -> ModelFacts:
     """Reads a model's facts; network, tokenizer and generation settings must not contradict each other.
 
@@ -89,7 +60,7 @@ def check_model(folder: str, tokenizer: PreTrainedTokenizerBase) -> ModelFacts:
         ModelError: tokens without a row in the head, no end of sequence, special tokens that disagree, or no
             chat template.
     """
-    config = _network_config(folder)
+    config = read_config(folder).get_text_config()  # of the language model, where the network has other parts, too
     num_tokens = max(tokenizer.get_vocab().values()) + 1
     if num_tokens > config.vocab_size:
         raise ModelError(
@@ -181,17 +152,9 @@ def check_agreement(student: str, other: str, chat_template: str = "") -> None:
         )
 
 
-def _network_config(folder: str) -> PreTrainedConfig:
-    """Of the language model, where the network has other parts, too."""
-    config: PreTrainedConfig = AutoConfig.from_pretrained(folder).get_text_config()
-    return config
-
-
 def _generation_tokens(folder: str, config: PreTrainedConfig) -> tuple[int | None, tuple[int, ...]]:
     """BOS, and every EOS the sampler stops at: from generation_config.json, else from config.json."""
-    source: Any = config
-    if (Path(folder) / "generation_config.json").is_file():
-        source = GenerationConfig.from_pretrained(folder)
+    source: Any = read_generation_config(folder) or config
     eos = source.eos_token_id
     return source.bos_token_id, tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,)
 

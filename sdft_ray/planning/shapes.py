@@ -9,7 +9,8 @@ import yaml
 from transformers import CONFIG_MAPPING, AutoConfig
 
 from sdft_ray.errors import ConfigError
-from sdft_ray.models.arithmetic import NetworkShape, read_shape, shape_of
+from sdft_ray.models.arithmetic import NetworkShape, check_sizes, read_shape, shape_of
+from sdft_ray.models.folder import Reading
 
 KNOWN_MODELS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("known_models.yaml").read_text())
 DEFAULT_TYPE = "llama"  # of sizes that name no model_type
@@ -26,7 +27,7 @@ def planned_shape(model: Any) -> NetworkShape:
 
     Raises:
         ConfigError: it is none of these, or keys are missing or unknown to the model type.
-        ModelError: the config.json describes no language model.
+        ModelError: the keys or the config.json describe no language model that could be.
     """
     if isinstance(model, Mapping):
         return _shape_of_keys(model)
@@ -62,7 +63,7 @@ def _shape_of_keys(given: Mapping[str, Any]) -> NetworkShape:
     """Of a config.json with these keys and the model type's own values for all others."""
     keys = {str(key): value for key, value in given.items()}
     model_type = keys.pop("model_type", DEFAULT_TYPE)
-    if model_type not in CONFIG_MAPPING:
+    if not isinstance(model_type, str) or model_type not in CONFIG_MAPPING:
         remedy = "give one that transformers knows, such as llama or qwen3"
         raise ConfigError("plan.model.model_type", model_type, "is no model type", remedy)
     if missing := [key for key in REQUIRED if key not in keys]:
@@ -76,4 +77,7 @@ def _shape_of_keys(given: Mapping[str, Any]) -> NetworkShape:
         remedy = f"take the keys of its config.json, such as {sizes}"
         raise ConfigError(f"plan.model.{unknown[0]}", keys[unknown[0]], f"is no key of a {model_type} config", remedy)
     keys.setdefault("pad_token_id", None)  # a model type's own may lie outside another vocabulary
-    return shape_of(AutoConfig.for_model(model_type, **keys))
+    check_sizes(keys, "plan.model")
+    with Reading("plan.model", "give the keys of a config.json with values that it could have"):
+        config = AutoConfig.for_model(model_type, **keys)
+    return shape_of(config, "plan.model")

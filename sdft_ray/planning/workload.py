@@ -8,7 +8,8 @@ from sdft_ray.config import Channel, Precision, RunConfig, Target, TeacherEma, T
 from sdft_ray.data.dataset import read_dataset
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.models.arithmetic import NetworkShape, read_shape
-from sdft_ray.models.resolve import load_tokenizer, resolve_model
+from sdft_ray.models.folder import load_tokenizer
+from sdft_ray.models.resolve import resolve_model
 from sdft_ray.planning.shapes import planned_shape
 
 ELEMENT_BYTES = {Precision.FLOAT32: 4, Precision.BFLOAT16: 2}

@@ -24,9 +24,9 @@ from sdft_ray.learner.opening import open_payloads
 from sdft_ray.learner.rounds import pack_microbatch
 from sdft_ray.learner.teacher_heads import TeacherHeads
 from sdft_ray.models.embedded import embedded_model
+from sdft_ray.models.folder import load_tokenizer
 from sdft_ray.models.network import completion_hidden, load_network, output_head
 from sdft_ray.models.packing import PackedSequences, pack_sequences
-from sdft_ray.models.resolve import load_tokenizer
 from sdft_ray.records import Microbatch, Rollout, Sample, TeacherScores
 from sdft_ray.teacher.payload import PayloadPacker
 from tests.examples import load_examples

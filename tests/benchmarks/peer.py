@@ -30,7 +30,7 @@ from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.teacher_template import TEMPLATES
 from sdft_ray.models.arithmetic import read_shape
 from sdft_ray.models.embedded import embedded_model
-from sdft_ray.models.resolve import load_tokenizer
+from sdft_ray.models.folder import load_tokenizer
 from tests.benchmarks.bound import Lengths, matmul_rate, phase_flops
 from tests.benchmarks.command import STEPS_ONLY, CommandRun, run_command
 from tests.benchmarks.examples import BFCL, bfcl_rows, builtin_rows, write_rows

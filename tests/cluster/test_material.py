@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from sdft_ray.cluster.material import Material, read_material
 from sdft_ray.errors import ConfigError
 from sdft_ray.launch import CONF, typed_config
-from sdft_ray.models.resolve import load_tokenizer
+from sdft_ray.models.folder import load_tokenizer
 from tests.tiny import END, PAD, make_tiny_model
 
 CHATML = (

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from sdft_ray.data.chat import ChatEncoder
 from sdft_ray.errors import ModelError
 from sdft_ray.models.embedded import embedded_model
-from sdft_ray.models.resolve import load_tokenizer
+from sdft_ray.models.folder import load_tokenizer
 from sdft_ray.records import Message
 from tests.tiny import CHAT_TEMPLATE, END, START, make_tiny_tokenizer
 

@@ -171,7 +171,7 @@ def test_a_row_that_the_chat_template_alters_is_refused_with_its_line_or_left_ou
     builder = PromptBuilder(tokenizer, TeacherConfig())
     good, altered = {"prompt": "Q?", "demonstration": "A."}, {"prompt": "Q?", "demonstration": "<think>b</think>A."}
     data = write(tmp_path / "rows.jsonl", good, altered, good)
-    message = r"rows\.jsonl, line 2: .*leaves out a part of the answer.*; data\.on_bad_row=SKIP leaves such rows out\."
+    message = r"rows\.jsonl, line 2: .*leaves out a part of the answer.*\. data\.on_bad_row=SKIP would leave"
     with pytest.raises(DataError, match=message):
         read_dataset(data, SFT, builder)
     data.on_bad_row = OnBadRow.SKIP

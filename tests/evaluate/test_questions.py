@@ -165,7 +165,7 @@ def test_a_judge_reads_the_whole_prompt_and_an_echo_is_what_others_said() -> Non
 
 def test_a_question_whose_answer_the_chat_template_alters_is_refused_with_its_line_or_left_out(tmp_path: Path) -> None:
     rows = {"prompt": "Q?", "answer": "A."}, {"prompt": "Q?", "answer": "altered"}
-    message = r"set\.jsonl, line 2: the chat template leaves out a part of the answer; {}\.on_bad_row=SKIP"
+    message = r"set\.jsonl, line 2: the chat template leaves out a part of the answer; .* {}\.on_bad_row=SKIP"
     with pytest.raises(DataError, match=message.format("data")):
         read(tmp_path, *rows)
     with pytest.raises(DataError, match=message.format(KEY)):

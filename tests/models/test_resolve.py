@@ -8,14 +8,8 @@ from typing import Any
 import pytest
 
 from sdft_ray.errors import ConfigError, ModelError
-from sdft_ray.models.resolve import (
-    ModelFacts,
-    check_agreement,
-    check_model,
-    load_tokenizer,
-    resolve_model,
-    with_stop_token,
-)
+from sdft_ray.models.folder import load_tokenizer
+from sdft_ray.models.resolve import ModelFacts, check_agreement, check_model, resolve_model, with_stop_token
 from tests.tiny import CHAT_TEMPLATE, make_tiny_model
 
 Edit = Callable[[dict[str, Any]], Any]
@@ -109,7 +103,7 @@ def test_a_missing_chat_template_is_refused_unless_one_is_given(model: str, tmp_
 
 
 def test_a_missing_chat_template_file_is_refused(model: str) -> None:
-    with pytest.raises(ConfigError, match=r"model\.chat_template=missing\.jinja: no such file"):
+    with pytest.raises(ConfigError, match=r"model\.chat_template=missing\.jinja: is no file"):
         load_tokenizer(model, "missing.jinja")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sdft_ray.errors import ConfigError
+from sdft_ray.errors import ConfigError, ModelError
 from sdft_ray.planning.shapes import KNOWN_MODELS, known_shape, planned_shape
 from tests.planning.composed import plan
 
@@ -86,3 +86,37 @@ def test_an_unknown_model_is_refused_with_those_there_are_and_how_to_describe_it
 def test_numbers_that_describe_no_model_are_refused(keys: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         planned_shape(keys)
+
+
+SIZES = {
+    "hidden_size": 896,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "intermediate_size": 4864,
+    "vocab_size": 1000,
+}
+
+
+@pytest.mark.parametrize("key", SIZES)
+@pytest.mark.parametrize("value", ["x", 2.5, True, 0, -1, [1], 10**30])
+def test_a_size_that_no_model_could_have_is_refused_by_its_name_at_once(key: str, value: object) -> None:
+    with pytest.raises(ModelError, match=f"plan.model: {key}=.* is no whole number from 1 to"):
+        planned_shape({**SIZES, key: value})
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({"num_hidden_layers": None}, "num_hidden_layers"),
+        ({"num_attention_heads": 13, "num_key_value_heads": 1}, "hidden_size=896 is no multiple"),
+        ({"num_key_value_heads": 3}, "num_attention_heads=14 is no multiple"),
+        ({"hidden_act": "foo"}, "foo"),
+        ({"rope_parameters": 5}, "rope_parameters"),
+        ({"dtype": "foo"}, "foo"),
+        ({"tie_word_embeddings": "x"}, "tie_word_embeddings"),
+    ],
+)
+def test_values_that_transformers_cannot_build_a_network_of_are_refused(keys: dict[str, object], named: str) -> None:
+    with pytest.raises(ModelError, match=f"^plan.model: .*{named}"):
+        planned_shape({**SIZES, **keys})
