@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from sdft_ray.errors import ModelError
+from sdft_ray.errors import ModelError, first_line
 from sdft_ray.records import Message
 
 # What a Jinja template can raise while it renders: its own faults, and those of the expressions in it.
@@ -224,7 +224,7 @@ class ChatEncoder:
         except TEMPLATE_FAULTS as error:
             roles = ", ".join(message.role for message in messages)
             raise ModelError(
-                f"the chat template of {self._name} cannot render turns of {roles} ({error}); "
+                f"the chat template of {self._name} cannot render turns of {roles} ({first_line(error)}); "
                 "change data.system or teacher.template, or replace it by model.chat_template."
             ) from error
         return text

@@ -5,16 +5,14 @@ A template is a list of (role, Jinja) pairs over `question`, `demonstration` and
 """
 
 from pathlib import Path
-from typing import Any
 
 import jinja2
-import jinja2.runtime
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from sdft_ray.config import TeacherConfig, TeacherContext
 from sdft_ray.config.checks import read_text
 from sdft_ray.data.chat import TEMPLATE_FAULTS
-from sdft_ray.errors import ConfigError
+from sdft_ray.data.sandbox import BoundedSandbox
+from sdft_ray.errors import ConfigError, first_line
 from sdft_ray.records import Message
 
 Turns = tuple[tuple[str, str], ...]
@@ -57,27 +55,6 @@ SHOWN: dict[TeacherContext, tuple[str, ...]] = {
 }
 
 
-LARGEST_RESULT = 1_000_000  # characters, items or bits that an operator of a template may make
-
-
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, with bounds on the operators that make much of little: %, * and **."""
-
-    intercepted_binops = frozenset({"%", "*", "**"})
-
-    def call_binop(self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any) -> Any:
-        """Computes `left operator right`.
-
-        Raises:
-            jinja2.sandbox.SecurityError: the result may be too large for a prompt.
-        """
-        if operator == "%" and isinstance(left, str):
-            raise SecurityError("% formats a text to any width; join its parts with ~")
-        if operator != "%" and _result_size(operator, left, right) > LARGEST_RESULT:
-            raise SecurityError(f"{operator} would make more than {LARGEST_RESULT:,} characters, items or bits")
-        return super().call_binop(context, operator, left, right)
-
-
 class TeacherTemplate:
     """A compiled template, tried once with markers for question and context."""
 
@@ -89,11 +66,10 @@ class TeacherTemplate:
         """
         self._key = key
         self.label = template_label(teacher.template)
-        environment = _Sandbox(undefined=jinja2.StrictUndefined, autoescape=False)
-        del environment.filters["format"]  # the same as % on a text
+        sandbox = BoundedSandbox()
         try:
             sources = _read(teacher.template, key)
-            self._turns = tuple((role, environment.from_string(turn)) for role, turn in sources)
+            self._turns = tuple((role, sandbox.compile_turn(turn)) for role, turn in sources)
         except jinja2.TemplateError as error:
             raise self._fault(error) from error
         self._check_shown(teacher.context)
@@ -111,13 +87,13 @@ class TeacherTemplate:
         """
         values = {"question": question, "demonstration": demonstration, "text": text}
         try:
-            return tuple(Message(role=role, content=turn.render(values)) for role, turn in self._turns)
+            return tuple(Message(role=role, content=turn(values)) for role, turn in self._turns)
         except TEMPLATE_FAULTS as error:
             raise self._fault(error) from error
 
     def _fault(self, error: Exception) -> ConfigError:
         remedy = "use question, demonstration and text as variables, in valid Jinja"
-        return ConfigError(self._key, self.label, f"cannot be rendered ({error})", remedy)
+        return ConfigError(self._key, self.label, f"cannot be rendered ({first_line(error)})", remedy)
 
     def _check_shown(self, context: TeacherContext) -> None:
         shown = ("question", *SHOWN[context])
@@ -159,13 +135,3 @@ def _read(template: str, key: str) -> Turns:
         problem = "is no built-in template, no file, and no text with {{ question }} in it"
         raise ConfigError(key, template, problem, remedy)
     return (("user", read_text(key, path).strip()),)
-
-
-def _result_size(operator: str, left: Any, right: Any) -> int:
-    """At most how many characters, items or bits `left * right` or `left ** right` has; 0 for other numbers."""
-    for value, number in ((left, right), (right, left)):
-        if hasattr(value, "__len__") and isinstance(number, int):
-            return len(value) * number
-    if not (isinstance(left, int) and isinstance(right, int)):
-        return 0
-    return left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()

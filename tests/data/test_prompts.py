@@ -166,6 +166,28 @@ HOSTILE = [
     "{{ 10 ** (10 ** 9) }}",
     "{{ 10**9 * [1] }}",
     "{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}",
+    "{% macro twice(n) %}{% if n %}{{ twice(n - 1) }}{{ twice(n - 1) }}{% endif %}{% endmacro %}{{ twice(99) }}",
+    "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "{% for a in range(99999) %}{{ 'x' * 1000 }}{% endfor %}",
+    "{{ 'x'.center(10**10) }}",
+    "{{ 'x'.zfill(10**10) }}",
+    "{{ 'x'|center(10**10) }}",
+    "{{ 'x'|indent(10**10, true) }}",
+    "{{ [1]|batch(10**9, 'x')|list }}",
+    "{{ [1]|slice(10**9)|list }}",
+    "{{ ('x' * 999999).expandtabs(10**6) }}",
+    "{{ ('\\t' * 9999).expandtabs(10**5) }}",
+    "{{ ('x' * 999999).replace('x', 'y' * 999999) }}",
+    "{{ ('x' * 999999)|replace('x', 'y' * 999999) }}",
+    "{{ range(99999)|join('x' * 99999) }}",
+    "{{ ('x' * 99999).join(['y'] * 99999) }}",
+    "{{ ([('x' * 999999)] * 999)|string }}",
+    "{% set n = namespace(x='xy') %}{% for a in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "{% set n = namespace(x='xy') %}{% for a in range(99) %}{% set n.x = (n.x ~ '') ~ n.x %}{% endfor %}",
+    "{% set n = namespace(x='xy') %}{% for a in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
+    "{% set n = namespace(x='xy') %}{% for a in range(99) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
+    "{% set n = namespace(x='xy') %}{% for a in range(99) %}{% set n.x %}{{ n.x }}{{ n.x }}{% endset %}{% endfor %}",
+    "{{ lipsum(n=10**6) }}",
 ]
 
 
@@ -180,8 +202,12 @@ def test_a_hostile_template_executes_nothing_and_is_refused(
 
 
 def test_a_template_may_compute_with_what_fits_a_prompt(tokenizer: PreTrainedTokenizerFast) -> None:
-    text = "{{ '-' * 7 }}{{ 7 % 4 }}{{ 2 ** 5 }}{{ 0.5 * 3 }} {{ question }} {{ demonstration }}"
-    assert "-------3321.5 " in tokenizer.decode(builder(tokenizer, template=text).teacher(EXAMPLE))
+    text = (
+        "{{ '-' * 7 }}{{ 7 % 4 }}{{ 2 ** 5 }}{{ 0.5 * 3 }}{{ 'a' ~ 1 ~ none }}{% for x in [1, 2] %}{{ loop.length }}"
+        "{{ x }}{% endfor %}{{ 'ab'|replace('a', 'xy')|upper }}{{ ['a', 'b']|join('-') }}{{ 'tab'.center(5) }} "
+        "{{ question }} {{ demonstration|indent(2) }}"
+    )
+    assert "-------3321.5a1None2122XYBa-b tab  " in tokenizer.decode(builder(tokenizer, template=text).teacher(EXAMPLE))
 
 
 def test_a_template_that_fails_on_one_row_only_is_refused_as_well(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -1,0 +1,180 @@
+"""A Jinja environment for templates of strangers: it reads the values it is given, and neither hangs nor fills memory.
+
+Jinja's own sandbox keeps a template from attributes and calls that would leave it. What it does not bound is work: a
+few nested loops run for days, and a few operators make gigabytes of a word. Here every turn of a loop, every call and
+every printed character is paid from one budget a rendering, and what makes much of little is refused before it does.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jinja2
+from jinja2 import nodes, pass_context
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+
+LARGEST_RESULT = 1_000_000  # characters, items or bits that one operator, filter or method may make
+BUDGET = 10_000_000  # of one rendering, for turns of loops and printed characters; a second or two at most
+PRICE_OF_CALL = 50
+SPENT = "spent in this rendering"  # no name that a template could write
+
+_COUNTED, _JOINED = "counted turns", "joined texts"  # filters by names that a template cannot write
+_MULTIPLYING = {"expandtabs", "indent", "join"}  # as large as their texts times their width or separator
+_UNBOUNDED = ("lipsum", "cycler", "joiner")  # globals without a use here
+
+
+class BoundedSandbox(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox, with a bound on the work of one rendering and on each result in it."""
+
+    intercepted_binops = frozenset({"%", "*", "**", "+"})
+
+    def __init__(self) -> None:
+        """Undefined names are errors, and text is not escaped."""
+        super().__init__(undefined=jinja2.StrictUndefined, autoescape=False, finalize=_print)
+        for name in _UNBOUNDED:
+            del self.globals[name]
+        del self.filters["format"]  # the same as % on a text
+        self.filters = {name: _bounded(name, each) for name, each in self.filters.items()}
+        self.filters[_COUNTED] = _counted
+        self.filters[_JOINED] = _joined
+
+    def compile_turn(self, text: str) -> Callable[[dict[str, Any]], str]:
+        """What renders `text` with values.
+
+        Raises:
+            jinja2.TemplateError: the text is no template; when it renders, also SecurityError: the budget is spent,
+                or a result would be too large.
+        """
+        tree = self.parse(text)
+        for loop in list(tree.find_all(nodes.For)):
+            loop.iter = nodes.Filter(loop.iter, _COUNTED, [], [], None, None)
+            loop.iter.set_environment(self)
+        template = self.from_string(_with_joined_texts(tree, self))
+        return lambda values: template.render(values | {SPENT: [0]})
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Computes `left operator right`.
+
+        Raises:
+            jinja2.sandbox.SecurityError: the result may be too large for a prompt.
+        """
+        if operator == "%" and isinstance(left, str):
+            raise SecurityError("% formats a text to any width; join its parts with ~")
+        if operator != "%":
+            _check_size(operator, _result_size(operator, left, right))
+        return super().call_binop(context, operator, left, right)
+
+    def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
+        """Calls a function, macro or method of a template.
+
+        Raises:
+            jinja2.sandbox.SecurityError: the budget is spent, or the result would be too large.
+        """
+        _spend(context, PRICE_OF_CALL)
+        own = getattr(obj, "__self__", None)
+        if isinstance(own, str | bytes | list | tuple):
+            name = obj.__name__
+            _check_size(name, _growth(name, (own, *args, *kwargs.values())))
+        return super().call(context, obj, *args, **kwargs)
+
+
+def _with_joined_texts(tree: nodes.Template, environment: BoundedSandbox) -> nodes.Template:
+    """The tree with every a ~ b as a filter that bounds its result."""
+    for parent in [tree, *tree.find_all(nodes.Node)]:
+        for field, value in parent.iter_fields():
+            if isinstance(value, nodes.Concat):
+                setattr(parent, field, _as_filter(value, environment))
+            elif isinstance(value, list):
+                value[:] = [_as_filter(each, environment) if isinstance(each, nodes.Concat) else each for each in value]
+    return tree
+
+
+def _as_filter(node: nodes.Concat, environment: BoundedSandbox) -> nodes.Filter:
+    parts = [_as_filter(each, environment) if isinstance(each, nodes.Concat) else each for each in node.nodes]
+    joined = nodes.Filter(nodes.List(parts), _JOINED, [], [], None, None)
+    joined.set_environment(environment)
+    return joined
+
+
+def _spend(context: Context, amount: int) -> None:
+    spent = context[SPENT]
+    spent[0] += amount
+    if spent[0] > BUDGET:
+        raise SecurityError(f"more than {BUDGET:,} turns of loops, calls and printed characters")
+
+
+@pass_context
+def _print(context: Context, value: Any) -> Any:
+    """What is printed for a value: the value itself, paid by the character."""
+    _check_size("printing", _size(value))
+    text = str(value)
+    _spend(context, len(text))
+    return text
+
+
+@pass_context
+def _counted(context: Context, items: Iterable[Any]) -> Iterator[Any]:
+    for item in items:
+        _spend(context, 1)
+        yield item
+
+
+def _joined(texts: list[Any]) -> str:
+    _check_size("~", _size(texts))
+    return "".join(map(str, texts))
+
+
+def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that looks at its values first; those that Jinja passes in front of them pass as well."""
+    skipped = 1 if hasattr(function, "jinja_pass_arg") else 0
+
+    @functools.wraps(function)  # with the mark of what Jinja passes
+    def bounded(*args: Any, **kwargs: Any) -> Any:
+        args = tuple(list(value) if isinstance(value, Iterator) else value for value in args)
+        _check_size(name, _growth(name, (*args[skipped:], *kwargs.values())))
+        return function(*args, **kwargs)
+
+    return bounded
+
+
+def _growth(name: str, args: tuple[Any, ...]) -> int:
+    """At most how many characters a method or filter called `name` makes of its values, the first its own."""
+    own, rest = args[0], args[1:]
+    width = max((abs(value) for value in rest if isinstance(value, int)), default=0)
+    size, other = _size(own), max(map(_size, rest), default=0)
+    if name in _MULTIPLYING:
+        return (size + 1) * max(width, other, 1)
+    if name == "replace":  # a text that is replaced by a longer one, at most everywhere
+        old, new = ([len(value) for value in rest if isinstance(value, str)] + [0, 0])[:2]
+        return size + max(0, new - old) * (size + 1) // max(1, old)
+    return max(size, other, width)
+
+
+def _size(value: Any) -> int:
+    """Characters and items in a value, nested ones as often as they would be printed; exact up to the bound."""
+    if not isinstance(value, list | tuple | dict | set):
+        return len(value) if hasattr(value, "__len__") else 0
+    total = len(value)
+    for each in (*value.keys(), *value.values()) if isinstance(value, dict) else value:
+        total += _size(each)
+        if total > LARGEST_RESULT:
+            break
+    return total
+
+
+def _check_size(name: str, size: int) -> None:
+    if size > LARGEST_RESULT:
+        raise SecurityError(f"{name} would make more than {LARGEST_RESULT:,} characters, items or bits")
+
+
+def _result_size(operator: str, left: Any, right: Any) -> int:
+    """At most how many characters, items or bits `left operator right` has; 0 for other numbers."""
+    if operator == "+":
+        return _size(left) + _size(right)
+    for value, number in ((left, right), (right, left)):
+        if hasattr(value, "__len__") and isinstance(number, int):
+            return _size(value) * number
+    if not (isinstance(left, int) and isinstance(right, int)):
+        return 0
+    return left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()
