@@ -83,6 +83,7 @@ class NonFiniteError(SdftError):
     def __init__(self, quantity: str, step: int, example_ids: Sequence[str]):
         shown = ", ".join(example_ids[:8]) + (", ..." if len(example_ids) > 8 else "")
         super().__init__(
-            f"{quantity} is NaN or infinite in step {step}, samples: {shown}. The weights of the last checkpoint "
-            "are intact; lower learner.learning_rate, or look at these samples, then go on with resume=auto."
+            f"{quantity} is NaN or infinite in step {step}, samples: {shown}. The step was not taken. Lower "
+            "learner.learning_rate, or look at these samples; resume=auto then goes on from the newest checkpoint, "
+            "and begins again where there is none."
         )

@@ -121,7 +121,12 @@ def open_run_folder(cfg: RunConfig) -> RunFolder:
     path = run_path(cfg)
     _checkpoint_to_resume(cfg, path)  # refused before anything is made
     is_new = not path.exists()
-    (path / "logs").mkdir(parents=True, exist_ok=True)
+    try:
+        (path / "logs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = f"{path}/logs cannot be made ({error.strerror})"
+        remedy = "set runs_dir and name so that this is a folder that can be written"
+        raise ConfigError("runs_dir", cfg.runs_dir, problem, remedy) from error
     try:
         lock = _lock(cfg, path)
     except ConfigError:

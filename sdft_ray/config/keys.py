@@ -11,6 +11,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from sdft_ray.errors import ConfigError
 
+LIKE = 0.5  # share of a name from which on another is taken for what was meant
+
 
 def setting_keys(kind: type, prefix: str = "") -> Iterator[str]:
     """The full keys of all settings of a dataclass, sections included."""
@@ -40,8 +42,9 @@ def check_key(key: str, value: object, kind: type, prefix: str = "") -> None:
         hints = get_type_hints(at) if is_dataclass(at) else {}
         known += name
         if name not in hints:
-            nearest = prefix + (nearest_key(known, kind) if hints else known.rpartition(".")[0])
-            raise ConfigError(f"{prefix}{key}", value, "there is no such setting", f"the nearest is {nearest}")
+            nearest = nearest_key(known, kind) if hints else known.rpartition(".")[0]
+            remedy = f"the nearest is {prefix}{nearest}" if nearest else "docs/settings.md and sdft --help list all"
+            raise ConfigError(f"{prefix}{key}", value, "there is no such setting", remedy)
         at = hints[name]
         known += "."
 
@@ -57,16 +60,22 @@ def check_keys(settings: Mapping[str, Any], kind: type, prefix: str = "") -> Non
 
 
 def nearest_key(key: str, kind: type) -> str:
-    """The setting whose name, and then whose section, is most like those of `key`; initials count as a name."""
+    """The setting whose name, and then whose section, is most like those of `key`; "" where no name is like it.
+
+    Initials count as a name.
+    """
     section, _, name = key.rpartition(".")
 
-    def likeness(known: str) -> float:
-        known_section, _, known_name = known.rpartition(".")
+    def of_name(known: str) -> float:
+        known_name = known.rpartition(".")[2]
         initials = "".join(part[:1] for part in known_name.split("_"))
-        of_name = 0.9 if name == initials else _ratio(name, known_name)
-        return 0.8 * of_name + 0.2 * _ratio(section, known_section)
+        return 0.9 if name == initials else _ratio(name, known_name)
 
-    return max(setting_keys(kind), key=likeness)
+    def likeness(known: str) -> float:
+        return 0.8 * of_name(known) + 0.2 * _ratio(section, known.rpartition(".")[0])
+
+    nearest = max(setting_keys(kind), key=likeness)
+    return nearest if of_name(nearest) >= LIKE else ""
 
 
 def _is_open(hint: Any) -> bool:

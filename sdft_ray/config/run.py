@@ -104,6 +104,7 @@ class RunConfig:
     report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
+        require(bool(self.runs_dir.strip()), "runs_dir", self.runs_dir, "names no folder", "set runs_dir=runs")
         inside = PurePath(self.name)
         require(
             not self.name or (bool(inside.parts) and not inside.is_absolute() and ".." not in inside.parts),

@@ -14,6 +14,14 @@ from sdft_ray.records import Example, Message
 KEYS = ("id", "prompt", "demonstration", "text", "answer", "acceptable")
 WRITE = {"demonstration": "write what an expert would answer", "text": "write the text"}
 ROLES = ("system", "user", "assistant")
+_TYPES: dict[type, str] = {
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+}
 _QUOTED_LENGTH = 60  # characters of a value that a message shows
 
 
@@ -41,7 +49,7 @@ class Row:
         """Raises `DataError` where the row is no object."""
         self.source, self.line, self.rules, self.columns = source, line, rules, rules.columns
         if not isinstance(row, Mapping):
-            raise self.error(f"is a {_type(row)}, not an object: {quoted(row)}", "write one JSON object a line")
+            raise self.error(f"is {_type(row)}, not an object: {quoted(row)}", "write one JSON object a line")
         self.row = row
 
     def error(self, problem: str, remedy: str) -> DataError:
@@ -80,7 +88,7 @@ class Row:
     def wrong_type(self, key: str, value: Any, wanted: str) -> DataError:
         """A refusal of the type of a value."""
         column = self.columns.get(key, key)
-        problem = f"{column} is a {_type(value)}: {quoted(value)}"
+        problem = f"{column} is {_type(value)}: {quoted(value)}"
         return self.error(problem, f"make it {wanted}, or name another with data.columns.{key}")
 
     def checked(self, place: str, text: str) -> str:
@@ -150,7 +158,7 @@ class Row:
         """One chat turn of the prompt."""
         place = f"prompt[{index}]"
         if not isinstance(value, Mapping):
-            raise self.error(f"{place} is a {_type(value)}: {quoted(value)}", "write every turn as {role, content}")
+            raise self.error(f"{place} is {_type(value)}: {quoted(value)}", "write every turn as {role, content}")
         role, content = value.get("role"), value.get("content")
         more = [key for key, other in value.items() if key not in ("role", "content") and other is not None]
         if more:
@@ -160,7 +168,7 @@ class Row:
         if role == "system" and index > 0:
             raise self.error(f"{place} is a system message behind others", "put it first")
         if not isinstance(content, str):
-            problem = f"the content of {place} is a {_type(content)}: {quoted(content)}"
+            problem = f"the content of {place} is {_type(content)}: {quoted(content)}"
             raise self.error(problem, "make it a string")
         if not content.strip():
             raise self.error(f"the content of {place} is empty", "write the turn, or remove the row")
@@ -168,4 +176,5 @@ class Row:
 
 
 def _type(value: Any) -> str:
-    return "null" if value is None else type(value).__name__
+    """What a value is in JSON's words."""
+    return "null" if value is None else _TYPES.get(type(value), f"a {type(value).__name__}")

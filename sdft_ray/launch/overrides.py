@@ -3,18 +3,23 @@
 Of an unknown key Hydra says that a plus sign would add it. Of a bracket it says which token its grammar expected.
 """
 
+import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from sdft_ray.config import RunConfig
 from sdft_ray.config.keys import check_key, nearest_key
 from sdft_ray.config.written import flat_settings
 from sdft_ray.errors import ConfigError, SdftError
+from sdft_ray.launch.values import check_text, knows, wrong_value
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # Installed, the settings lie inside the package; in a clone beside it.
@@ -30,11 +35,13 @@ def check_overrides(overrides: Sequence[str]) -> None:
     """
     for text in overrides:
         override = _parsed(text)
-        key = override.key_or_group
-        is_hydras = override.package is not None or key.partition(".")[0] == "hydra"
-        if is_hydras or (CONF / key).is_dir() and not isinstance(override.value(), dict):
+        key, value = override.key_or_group, override.value()
+        if override.package is not None or key.partition(".")[0] == "hydra":
             continue
-        value = override.value()
+        if (CONF / key).is_dir() and not isinstance(value, dict):
+            _check_choice(override)
+            continue
+        check_text(key, value)
         given = flat_settings({key: value}) if isinstance(value, dict) else {key: text.partition("=")[2]}
         for own_key, own_value in given.items():
             check_key(own_key, own_value, RunConfig)
@@ -44,22 +51,62 @@ def readable(error: HydraException) -> SdftError:
     """What Hydra found wrong while composing, as one line; for an unknown key in a file, with the nearest there is."""
     cause = error.__cause__ or error.__context__
     text = " ".join(str(error).split())
+    if typed := re.fullmatch(r"Error merging override \+*([\w.]+)=(.*)", text):
+        key, value = typed.groups()
+        if knows(key) and not value.startswith("["):
+            return wrong_value(key, value)
+        text = f"{key}={value}"
+    if missing := re.search(r"Could not find '(\w+)/(.*?)' Available options in '.*?': (.*?) Config search path", text):
+        group, name, options = missing.groups()
+        names = options.split()
+        near = get_close_matches(name, names, 1)
+        meant = f"{near[0]} is meant, perhaps; there are " if near else "there are "
+        return ConfigError(group, name, f"there is no such file in conf/{group}", meant + ", ".join(names))
     if isinstance(cause, ConfigKeyError) and cause.full_key:
         place = text.partition(":")[0]
-        nearest = nearest_key(cause.full_key, RunConfig)
+        nearest = nearest_key(cause.full_key, RunConfig) or "none; see docs/settings.md"
         return SdftError(f"{place}: {cause.full_key} is no setting; the nearest is {nearest}.")
     if isinstance(cause, OmegaConfBaseException) and str(cause).split("\n")[0] not in text:
         text += ": " + str(cause).split("\n")[0]
     return SdftError(text)
 
 
+def _check_choice(override: Override) -> None:
+    """Refuses a choice of a file of settings whose plus sign is missing or too many.
+
+    Raises:
+        ConfigError: writes it right.
+    """
+    group, name = override.key_or_group, override.value()
+    has_default = group in {next(iter(entry)) for entry in _defaults() if isinstance(entry, dict)}
+    if override.is_add() and has_default:
+        problem = "another is chosen already"
+        raise ConfigError(f"+{group}", name, problem, f"write {group}={name}, without the plus sign, to replace it")
+    if not override.is_add() and not has_default:
+        problem = "none is chosen that this could replace"
+        raise ConfigError(group, name, problem, f"write +{group}={name}, with a plus sign, to add it")
+
+
+def _defaults() -> list[Any]:
+    """The files of settings that every run begins with, as conf/config.yaml has them."""
+    composed: Any = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    defaults: list[Any] = composed["defaults"]
+    return defaults
+
+
 def _parsed(text: str) -> Override:
+    if not text.lstrip("+~").partition("=")[0]:
+        raise ConfigError(text, "", "is no setting", "write KEY=VALUE")
     try:
         (override,) = OverridesParser.create().parse_overrides([text])
     except HydraException as error:
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(text, "", "is no setting", "write KEY=VALUE") from error
+        if value.startswith("[") and value.endswith("]"):  # stages with settings of their own
+            parts = ", ".join(f"'{part.strip()}'" for part in value[1:-1].split(","))
+            problem = "an item of a list that holds a space or = has to be quoted"
+            raise ConfigError(key, value, problem, f'write "{key}=[{parts}]", with both quotation marks') from error
         found = "".join(sign for sign in GRAMMAR if sign in value)
         if not found or "'" in value:
             problem = f"Hydra cannot read it ({str(error).splitlines()[0]})"

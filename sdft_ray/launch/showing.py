@@ -32,7 +32,8 @@ def show_report(runs: list[str], cfg: ReportConfig) -> None:
     from sdft_ray.report.writing import write_report
 
     report = write_report(runs, cfg)
-    print(f"{len(report.study.runs)} runs in {len(report.study.arms)} arms")
+    num_runs, num_arms = len(report.study.runs), len(report.study.arms)
+    print(f"{num_runs} run{'s' * (num_runs > 1)} in {num_arms} arm{'s' * (num_arms > 1)}")
     print(f"page     {report.page}")
     for path in report.tables:
         print(f"table    {path}")

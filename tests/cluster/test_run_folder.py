@@ -297,3 +297,15 @@ time.sleep(100)
         alive.send_signal(signal.SIGKILL)
         alive.wait()
     assert opened(tmp_path, name="a", **settings).path == tmp_path / "a"
+
+
+@pytest.mark.parametrize(("runs_dir", "name"), [("file", "a"), (".", "file"), ("/proc/none", "a")])
+def test_a_run_folder_that_cannot_be_made_is_refused_by_its_settings(tmp_path: Path, runs_dir: str, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"runs_dir=.*: .*/logs cannot be made \(.*\); set runs_dir and name so that"):
+        opened(tmp_path / runs_dir, name=name)
+
+
+def test_runs_without_a_folder_are_refused() -> None:
+    with pytest.raises(ConfigError, match="runs_dir=: names no folder"):
+        RunConfig(runs_dir="")
