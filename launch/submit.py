@@ -1,9 +1,10 @@
 """Submits the command to a running Ray cluster as a job, follows its output, and ends with its success or failure.
 
-    python launch/submit.py http://HEAD:8265 +cluster=8xA100 runs_dir=/shared/runs name=billing ...
+    python launch/submit.py [--python=PATH] http://HEAD:8265 +cluster=8xA100 runs_dir=/shared/runs name=billing ...
 
 What follows the dashboard's address are the arguments of `python -m sdft_ray.launch`. This checkout travels along, so
-the nodes need the packages it uses, but not the package itself. Ctrl-C stops the job.
+the nodes need the packages it uses, but not the package itself. --python is the interpreter that has them there; else
+the `python` of the environment in which Ray was started. Ctrl-C stops the job.
 """
 
 import asyncio
@@ -20,14 +21,24 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 ROOT = Path(__file__).resolve().parents[1]
+PYTHON_OPTION = "--python="
+LACKS_PACKAGES = "ModuleNotFoundError: No module named"
+KEPT_CHARACTERS = 10_000
 NO_AGENT, AGENT_TIMEOUT_S = "No available agent to submit job", 60.0
 NOT_UPLOADED = [".venv", ".git", "runs", "tests", "docs", ".*_cache"]
 
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code of the command line."""
+    python = "python"
+    if arguments and arguments[0].startswith(PYTHON_OPTION):
+        python, arguments = arguments[0].removeprefix(PYTHON_OPTION), arguments[1:]
     if not arguments or not any(argument.startswith("runs_dir=/") for argument in arguments):
-        print("usage: submit.py http://HEAD:8265 +cluster=NAME runs_dir=/A/FOLDER/ALL/NODES/SEE ...", file=sys.stderr)
+        print(
+            f"usage: submit.py [{PYTHON_OPTION}PATH] http://HEAD:8265 +cluster=NAME "
+            "runs_dir=/A/FOLDER/ALL/NODES/SEE ...",
+            file=sys.stderr,
+        )
         return 2
     address, *overrides = arguments
     logging.getLogger("ray").setLevel(logging.ERROR)  # it would tell how to do without a token
@@ -45,10 +56,10 @@ def main(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 1
-    job = _submit(client, overrides)
+    job = _submit(client, python, overrides)
     print(f"submitted {job}", flush=True)
     try:
-        asyncio.run(_follow(client, job))
+        output = asyncio.run(_follow(client, job))
     except KeyboardInterrupt:
         client.stop_job(job)
         print(f"stopped {job}", flush=True)
@@ -56,6 +67,12 @@ def main(arguments: list[str]) -> int:
     # The job's own output has ended, but following it tells nothing of how: only the status does.
     status = client.get_job_status(job)
     print(f"{job}: {status}", flush=True)
+    if LACKS_PACKAGES in output:
+        print(
+            f"error: {python!r} on the head node has no such package; give {PYTHON_OPTION}PATH, the interpreter of the "
+            "environment that has them on every node, or start Ray in that environment, activated",
+            file=sys.stderr,
+        )
     return 0 if status == JobStatus.SUCCEEDED else 1
 
 
@@ -68,13 +85,13 @@ def _connect(address: str) -> JobSubmissionClient:
     return JobSubmissionClient(address)
 
 
-def _submit(client: JobSubmissionClient, overrides: list[str]) -> str:
+def _submit(client: JobSubmissionClient, python: str, overrides: list[str]) -> str:
     """The id of the job. A head that has just started has no agent for jobs yet: it is asked again, for a minute."""
     deadline = time.monotonic() + AGENT_TIMEOUT_S
     while True:
         try:
             return client.submit_job(
-                entrypoint=shlex.join(["python", "-m", "sdft_ray.launch", *overrides]),
+                entrypoint=shlex.join([python, "-m", "sdft_ray.launch", *overrides]),
                 runtime_env={"working_dir": str(ROOT), "excludes": NOT_UPLOADED},
             )
         except RuntimeError as error:  # Ray's client has no other for what a server answers
@@ -83,11 +100,15 @@ def _submit(client: JobSubmissionClient, overrides: list[str]) -> str:
         time.sleep(1)
 
 
-async def _follow(client: JobSubmissionClient, job: str) -> None:
+async def _follow(client: JobSubmissionClient, job: str) -> str:
+    """Prints the job's output, and returns its end once the job has ended."""
+    output = ""
     async for text in client.tail_job_logs(job):
         print(text, end="", flush=True)
+        output = (output + text)[-KEPT_CHARACTERS:]
     while not client.get_job_status(job).is_terminal():
         await asyncio.sleep(1)
+    return output
 
 
 if __name__ == "__main__":

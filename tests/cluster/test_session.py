@@ -122,8 +122,10 @@ def test_without_its_token_the_command_says_what_to_set(head: Head, tmp_path: Pa
     assert "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what 'ray get-auth-token' prints" in last
 
 
-def submit(head: Head, *overrides: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "launch/submit.py", head.dashboard, *SETTINGS, *overrides]
+def submit(
+    head: Head, *overrides: str, python: str = sys.executable, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "launch/submit.py", f"--python={python}", head.dashboard, *SETTINGS, *overrides]
     environment = head.environment(**variables)
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
 
@@ -132,6 +134,13 @@ def test_a_run_is_submitted_to_it_as_the_readme_says(head: Head, folder: str, tm
     done = submit(head, "method=sft", "num_steps=1", "name=one", f"model.path={folder}", f"runs_dir={tmp_path}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "one" / "summary.json").exists()
+
+
+def test_a_head_whose_python_lacks_the_packages_says_how_to_name_another(head: Head, tmp_path: Path) -> None:
+    bare = Path(sys.base_prefix) / "bin" / "python3"
+    refused = submit(head, f"runs_dir={tmp_path}", python=str(bare))
+    assert refused.returncode == 1
+    assert f"error: {str(bare)!r} on the head node has no such package; give --python=PATH" in refused.stderr
 
 
 def test_without_its_token_a_submission_says_what_to_set(head: Head, tmp_path: Path) -> None:
