@@ -1,6 +1,6 @@
 """Writes docs/scaling.md: what the planner predicts for the Qwen2.5 models on 1 to 512 GPUs.
 
-Called as `python -m sdft_ray.planning.scaling`. Of the layouts that are tried for each number of GPUs, the one with the
+Called as `python -m tests.planning.scaling`. Of the layouts that are tried for each number of GPUs, the one with the
 most samples per second is shown.
 """
 
@@ -41,7 +41,7 @@ LENGTHS = Lengths(prompt=512, teacher_prompt=1536, completion=1024, origin="assu
 
 PARAGRAPHS = [
     "# Scaling: predictions",
-    f"""**Nothing on this page was run.** `python -m sdft_ray.planning.scaling` computes it with the planner behind
+    f"""**Nothing on this page was run.** `python -m tests.planning.scaling` computes it with the planner behind
     `mode=plan`, from the shapes of the Qwen2.5 models and the vendor's peak figures of an {HARDWARE.name}, of which
     {HARDWARE.attainable_share:.0%} are taken to be attainable. It shows where memory and links become the limit, not
     how fast a run will be.""",
