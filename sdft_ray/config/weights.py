@@ -47,18 +47,6 @@ class WeightsConfig:
             return self.channel
         return Channel.SHARED_MEMORY if num_nodes == 1 else Channel.OBJECT_STORE
 
-    def teachers_map(self, channel: Channel, cluster: ClusterConfig, max_staleness: int) -> bool:
-        """Whether teachers on a CPU score with the learner's own memory instead of copying what is in it.
-
-        A teacher that averages by itself writes to its weights, which have to be its own.
-        """
-        stands_still = _stands_still(channel, max_staleness)
-        return stands_still and self.teacher_ema is TeacherEma.LEARNER and cluster.teacher.device == "cpu"
-
-    def engines_map(self, channel: Channel, cluster: ClusterConfig, max_staleness: int) -> bool:
-        """The same of rollout engines, for those weights that they do not pack."""
-        return _stands_still(channel, max_staleness) and cluster.rollout.device == "cpu"
-
     def check_fit(self, cluster: ClusterConfig, teacher: TeacherConfig, model: ModelConfig) -> None:
         """Refuses what the rest of the run's settings rule out."""
         channel = f"weights.channel={self.channel.name}"
@@ -118,8 +106,3 @@ class WeightsConfig:
             "averages the student's weights, which weights.channel=NCCL brings to rollout workers only",
             "set weights.channel=AUTO, or weights.teacher_ema=LEARNER",
         )
-
-
-def _stands_still(channel: Channel, max_staleness: int) -> bool:
-    """Published memory changes while the learner takes a step, and on-policy nothing is sampled or scored then."""
-    return channel is Channel.SHARED_MEMORY and max_staleness == 0

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 
-from sdft_ray.config import Target, TeacherWeights
 from sdft_ray.errors import NonFiniteError
 from sdft_ray.learner.average import TeacherAverage
 from sdft_ray.learner.bound import MatmulBound
@@ -63,9 +62,10 @@ class LearnerRank:
             device=self._device,
         )
         dtype = TORCH_DTYPE[settings.model.dtype]
-        self._publisher: Publisher = make_publisher(settings.channel, self._network, dtype, self._device)
-        holds_all = settings.learner.holds_all(num_ranks)
-        if holds_all:
+        self._publisher: Publisher = make_publisher(
+            settings.weights.student_channel, self._network, dtype, self._device
+        )
+        if WeightKind.STUDENT in settings.weights.masters_in_place:
             move_parameters(self._network, partial(self._publisher.house, WeightKind.STUDENT))
         self._average = self._make_average()
         parameters = dict(self._network.named_parameters())
@@ -78,10 +78,9 @@ class LearnerRank:
             self._network,
             self._fragments_of(WeightKind.EMA),  # the student's where there is no average: a live teacher
             self._device,
-            holds_all=holds_all,
         )
         self._make_teacher_head(self.weight_version)
-        if holds_all:
+        if settings.weights.whole_masters:
             settle(self._engine)
         release_freed_memory()  # weights that have moved, and what measuring the bound took
 
@@ -211,11 +210,11 @@ class LearnerRank:
         return master_fragments(self._network, self._rank, self._num_ranks)
 
     def _make_average(self) -> TeacherAverage | None:
-        settings = self._settings
-        if settings.target is not Target.TEACHER or settings.teacher.weights is not TeacherWeights.EMA:
+        if not self._settings.weights.keeps_average:
             return None
-        average = TeacherAverage(self._student(), settings.teacher.ema_decay)
-        average.move(partial(self._publisher.house, WeightKind.EMA))
+        average = TeacherAverage(self._student(), self._settings.teacher.ema_decay)
+        if WeightKind.EMA in self._settings.weights.masters_in_place:
+            average.move(partial(self._publisher.house, WeightKind.EMA))
         return average
 
     def _apply_gradients(self, example_ids: Sequence[str]) -> float:

@@ -101,8 +101,6 @@ def teacher_head_maker(
     network: PreTrainedModel,
     fragments: Callable[[], Iterator[Fragment]],
     device: torch.device,
-    *,
-    holds_all: bool,
 ) -> Callable[[int], None]:
     """What has to be called with every new weight version so that hidden states of the teacher can be used.
 
@@ -112,7 +110,6 @@ def teacher_head_maker(
         network: the student.
         fragments: of the teacher's weights on this rank.
         device: where heads are kept.
-        holds_all: whether this rank's fragments are whole parameters.
 
     Raises:
         ModelError: a frozen teacher that is a model of its own has a head that `Head` does not describe.
@@ -131,7 +128,6 @@ def teacher_head_maker(
         dict(network.named_parameters()),
         dtype,
         device,
-        # On-policy, all samples of a version are trained on before the weights change.
-        in_place=holds_all and dtype is torch.float32 and settings.max_staleness == 0,
+        in_place=settings.weights.heads_in_place,
     )
     return lambda version: heads.hold(version, maker.make(fragments))

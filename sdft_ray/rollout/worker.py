@@ -7,6 +7,7 @@ from dataclasses import replace
 from sdft_ray.config import Channel, ModelConfig, RolloutConfig
 from sdft_ray.records import Publication, Rollout, TokenizedExample, WorkerStatus
 from sdft_ray.weights.channel import Meeting
+from sdft_ray.weights.plan import WeightPlan
 from sdft_ray.workers import Worker
 
 
@@ -28,8 +29,7 @@ class RolloutWorker(Worker):
         max_model_len: int,
         tensor_parallel_size: int,
         shares_device: bool,
-        channel: Channel,
-        maps_weights: bool,
+        weights: WeightPlan,
         seed: int,
     ):
         """Starts the engine; returns when it is up.
@@ -45,8 +45,7 @@ class RolloutWorker(Worker):
             max_model_len: tokens of the longest prompt and completion together, and one more for `logprobs`.
             tensor_parallel_size: GPUs of the engine; 1 on a CPU.
             shares_device: whether other workers use the same memory, so that the engine must not take what is free.
-            channel: that brings new weights.
-            maps_weights: whether they may be used where they lie; see `InferenceEngine`.
+            weights: what brings new ones, and whether they may be used where they lie; see `InferenceEngine`.
             seed: of the engine; completions have their own.
         """
         super().__init__(rank, log_dir)
@@ -54,7 +53,7 @@ class RolloutWorker(Worker):
         from sdft_ray.rollout.engine import SamplingEngine
 
         self._rollout = rollout
-        self._channel = channel
+        self._channel = weights.student_channel
         self._num_tokens = num_tokens
         self._eos_token_ids = frozenset(eos_token_ids)
         self._loading = asyncio.Lock()
@@ -66,8 +65,8 @@ class RolloutWorker(Worker):
             max_model_len=max_model_len,
             tensor_parallel_size=tensor_parallel_size,
             shares_device=shares_device,
-            channel=channel,
-            maps_weights=maps_weights,
+            channel=weights.student_channel,
+            maps_weights=weights.engines_map,
             seed=seed,
         )
 
