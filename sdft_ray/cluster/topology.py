@@ -23,11 +23,11 @@ from sdft_ray.cluster.placement import Reservation, reserve
 from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.cluster.session import num_alive_nodes
 from sdft_ray.cluster.stages import Stages
-from sdft_ray.config import NEVER, Channel, CompletionSource, RolePlacement, RunConfig, Target
+from sdft_ray.config import NEVER, CompletionSource, RunConfig, Target
 from sdft_ray.evaluate.evaluator import NoEvaluation
 from sdft_ray.evaluate.progress import Counting
 from sdft_ray.learner.group import LearnerGroup
-from sdft_ray.records import Publication, WorkerStatus
+from sdft_ray.records import WorkerStatus
 from sdft_ray.roles import Completions, Evaluator, Teacher
 from sdft_ray.rollout.given import GivenCompletions
 from sdft_ray.rollout.pool import RolloutPool
@@ -35,7 +35,7 @@ from sdft_ray.rollout.recorded import RecordedCompletions
 from sdft_ray.rollout.together import CompletedTogether
 from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.teacher.token_target import TokenTarget
-from sdft_ray.weights.channel import DirectChannel, Meeting, WeightChannel
+from sdft_ray.weights.channel import WeightChannel, ends_of
 from sdft_ray.weights.plan import WeightPlan, plan_weights
 from sdft_ray.workers import WorkerGroup, close_all
 
@@ -119,16 +119,16 @@ async def start_roles(stages: Stages, folder: RunFolder, phase: Phase, counting:
         checkpoints=folder.checkpoints,
         keep_checkpoints=cfg.keep_checkpoints,
     )
-    direct = weights.student_channel is Channel.NCCL
-    channel = (DirectChannel if direct else WeightChannel)(learner.publish, cfg.weights.timeout_s)
+    channel = ends_of(weights.student_channel).driver(learner.publish, cfg.weights.timeout_s)
     roles = _wire(cfg, material, folder, groups, learner, weights, channel, list(reservations.values()), counting)
     with ExitStack() as on_failure:
         on_failure.callback(roles.close)
         async with asyncio.TaskGroup() as tasks:
             for role, group in groups.items():
                 tasks.create_task(_wait_until_ready(role, group, learner, phase))
-        if isinstance(channel, DirectChannel) and "rollout" in groups:
-            channel.announcement = await _meet(groups["learner"], groups["rollout"], cfg.cluster.rollout)
+        if "rollout" in groups:
+            size = cfg.cluster.rollout.tensor_parallel_size
+            await channel.connect(groups["learner"], groups["rollout"], ranks_per_engine=size)
         await roles.teacher.load_weights(learner.weight_version)  # for workers that map: all others hold version 0
         channel.take_metrics()  # of no step
         if isinstance(roles.completions, RecordedCompletions):
@@ -177,18 +177,3 @@ async def _wait_until_ready(role: str, group: WorkerGroup, learner: LearnerGroup
             await learner.start()
         else:
             await group.on_all(lambda actor: actor.ready.remote())
-
-
-async def _meet(learner: WorkerGroup, rollout: WorkerGroup, placement: RolePlacement) -> Publication:
-    """Brings the learner and the engines together for weights.channel=NCCL; tells what the learner will send."""
-    size = placement.tensor_parallel_size
-    address, port = await learner.on_first(lambda actor: actor.rendezvous.remote())
-    meeting = Meeting(address, port, num_ranks=1 + size * rollout.size)
-    first_ranks = [1 + size * rank for rank in range(rollout.size)]
-    async with asyncio.TaskGroup() as tasks:
-        announcements = tasks.create_task(learner.on_all(lambda actor: actor.meet_engines.remote(meeting)))
-        tasks.create_task(
-            rollout.on_each(lambda actor, first_rank: actor.meet_learner.remote(meeting, first_rank), first_ranks)
-        )
-    announcement: Publication = announcements.result()[0]
-    return announcement

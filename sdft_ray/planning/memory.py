@@ -6,7 +6,7 @@ P parameters, n learner ranks, R x H the output head, N tokens of a microbatch, 
 
 from dataclasses import dataclass
 
-from sdft_ray.config import Channel, Payload, RolloutConfig, Target, TeacherBackend, TeacherConfig, TeacherWeights
+from sdft_ray.config import Payload, RolloutConfig, Target, TeacherBackend, TeacherConfig, TeacherWeights
 from sdft_ray.distill.fused_loss import CHUNK_ELEMENTS
 from sdft_ray.models.arithmetic import (
     ADAMW_BYTES_PER_PARAMETER,
@@ -72,7 +72,7 @@ def object_store_gib(work: Workload) -> float:
     """What Ray's object store has to hold at a time: the payloads of the open samples, and what is published."""
     cfg = work.cfg
     sets = 0
-    if work.weights.student_channel is not Channel.SHARED_MEMORY:
+    if not work.weights.student_channel.reach.one_node:
         sets = len(work.weights.published)
     payloads = 0
     if "teacher" in work.roles:

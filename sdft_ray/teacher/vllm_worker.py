@@ -8,6 +8,7 @@ from sdft_ray.models.network import TORCH_DTYPE
 from sdft_ray.records import HiddenPayload, Publication, TeacherPayload, WorkerStatus
 from sdft_ray.teacher.worker import ScoreRequest, TeacherWorker
 from sdft_ray.tensors import to_array
+from sdft_ray.weights.channel import ends_of
 from sdft_ray.weights.plan import WeightPlan
 
 
@@ -56,6 +57,7 @@ class VllmTeacher(TeacherWorker):
             max_model_len=max_model_len,
             tensor_parallel_size=tensor_parallel_size,
             shares_device=shares_device,
+            receiver=ends_of(weights.average_channel).receiver(),
         )
 
     async def ready(self) -> int:

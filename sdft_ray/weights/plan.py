@@ -50,13 +50,13 @@ def plan_weights(cfg: RunConfig, num_nodes: int) -> WeightPlan:
     whole = cfg.learner.holds_all(cluster.learner.num_workers)
     fp32_workers = cfg.model.dtype is Precision.FLOAT32
     # What is in fp32 on a CPU is what its workers compute with: publishing it there moves nothing.
-    publishes_masters = student_channel is Channel.SHARED_MEMORY and fp32_workers and cluster.learner.device == "cpu"
+    publishes_masters = student_channel.reach.one_node and fp32_workers and cluster.learner.device == "cpu"
     # Published memory changes while the learner takes a step. On-policy nothing is sampled or scored meanwhile.
-    stands_still = student_channel is Channel.SHARED_MEMORY and cfg.max_staleness == 0
+    stands_still = student_channel.reach.one_node and cfg.max_staleness == 0
     masters = {WeightKind.STUDENT: whole, WeightKind.EMA: kind is WeightKind.EMA}
     return WeightPlan(
         student_channel=student_channel,
-        average_channel=Channel.OBJECT_STORE if student_channel is Channel.NCCL else student_channel,
+        average_channel=Channel.OBJECT_STORE if student_channel.reach.gpu_to_gpu else student_channel,
         teacher_kind=kind,
         teachers_average=kind is WeightKind.EMA and weights.teacher_ema is TeacherEma.RECEIVER,
         engines_map=stands_still and cluster.rollout.device == "cpu",

@@ -75,8 +75,7 @@ class Rank(LearnerWorker):
 
     def moments(self) -> dict[str, torch.Tensor]:
         """What the optimizer of this rank remembers."""
-        states = enumerate(self._inner._engine.basic_optimizer.state.values())
-        return {f"{name} of {index}": value.clone() for index, state in states for name, value in state.items()}
+        return {str(index): values.clone() for index, values in enumerate(self._inner._engine.moments())}
 
 
 class OpenTeacher(TransformersTeacher):

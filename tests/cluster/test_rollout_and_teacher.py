@@ -31,7 +31,8 @@ from sdft_ray.teacher.transformers_worker import TransformersTeacher
 from sdft_ray.tensors import to_array, to_tensor
 from sdft_ray.weights.buckets import bucket_elements, plan_buckets
 from sdft_ray.weights.channel import WeightChannel
-from sdft_ray.weights.memory_file import MemoryFile, map_memory
+from sdft_ray.weights.object_store import StoredArray
+from sdft_ray.weights.shared_memory import MemoryFile, map_memory
 from sdft_ray.workers import WorkerGroup
 from tests.cluster.student import TrainedStudent
 from tests.tiny import GUARD_ROWS, make_tiny_model
@@ -56,7 +57,7 @@ class Student(TrainedStudent):
             for entry in entries:
                 values = to_array(parameters[entry.name]).ravel()
                 array[entry.offset : entry.offset + values.size] = values
-            buckets.append(Bucket(dtype="float32", entries=entries, array=ray.put(array)))
+            buckets.append(Bucket(dtype="float32", entries=entries, array=StoredArray(ray.put(array))))
         return Publication(version=self.version, buckets=tuple(buckets))
 
     def publish_in(self, memory: MemoryFile) -> Publication:
