@@ -127,7 +127,7 @@ def test_the_reference_loss_trains_nothing() -> None:
     assert not users
 
 
-def test_deepspeed_is_imported_by_engine_and_fragments_alone() -> None:
+def test_deepspeed_is_imported_by_the_engine_alone() -> None:
     importing = {
         name
         for name, module in modules()
@@ -135,7 +135,46 @@ def test_deepspeed_is_imported_by_engine_and_fragments_alone() -> None:
         for imported in imports_of(node)
         if imported.split(".")[0] == "deepspeed"
     }
-    assert importing == {"sdft_ray/learner/engine.py", "sdft_ray/learner/fragments.py"}
+    assert importing == {"sdft_ray/learner/engine.py"}
+
+
+# What DeepSpeed's engine has, and what it hangs on parameters.
+BEHIND_THE_WALL = {
+    "_hp_mapping",
+    "basic_optimizer",
+    "ds_id",
+    "ds_numel",
+    "ds_shape",
+    "enable_backward_allreduce",
+    "get_global_grad_norm",
+    "load_checkpoint",
+    "param_groups",
+    "set_gradient_accumulation_boundary",
+}
+
+
+def test_nothing_of_deepspeed_s_engine_is_used_but_behind_the_wall() -> None:
+    using: dict[str, set[str]] = {}
+    for name, module in modules():
+        for node in ast.walk(module):
+            used = node.attr if isinstance(node, ast.Attribute) else getattr(node, "value", None)
+            if isinstance(used, str) and used in BEHIND_THE_WALL:
+                using.setdefault(name, set()).add(used)
+    assert using.pop("sdft_ray/learner/engine.py") == BEHIND_THE_WALL
+    assert not using
+
+
+def test_the_learner_s_engine_has_a_type_wherever_it_is_handed_on() -> None:
+    untyped = [
+        f"{name}:{argument.lineno}"
+        for name, module in modules()
+        if name.startswith("sdft_ray/learner/")
+        for node in ast.walk(module)
+        if isinstance(node, Function)
+        for argument in [*node.args.args, *node.args.kwonlyargs]
+        if "engine" in argument.arg and (argument.annotation is None or ast.unparse(argument.annotation) == "Any")
+    ]
+    assert not untyped
 
 
 def imports_of(node: ast.AST) -> list[str]:

@@ -7,27 +7,17 @@ import ray
 
 from sdft_ray.cluster.material import Asked, Material
 from sdft_ray.cluster.placement import Reservation
-from sdft_ray.config import Channel, RunConfig, TeacherBackend
+from sdft_ray.config import RunConfig, TeacherBackend
 from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.learner.stages import StagePlan
 from sdft_ray.learner.worker import LearnerWorker
 from sdft_ray.rollout.worker import RolloutWorker
 from sdft_ray.teacher.transformers_worker import TransformersTeacher
 from sdft_ray.teacher.vllm_worker import VllmTeacher
+from sdft_ray.weights.plan import WeightPlan
 from sdft_ray.workers import Worker
 
 MAX_OPEN_CALLS = 1000  # of an async actor: Ray's default, named because completions in flight are bounded elsewhere
-
-
-def channel_of(cfg: RunConfig) -> Channel:
-    """The channel of published weights on the nodes that there are."""
-    return cfg.weights.choose_channel(num_nodes=sum(node["Alive"] for node in ray.nodes()))
-
-
-def teachers_map(cfg: RunConfig) -> bool:
-    """True when teacher workers score with published weights where they lie."""
-    in_transformers = cfg.teacher.backend is TeacherBackend.TRANSFORMERS
-    return in_transformers and cfg.weights.teachers_map(channel_of(cfg), cfg.cluster, cfg.max_staleness)
 
 
 def _actors(kind: type[Worker], reservation: Reservation, options: dict[str, Any], **settings: Any) -> list[Any]:
@@ -39,7 +29,9 @@ def _actors(kind: type[Worker], reservation: Reservation, options: dict[str, Any
     ]
 
 
-def make_rollout_workers(cfg: RunConfig, material: Asked, reservation: Reservation, logs: str) -> list[Any]:
+def make_rollout_workers(
+    cfg: RunConfig, material: Asked, weights: WeightPlan, reservation: Reservation, logs: str
+) -> list[Any]:
     """The rollout actors in their places; they are not waited for."""
     placement = reservation.placement
     return _actors(
@@ -55,13 +47,14 @@ def make_rollout_workers(cfg: RunConfig, material: Asked, reservation: Reservati
         max_model_len=material.max_model_len,
         tensor_parallel_size=placement.tensor_parallel_size,
         shares_device=placement.shares_device,
-        channel=channel_of(cfg),
-        maps_weights=cfg.weights.engines_map(channel_of(cfg), cfg.cluster, cfg.max_staleness),
+        weights=weights,
         seed=cfg.seed,
     )
 
 
-def make_teacher_workers(cfg: RunConfig, material: Material, reservation: Reservation, logs: str) -> list[Any]:
+def make_teacher_workers(
+    cfg: RunConfig, material: Material, weights: WeightPlan, reservation: Reservation, logs: str
+) -> list[Any]:
     """The teacher actors in their places; they are not waited for."""
     placement = reservation.placement
     shared = {
@@ -69,6 +62,7 @@ def make_teacher_workers(cfg: RunConfig, material: Material, reservation: Reserv
         "model_path": material.teacher_path,
         "model": cfg.model,
         "device": placement.device,
+        "weights": weights,
     }
     if cfg.teacher.backend is TeacherBackend.VLLM:
         return _actors(
@@ -88,7 +82,6 @@ def make_teacher_workers(cfg: RunConfig, material: Material, reservation: Reserv
         teacher=cfg.teacher,
         num_tokens=material.facts.num_tokens,
         temperature=cfg.rollout.temperature,
-        maps_weights=teachers_map(cfg),
         guard_rows=material.guard_rows,
         max_len=material.max_teacher_len,
         **shared,
@@ -96,7 +89,7 @@ def make_teacher_workers(cfg: RunConfig, material: Material, reservation: Reserv
 
 
 def make_learner_workers(
-    cfg: RunConfig, material: Material, reservation: Reservation, logs: str, *, plan: StagePlan
+    cfg: RunConfig, material: Material, weights: WeightPlan, reservation: Reservation, logs: str, *, plan: StagePlan
 ) -> list[Any]:
     """The learner's actors in their places, which have not met yet."""
     settings = LearnerSettings(
@@ -112,7 +105,7 @@ def make_learner_workers(
         num_tokens=material.facts.num_tokens,
         plan=plan,
         border=cfg.border,
-        channel=channel_of(cfg),
+        weights=weights,
         guard_rows=material.guard_rows,
         max_len=material.max_model_len,
         seed=cfg.seed,

@@ -6,11 +6,13 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from sdft_ray.cluster.actors import make_rollout_workers
 from sdft_ray.cluster.material import Asked
 from sdft_ray.cluster.placement import reserve
+from sdft_ray.cluster.session import num_alive_nodes
 from sdft_ray.config import RunConfig
 from sdft_ray.errors import WeightVersionError
 from sdft_ray.records import Publication
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.weights.channel import WeightChannel, WeightKind
+from sdft_ray.weights.plan import plan_weights
 from sdft_ray.workers import WorkerGroup, close_all
 
 ROLE = "rollout"
@@ -33,7 +35,8 @@ async def rollout_workers_only(
         raise WeightVersionError(f"there is no learner to publish {kind.value} weights {version}")
 
     reservation = reserve(cfg.cluster, [ROLE])[ROLE]
-    group = WorkerGroup(ROLE, make_rollout_workers(cfg, material, reservation, logs), logs)
+    weights = plan_weights(cfg, num_alive_nodes())
+    group = WorkerGroup(ROLE, make_rollout_workers(cfg, material, weights, reservation, logs), logs)
     try:
         with phase(f"starting {group.size} rollout worker{'s' if group.size > 1 else ''}"):
             await group.on_all(lambda actor: actor.ready.remote())

@@ -136,3 +136,8 @@ def check_resources(cluster: ClusterConfig, roles: Collection[str] = ROLES) -> N
                 f"cluster={cluster.name} needs {needed:g} {resource}s, this Ray cluster has {has:g}; "
                 "use +cluster=local, a smaller file of conf/cluster, or set RAY_ADDRESS to a cluster that has them."
             )
+
+
+def num_alive_nodes() -> int:
+    """The nodes of the Ray cluster that this process is connected to; asked once in a start, since nodes may join."""
+    return sum(node["Alive"] for node in ray.nodes())

@@ -16,23 +16,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sdft_ray.cluster.actors import (
-    channel_of,
-    make_learner_workers,
-    make_rollout_workers,
-    make_teacher_workers,
-    teachers_map,
-)
+from sdft_ray.cluster.actors import make_learner_workers, make_rollout_workers, make_teacher_workers
 from sdft_ray.cluster.evaluators import make_evaluator, make_harness
 from sdft_ray.cluster.material import Material
 from sdft_ray.cluster.placement import Reservation, reserve
 from sdft_ray.cluster.run_folder import RunFolder
+from sdft_ray.cluster.session import num_alive_nodes
 from sdft_ray.cluster.stages import Stages
-from sdft_ray.config import NEVER, Channel, CompletionSource, RolePlacement, RunConfig, Target
+from sdft_ray.config import NEVER, CompletionSource, RunConfig, Target
 from sdft_ray.evaluate.evaluator import NoEvaluation
 from sdft_ray.evaluate.progress import Counting
 from sdft_ray.learner.group import LearnerGroup
-from sdft_ray.records import Publication, WorkerStatus
+from sdft_ray.records import WorkerStatus
 from sdft_ray.roles import Completions, Evaluator, Teacher
 from sdft_ray.rollout.given import GivenCompletions
 from sdft_ray.rollout.pool import RolloutPool
@@ -40,7 +35,8 @@ from sdft_ray.rollout.recorded import RecordedCompletions
 from sdft_ray.rollout.together import CompletedTogether
 from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.teacher.token_target import TokenTarget
-from sdft_ray.weights.channel import DirectChannel, Meeting, WeightChannel
+from sdft_ray.weights.channel import WeightChannel, ends_of
+from sdft_ray.weights.plan import WeightPlan, plan_weights
 from sdft_ray.workers import WorkerGroup, close_all
 
 Phase = Callable[[str], AbstractContextManager[None]]
@@ -104,12 +100,15 @@ async def start_roles(stages: Stages, folder: RunFolder, phase: Phase, counting:
     logs = str(folder.logs)
     needed = needed_roles(cfg)
     reservations = reserve(cfg.cluster, needed)
-    makers: dict[str, Callable[[RunConfig, Material, Reservation, str], list[Any]]] = {
+    weights = plan_weights(cfg, num_alive_nodes())
+    makers: dict[str, Callable[[RunConfig, Material, WeightPlan, Reservation, str], list[Any]]] = {
         "rollout": make_rollout_workers,
         "teacher": make_teacher_workers,
         "learner": partial(make_learner_workers, plan=stages.plan),
     }
-    groups = {role: WorkerGroup(role, makers[role](cfg, material, reservations[role], logs), logs) for role in needed}
+    groups = {
+        role: WorkerGroup(role, makers[role](cfg, material, weights, reservations[role], logs), logs) for role in needed
+    }
     learner = LearnerGroup(
         groups["learner"],
         learner=cfg.learner,
@@ -120,16 +119,16 @@ async def start_roles(stages: Stages, folder: RunFolder, phase: Phase, counting:
         checkpoints=folder.checkpoints,
         keep_checkpoints=cfg.keep_checkpoints,
     )
-    kind = channel_of(cfg)
-    channel = (DirectChannel if kind is Channel.NCCL else WeightChannel)(learner.publish, cfg.weights.timeout_s)
-    roles = _wire(cfg, material, folder, groups, learner, channel, list(reservations.values()), counting)
+    channel = ends_of(weights.student_channel).driver(learner.publish, cfg.weights.timeout_s)
+    roles = _wire(cfg, material, folder, groups, learner, weights, channel, list(reservations.values()), counting)
     with ExitStack() as on_failure:
         on_failure.callback(roles.close)
         async with asyncio.TaskGroup() as tasks:
             for role, group in groups.items():
                 tasks.create_task(_wait_until_ready(role, group, learner, phase))
-        if isinstance(channel, DirectChannel) and "rollout" in groups:
-            channel.announcement = await _meet(groups["learner"], groups["rollout"], cfg.cluster.rollout)
+        if "rollout" in groups:
+            size = cfg.cluster.rollout.tensor_parallel_size
+            await channel.connect(groups["learner"], groups["rollout"], ranks_per_engine=size)
         await roles.teacher.load_weights(learner.weight_version)  # for workers that map: all others hold version 0
         channel.take_metrics()  # of no step
         if isinstance(roles.completions, RecordedCompletions):
@@ -145,6 +144,7 @@ def _wire(
     folder: RunFolder,
     groups: dict[str, WorkerGroup],
     learner: LearnerGroup,
+    weights: WeightPlan,
     channel: WeightChannel,
     reservations: list[Reservation],
     counting: Counting,
@@ -152,7 +152,7 @@ def _wire(
     rollouts = RolloutPool(groups["rollout"], channel) if "rollout" in groups else None
     return Roles(
         completions=_completions(cfg, material, folder, rollouts),
-        teacher=_teacher(cfg, groups["teacher"], channel) if "teacher" in groups else TokenTarget(),
+        teacher=TeacherPool(groups["teacher"], channel, weights) if "teacher" in groups else TokenTarget(),
         learner=learner,
         evaluator=NoEvaluation() if rollouts is None else make_evaluator(cfg, material, folder, rollouts, counting),
         harness=NoEvaluation() if rollouts is None else make_harness(cfg, material, folder, rollouts, counting),
@@ -161,10 +161,6 @@ def _wire(
         groups=list(groups.values()),
         reservations=reservations,
     )
-
-
-def _teacher(cfg: RunConfig, group: WorkerGroup, channel: WeightChannel) -> TeacherPool:
-    return TeacherPool(group, channel, cfg.teacher.weights, cfg.weights.teacher_ema, maps_weights=teachers_map(cfg))
 
 
 def _completions(cfg: RunConfig, material: Material, folder: RunFolder, rollouts: RolloutPool | None) -> Completions:
@@ -181,18 +177,3 @@ async def _wait_until_ready(role: str, group: WorkerGroup, learner: LearnerGroup
             await learner.start()
         else:
             await group.on_all(lambda actor: actor.ready.remote())
-
-
-async def _meet(learner: WorkerGroup, rollout: WorkerGroup, placement: RolePlacement) -> Publication:
-    """Brings the learner and the engines together for weights.channel=NCCL; tells what the learner will send."""
-    size = placement.tensor_parallel_size
-    address, port = await learner.on_first(lambda actor: actor.rendezvous.remote())
-    meeting = Meeting(address, port, num_ranks=1 + size * rollout.size)
-    first_ranks = [1 + size * rank for rank in range(rollout.size)]
-    async with asyncio.TaskGroup() as tasks:
-        announcements = tasks.create_task(learner.on_all(lambda actor: actor.meet_engines.remote(meeting)))
-        tasks.create_task(
-            rollout.on_each(lambda actor, first_rank: actor.meet_learner.remote(meeting, first_rank), first_ranks)
-        )
-    announcement: Publication = announcements.result()[0]
-    return announcement

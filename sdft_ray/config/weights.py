@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 
 from sdft_ray.config.checks import positive, require
 from sdft_ray.config.cluster import ClusterConfig
@@ -10,13 +11,23 @@ from sdft_ray.config.learner import Precision
 from sdft_ray.config.teacher import TeacherBackend, TeacherConfig, TeacherWeights
 
 
-class Channel(Enum):
-    """What carries the weights."""
+class Reach(NamedTuple):
+    """What a channel connects; settings and plans ask this and not for a channel by name."""
 
-    AUTO = auto()  # SHARED_MEMORY where the whole run is on one node, else OBJECT_STORE
-    OBJECT_STORE = auto()  # Ray's: any hardware, any number of nodes
-    SHARED_MEMORY = auto()  # one node: the learner writes into memory that the other processes map
-    NCCL = auto()  # GPU to GPU to the rollout workers, through vLLM; EMA weights still take the object store
+    one_node: bool = False  # workers map the host memory that the learner writes
+    gpu_to_gpu: bool = False  # from whole GPUs of the learner to those of rollout workers, and to no others
+
+
+class Channel(Enum):
+    """What carries the weights. A member but AUTO is the module in sdft_ray/weights of the same name."""
+
+    AUTO = 0, Reach()  # SHARED_MEMORY where the whole run is on one node, else OBJECT_STORE
+    OBJECT_STORE = 1, Reach()  # Ray's: any hardware, any number of nodes
+    SHARED_MEMORY = 2, Reach(one_node=True)  # one node: the learner writes into memory that the other processes map
+    NCCL = 3, Reach(gpu_to_gpu=True)  # GPU to GPU to rollout workers, by vLLM; EMA weights take the object store
+
+    def __init__(self, _number: int, reach: Reach):
+        self.reach = reach
 
 
 class TeacherEma(Enum):
@@ -47,30 +58,18 @@ class WeightsConfig:
             return self.channel
         return Channel.SHARED_MEMORY if num_nodes == 1 else Channel.OBJECT_STORE
 
-    def teachers_map(self, channel: Channel, cluster: ClusterConfig, max_staleness: int) -> bool:
-        """Whether teachers on a CPU score with the learner's own memory instead of copying what is in it.
-
-        A teacher that averages by itself writes to its weights, which have to be its own.
-        """
-        stands_still = _stands_still(channel, max_staleness)
-        return stands_still and self.teacher_ema is TeacherEma.LEARNER and cluster.teacher.device == "cpu"
-
-    def engines_map(self, channel: Channel, cluster: ClusterConfig, max_staleness: int) -> bool:
-        """The same of rollout engines, for those weights that they do not pack."""
-        return _stands_still(channel, max_staleness) and cluster.rollout.device == "cpu"
-
     def check_fit(self, cluster: ClusterConfig, teacher: TeacherConfig, model: ModelConfig) -> None:
         """Refuses what the rest of the run's settings rule out."""
         channel = f"weights.channel={self.channel.name}"
         require(
-            self.channel is not Channel.SHARED_MEMORY or cluster.num_nodes == 1,
+            not self.channel.reach.one_node or cluster.num_nodes == 1,
             "weights.channel",
             self.channel.name,
             f"reaches the workers of one node, but the cluster has {cluster.num_nodes}",
             "set weights.channel=OBJECT_STORE",
         )
         require(
-            self.channel is not Channel.NCCL
+            not self.channel.reach.gpu_to_gpu
             or (cluster.rollout.gpus_per_worker >= 1 and cluster.learner.gpus_per_worker == 1),
             "weights.channel",
             self.channel.name,
@@ -78,7 +77,7 @@ class WeightsConfig:
             "set weights.channel=AUTO",
         )
         require(
-            self.channel is not Channel.NCCL or teacher.weights is not TeacherWeights.LIVE,
+            not self.channel.reach.gpu_to_gpu or teacher.weights is not TeacherWeights.LIVE,
             "teacher.weights",
             teacher.weights.name,
             f"reads the student's weights, which {channel} brings to rollout workers only",
@@ -112,14 +111,9 @@ class WeightsConfig:
             "set weights.teacher_ema=LEARNER, or model.dtype=FLOAT32",
         )
         require(
-            self.channel is not Channel.NCCL,
+            not self.channel.reach.gpu_to_gpu,
             "weights.teacher_ema",
             self.teacher_ema.name,
-            "averages the student's weights, which weights.channel=NCCL brings to rollout workers only",
+            f"averages the student's weights, which weights.channel={self.channel.name} brings to rollout workers only",
             "set weights.channel=AUTO, or weights.teacher_ema=LEARNER",
         )
-
-
-def _stands_still(channel: Channel, max_staleness: int) -> bool:
-    """Published memory changes while the learner takes a step, and on-policy nothing is sampled or scored then."""
-    return channel is Channel.SHARED_MEMORY and max_staleness == 0

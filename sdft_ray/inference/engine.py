@@ -6,7 +6,8 @@ on several GPUs, was never run on a GPU so far.
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from vllm.engine.arg_utils import AsyncEngineArgs
@@ -16,7 +17,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from sdft_ray.config import ModelConfig
 from sdft_ray.inference.weight_loading import WeightLoading
 from sdft_ray.records import Bucket, Publication
-from sdft_ray.weights.opening import mappable
+from sdft_ray.weights.channel import Meeting, Receiver
 
 # vLLM 0.32's CPU worker was never seen to end by itself, however long one waited: it is killed after this.
 SHUTDOWN_GRACE_S = 1.0
@@ -40,6 +41,7 @@ class InferenceEngine:
         shares_device: bool,
         gpu_memory_share: float,
         kv_cache_gib: float,
+        receiver: Receiver,
         maps_weights: bool = False,
         **arguments: Any,
     ):
@@ -54,11 +56,13 @@ class InferenceEngine:
             shares_device: whether other workers use the same memory, so that the engine must not take what is free.
             gpu_memory_share: of each of its GPUs, what the engine may fill.
             kv_cache_gib: of an engine that shares its device.
+            receiver: its end of the channel that brings new weights.
             maps_weights: whether published weights may be used where they lie: in host memory of this node that does
                 not change while anything is computed.
             arguments: of vLLM, by the names of `AsyncEngineArgs`: what the role alone needs.
         """
         self._request_ids = itertools.count()
+        self._receiver = receiver
         self._maps_weights = maps_weights
         self._llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(
@@ -76,6 +80,7 @@ class InferenceEngine:
                 skip_tokenizer_init=True,
                 disable_log_stats=True,
                 worker_extension_cls=f"{extension.__module__}.{extension.__qualname__}",
+                **receiver.engine_arguments(),
                 **arguments,
             )
         )
@@ -94,16 +99,24 @@ class InferenceEngine:
         Raises:
             ModelError: the model has a parameter that the publication lacks.
         """
+        await self._receiver.load(self, publication)
+
+    async def connect(self, meeting: Meeting, first_rank: int) -> None:
+        """Brings this engine's ranks, from `first_rank` on, to a learner that pushes weights."""
+        await self._receiver.connect(self, meeting, first_rank)
+
+    async def load_buckets(self, buckets: AsyncGenerator[Bucket, None]) -> None:
+        """See `LoadingEngine.load_buckets`."""
         await self._on_ranks(WeightLoading.begin_weights, self._maps_weights)
-        for bucket in publication.buckets:
-            async with mappable(bucket) as in_memory:
-                await self._load_bucket(in_memory)
+        async with aclosing(buckets):
+            async for bucket in buckets:
+                entries = [(entry.name, entry.shape, entry.offset) for entry in bucket.entries]
+                await self._on_ranks(WeightLoading.load_bucket, tuple(bucket.array), bucket.dtype, entries)
         await self._on_ranks(WeightLoading.finish_weights)
 
-    async def _load_bucket(self, bucket: Bucket) -> None:
-        """`bucket.array` is the handle of a `MemoryFile`."""
-        entries = [(entry.name, entry.shape, entry.offset) for entry in bucket.entries]
-        await self._on_ranks(WeightLoading.load_bucket, tuple(bucket.array), bucket.dtype, entries)
+    async def call_vllm(self, call: Callable[[Any], Awaitable[T]]) -> T:
+        """See `LoadingEngine.call_vllm`."""
+        return await self._answered(call(self._llm))
 
     def _next_request_id(self) -> str:
         return str(next(self._request_ids))

@@ -23,7 +23,7 @@ from sdft_ray.inference.stacked_weights import NETWORKS, StackedWeights
 from sdft_ray.records import Bucket, ParameterEntry
 from sdft_ray.tensors import one_thread, peak_gpu_memory_gib, release_freed_memory
 from sdft_ray.weights.buckets import unpack
-from sdft_ray.weights.memory_file import MemoryHandle, map_memory
+from sdft_ray.weights.shared_memory import MemoryHandle, map_memory
 
 
 class WeightLoading:

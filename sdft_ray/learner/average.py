@@ -6,8 +6,8 @@ import torch
 
 from sdft_ray.distill.ema import blend
 from sdft_ray.errors import CheckpointError
-from sdft_ray.learner.fragments import Fragment
 from sdft_ray.tensors import one_thread
+from sdft_ray.weights.fragments import Fragment
 
 
 class TeacherAverage:
@@ -31,9 +31,9 @@ class TeacherAverage:
             for own, new in zip(self._fragments, student, strict=True):
                 own.values.copy_(new.values)
 
-    def move(self, house: Callable[[list[Fragment]], list[Fragment]]) -> None:
-        """Keeps the average from now on where `house` copies it to."""
-        self._fragments = house(self._fragments)
+    def move(self, allocate: Callable[[list[Fragment]], list[Fragment]]) -> None:
+        """Keeps the average from now on where `allocate` copies it to."""
+        self._fragments = allocate(self._fragments)
 
     def fragments(self) -> Iterator[Fragment]:
         """The averaged weights of this rank."""

@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from sdft_ray.learner.fragments import full_shape
+from sdft_ray.weights.fragments import Shapes
 
 PRODUCT_SIZE = {"cpu": 512, "cuda": 8192}  # milliseconds, where the processor has instructions for the precision
 NUM_PRODUCTS = 8  # of which the fastest counts
@@ -20,21 +20,19 @@ FORWARD_AND_BACKWARD = 3  # a product forward, and backward one with the inputs 
 class MatmulBound:
     """The least time forward and backward can take; attention's own products are left out, so it is a little low."""
 
-    def __init__(self, parameters: dict[str, torch.Tensor], head: torch.Tensor, device: torch.device):
+    def __init__(self, shapes: Shapes, head: tuple[int, ...], dtype: torch.dtype, device: torch.device):
         """Counts the elements.
 
         Args:
-            parameters: all of the network by name, tied ones once.
-            head: the weight of the output head [R, H], one of them.
-            device: where the network runs.
+            shapes: of all parameters of the network, tied ones once.
+            head: the shape [R, H] of the output head's weight, one of them.
+            dtype: the network computes in.
+            device: where it runs.
         """
-        matrices = [value for value in parameters.values() if value is not head and len(full_shape(value)) == 2]
         # What an embedding holds is looked up, not multiplied: only an untied one is among them, as large as the head.
-        self._elements = sum(
-            math.prod(full_shape(value)) for value in matrices if full_shape(value) != full_shape(head)
-        )
-        self._head_elements = math.prod(full_shape(head))
-        self._device, self._dtype = device, head.dtype
+        self._elements = sum(math.prod(shape) for _, shape in shapes if len(shape) == 2 and shape != head)
+        self._head_elements = math.prod(head)
+        self._device, self._dtype = device, dtype
         self._flops_per_s = 0.0
 
     def seconds(self, num_tokens: int, head_rows: int) -> float:

@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,7 +19,9 @@ from sdft_ray.learner.average import TeacherAverage
 from sdft_ray.models.state import copy_buffers, saved_buffers
 from sdft_ray.tracking.earlier import move_to_earlier
 
-TAG = "student"
+if TYPE_CHECKING:
+    from sdft_ray.learner.engine import StudentEngine
+
 STATE_FILE = "state.json"
 _COMPLETE = re.compile(r"step-(\d+)")
 
@@ -89,12 +91,12 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def save_rank(folder: Path, engine: Any, average: TeacherAverage | None, rank: int) -> None:
-    """Writes one rank's part: DeepSpeed's own files, the moving average, the network's buffers, the random state."""
-    engine.save_checkpoint(str(folder), tag=TAG)
+def save_rank(folder: Path, engine: "StudentEngine", average: TeacherAverage | None, rank: int) -> None:
+    """Writes one rank's part: the engine's own files, the moving average, the network's buffers, the random state."""
+    engine.save(str(folder))
     own = {
         "average": average.state_dict() if average is not None else None,
-        "buffers": saved_buffers(engine.module),
+        "buffers": saved_buffers(engine.student),
         "random": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
@@ -102,15 +104,14 @@ def save_rank(folder: Path, engine: Any, average: TeacherAverage | None, rank: i
     torch.save(own, folder / f"rank-{rank}.pt")
 
 
-def load_rank(folder: Path, engine: Any, average: TeacherAverage | None, rank: int) -> None:
+def load_rank(folder: Path, engine: "StudentEngine", average: TeacherAverage | None, rank: int) -> None:
     """Restores what `save_rank` wrote.
 
     Raises:
         CheckpointError: the files are missing or belong to another layout.
     """
-    path, _ = engine.load_checkpoint(str(folder), tag=TAG)
     own_path = folder / f"rank-{rank}.pt"
-    if path is None or not own_path.is_file():
+    if not engine.load(str(folder)) or not own_path.is_file():
         raise CheckpointError(
             f"resume={folder}: the files of learner rank {rank} are missing; choose another checkpoint."
         )
@@ -121,13 +122,13 @@ def load_rank(folder: Path, engine: Any, average: TeacherAverage | None, rank: i
             f"resume={folder}: it was saved {'without' if average is not None else 'with'} a moving average; "
             "resume with the method and the teacher.weights it was saved with."
         )
-    if own.get("buffers", {}).keys() != saved_buffers(engine.module).keys():
+    if own.get("buffers", {}).keys() != saved_buffers(engine.student).keys():
         raise CheckpointError(
             f"resume={folder}: it was saved with the buffers {sorted(own.get('buffers', {}))}, the network has "
-            f"{sorted(saved_buffers(engine.module))}; resume with the model.path and the version of sdft_ray it was "
+            f"{sorted(saved_buffers(engine.student))}; resume with the model.path and the version of sdft_ray it was "
             "saved with."
         )
-    copy_buffers(engine.module, own.get("buffers", {}))
+    copy_buffers(engine.student, own.get("buffers", {}))
     if average is not None:
         average.load_state_dict(own["average"])
     torch.set_rng_state(own["random"])

@@ -1,79 +1,180 @@
-"""The DeepSpeed engine of one rank; this module and fragments.py are all that import DeepSpeed.
+"""The wall to DeepSpeed: one rank's student, its gradients, its optimizer and its fp32 masters.
 
-The worker, the checkpoint, persistent gradients and the student call methods of the engine that is built here.
+No other module touches DeepSpeed's engine, its optimizer, or what it hangs on parameters; another engine, such as
+FSDP2, is another class with these methods. All ranks have to make the same calls in the same order: each may be a
+collective.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import deepspeed
 import torch
+from deepspeed.utils import safe_get_local_fp32_param
+from transformers import PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
 
 from sdft_ray.config import LearnerConfig, ModelConfig
 from sdft_ray.learner.compile_lock import clear_compile_locks
 from sdft_ray.learner.optimizer import deepspeed_settings, make_optimizer
-from sdft_ray.learner.student import Student, check_partitioned_head
+from sdft_ray.learner.settled import settle
+from sdft_ray.learner.student import LossOf, Student, check_partitioned_head
 from sdft_ray.models.network import check_head, load_network
 from sdft_ray.models.state import copy_buffers, saved_buffers
+from sdft_ray.weights.fragments import Fragment, Shapes
+
+TAG = "student"  # the folder of DeepSpeed's own files in a checkpoint
 
 
-def build_engine(model_path: str, model: ModelConfig, cfg: LearnerConfig, device: str) -> Any:
-    """Joins the process group and wraps the student.
+class StudentEngine:
+    """The student on one rank, in training."""
 
-    Under ZeRO 3 the weights are cut up while they are loaded, so no rank ever holds the whole model.
-    """
-    clear_compile_locks()
-    deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo")
-    settings = deepspeed_settings(cfg)
-    # transformers asks a weak reference to this object whether to load in parts: it must outlive the loading.
-    partitioned_loading = HfDeepSpeedConfig(settings) if cfg.zero_stage == 3 else None
-    network = load_network(model_path, cfg.precision, model)
-    del partitioned_loading
-    if cfg.zero_stage < 3:  # a partitioned network runs inside its engine only: see below
-        check_head(network)
-    if cfg.gradient_checkpointing:
-        network.gradient_checkpointing_enable({"use_reentrant": False})
-    student = Student(network, dropout=model.dropout)
-    buffers = saved_buffers(network)
-    engine, _, _, _ = deepspeed.initialize(
-        model=student,
-        optimizer=make_optimizer(student.parameters(), cfg),
-        config=settings,
-    )
-    copy_buffers(network, buffers)  # DeepSpeed rounds all floating ones to bf16 where it trains in bf16
-    if cfg.zero_stage == 0 and engine.dp_world_size == 1:
-        # The sum over one rank would still go through a flat copy of all gradients.
-        engine.enable_backward_allreduce = False
-    if cfg.zero_stage == 3:
-        engine.eval()
-        check_partitioned_head(engine)
-    engine.train()
-    return engine
+    def __init__(self, model_path: str, model: ModelConfig, cfg: LearnerConfig, device: str):
+        """Joins the process group and wraps the student.
+
+        Under ZeRO 3 the weights are cut up while they are loaded, so no rank ever holds the whole model.
+
+        Raises:
+            ModelError: the network's head is of an unknown kind.
+        """
+        clear_compile_locks()
+        deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo")
+        settings = deepspeed_settings(cfg)
+        # transformers asks a weak reference to this object whether to load in parts: it must outlive the loading.
+        partitioned_loading = HfDeepSpeedConfig(settings) if cfg.zero_stage == 3 else None
+        self.network: PreTrainedModel = load_network(model_path, cfg.precision, model)
+        del partitioned_loading
+        if cfg.zero_stage < 3:  # a partitioned network runs inside its engine only: see below
+            check_head(self.network)
+        if cfg.gradient_checkpointing:
+            self.network.gradient_checkpointing_enable({"use_reentrant": False})
+        self.student = Student(self.network, dropout=model.dropout)
+        buffers = saved_buffers(self.network)
+        self._engine, _, _, _ = deepspeed.initialize(
+            model=self.student,
+            optimizer=make_optimizer(self.student.parameters(), cfg),
+            config=settings,
+        )
+        copy_buffers(self.network, buffers)  # DeepSpeed rounds all floating ones to bf16 where it trains in bf16
+        self._rank, self._num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        if cfg.zero_stage == 0 and self._num_ranks == 1:
+            # The sum over one rank would still go through a flat copy of all gradients.
+            self._engine.enable_backward_allreduce = False
+        if cfg.zero_stage == 3:
+            self.eval()
+            check_partitioned_head(self.forward, self.network, self._engine.device)
+        self.train()
+
+    def train(self) -> None:
+        """Enters the mode of a training step; see `Student.train`."""
+        self._engine.train()
+
+    def eval(self) -> None:
+        """Enters the mode in which nothing is random."""
+        self._engine.eval()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        predictor_index: torch.Tensor,
+        loss_of: LossOf | None,
+    ) -> tuple[torch.Tensor, ...]:
+        """See `Student.forward`, with whatever DeepSpeed does around it."""
+        answer: tuple[torch.Tensor, ...] = self._engine(
+            input_ids=input_ids, position_ids=position_ids, predictor_index=predictor_index, loss_of=loss_of
+        )
+        return answer
+
+    def backward(self, loss: torch.Tensor, *, is_last: bool) -> None:
+        """Adds the gradient of this rank's part of the loss; `is_last` says that the step has no other microbatch."""
+        self._engine.set_gradient_accumulation_boundary(is_last)
+        # DeepSpeed averages gradients over ranks; the loss is already a share of the global batch's.
+        self._engine.backward(loss * self._num_ranks)
+
+    def step(self, learning_rate: float) -> float:
+        """Takes the optimizer step with the accumulated gradient, summed over ranks.
+
+        Where the gradient is NaN or infinite no step is taken: masters and moments stay as they are.
+
+        Returns:
+            The global gradient norm before clipping.
+        """
+        self._set_learning_rate(learning_rate)
+        if self._engine.zero_optimization():
+            self._engine.step()  # looks at the norm itself, and takes no step if that is not finite
+            return float(self._engine.get_global_grad_norm())
+        # Without ZeRO DeepSpeed neither reports a norm nor looks at it.
+        gradients = [param.grad for param in self.student.parameters() if param.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if math.isfinite(norm):
+            self._engine.step()
+        return norm
+
+    def moments(self) -> Iterator[torch.Tensor]:
+        """What the optimizer of this rank remembers, its counts of steps among it; in place."""
+        for state in self._engine.basic_optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+
+    def reset_moments(self) -> None:
+        """Makes the optimizer one that has taken no step; in place, since ZeRO holds on to these tensors."""
+        for values in self.moments():
+            values.zero_()
+
+    def allocate_gradients(self) -> None:
+        """Gives gradients and moments memory for the whole run, on a rank that holds all of them; see `settle`."""
+
+        def make_moments() -> None:
+            self._set_learning_rate(0.0)  # every step is given its own
+            self._engine.optimizer.step()
+            self.reset_moments()
+            self._engine.zero_grad()
+
+        settle(self.student, make_moments)
+
+    def shapes(self) -> Shapes:
+        """Names and full shapes of all parameters, tied ones once."""
+        return tuple(
+            (name, tuple(getattr(param, "ds_shape", param.shape))) for name, param in self.network.named_parameters()
+        )
+
+    def masters(self) -> Iterator[Fragment]:
+        """The fragments of the fp32 master weights that this rank owns; views, in the same order every time."""
+        for name, param in self.network.named_parameters():
+            fragment = master_fragment(name, param, self._rank, self._num_ranks)
+            if fragment is not None and fragment.values.numel() > 0:
+                yield fragment
+
+    def move_masters(self, allocate: Callable[[list[Fragment]], list[Fragment]]) -> None:
+        """Keeps the weights of a rank that holds all of them, whole, from now on where `allocate` copies them to."""
+        parameters = dict(self.network.named_parameters())
+        for name, _, values in allocate(list(self.masters())):
+            parameters[name].data = values.view_as(parameters[name])
+
+    def save(self, folder: str) -> None:
+        """Writes weights and optimizer of this rank."""
+        self._engine.save_checkpoint(folder, tag=TAG)
+
+    def load(self, folder: str) -> bool:
+        """Restores what `save` wrote; False where the files are missing."""
+        path, _ = self._engine.load_checkpoint(folder, tag=TAG)
+        return path is not None
+
+    def _set_learning_rate(self, learning_rate: float) -> None:
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
 
 
-def reset_moments(engine: Any) -> None:
-    """Makes the optimizer one that has taken no step; in place, since ZeRO holds on to these tensors."""
-    for state in engine.basic_optimizer.state.values():
-        for value in state.values():
-            if isinstance(value, torch.Tensor):
-                value.zero_()
-
-
-def take_step(engine: Any) -> float:
-    """Takes the optimizer step with the accumulated gradient; the gradients are already summed over ranks.
-
-    Where the gradient is NaN or infinite no step is taken: masters and moments stay as they are.
-
-    Returns:
-        The global gradient norm before clipping.
-    """
-    if engine.zero_optimization():
-        engine.step()  # looks at the norm itself, and takes no step if that is not finite
-        return float(engine.get_global_grad_norm())
-    # Without ZeRO DeepSpeed neither reports a norm nor looks at it.
-    gradients = [param.grad for param in engine.module.parameters() if param.grad is not None]
-    norm = float(torch.nn.utils.get_total_norm(gradients))
-    if math.isfinite(norm):
-        engine.step()
-    return norm
+def master_fragment(name: str, param: torch.nn.Parameter, rank: int, num_ranks: int) -> Fragment | None:
+    """What a rank owns of one parameter's fp32 master, by what ZeRO hangs on the parameter; None for nothing."""
+    if hasattr(param, "ds_id"):  # ZeRO 3 cuts every parameter into equal parts, the last one padded
+        local = safe_get_local_fp32_param(param).view(-1)
+        start = rank * local.numel()
+        return Fragment(name, start, local[: max(0, param.ds_numel - start)])  # type: ignore[attr-defined]
+    if hasattr(param, "_hp_mapping"):  # ZeRO 1 and 2 cut the flat sequence of all parameters
+        mapping = param._hp_mapping
+        if mapping is None:
+            return None
+        return Fragment(name, mapping.lp_fragment_address.start, mapping.get_hp_fragment().view(-1))
+    size = -(-param.numel() // num_ranks)  # without ZeRO every rank holds all of it, and owns an equal part
+    return Fragment(name, rank * size, param.data.view(-1)[rank * size : (rank + 1) * size])

@@ -3,19 +3,50 @@
 import copy
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from transformers import GenerationConfig, PreTrainedModel
 
 from sdft_ray.config import ModelConfig, Precision
 from sdft_ray.learner.scoring import network_logits
 from sdft_ray.models.folder import GENERATION_FILE, read_config
 from sdft_ray.models.network import TORCH_DTYPE, load_network
-from sdft_ray.records import GuardRow
+from sdft_ray.records import Bucket, GuardRow
+from sdft_ray.tensors import dtype_name
+from sdft_ray.weights.buckets import unpack
+from sdft_ray.weights.fragments import Fragment, Shapes, assembled
 
 UNVERIFIED_FILE = "NOT_VERIFIED"  # lies in an exported folder until what it computes has been checked
+
+
+def full_state(
+    shapes: Shapes,
+    fragments: Callable[[], Iterator[Fragment]],
+    buffers: Mapping[str, torch.Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> dict[str, torch.Tensor]:
+    """All of a network's state in host memory on rank 0, empty elsewhere; every rank has to call it.
+
+    Args:
+        shapes: of all parameters.
+        fragments: of the parameters on this rank.
+        buffers: that are saved with the network; they stay in their own dtype.
+        dtype: the parameters' in the state.
+        device: where ranks exchange fragments.
+    """
+    state: dict[str, torch.Tensor] = {}
+    if dist.get_world_size() == 1 and dtype is torch.float32:  # the masters themselves, not copied
+        state |= {name: values.view(dict(shapes)[name]).cpu() for name, _, values in fragments()}
+    else:
+        for entries, array in assembled(shapes, fragments(), dtype, device):
+            state |= dict(unpack(Bucket(dtype=dtype_name(dtype), entries=entries, array=None), array))
+    if dist.get_rank() == 0:
+        state |= {name: buffer.cpu() for name, buffer in buffers.items()}
+    return state
 
 
 def export_student(

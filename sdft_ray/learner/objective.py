@@ -14,7 +14,7 @@ from sdft_ray.distill.settings import LossSettings
 from sdft_ray.distill.teacher_rows import TeacherRows
 from sdft_ray.errors import NonFiniteError
 from sdft_ray.learner.opening import open_payloads
-from sdft_ray.learner.student import run_student
+from sdft_ray.learner.student import Forward
 from sdft_ray.learner.teacher_heads import TeacherHeads
 from sdft_ray.learner.top_tokens import top_tokens
 from sdft_ray.records import Microbatch, TokenViews, TopTokens
@@ -72,8 +72,8 @@ class Objective:
             mismatch_clip=loss.mismatch_clip,
         )
 
-    def __call__(self, engine: Any, microbatch: Microbatch) -> tuple[LossOutput, TopsBySequence]:
-        """Runs the student on `microbatch`.
+    def __call__(self, forward: Forward, microbatch: Microbatch) -> tuple[LossOutput, TopsBySequence]:
+        """Runs the student on `microbatch` by its `forward`.
 
         Returns:
             The loss, connected to the student's graph, and the top tokens of the reported sequences.
@@ -99,14 +99,13 @@ class Objective:
             )
             return output
 
-        output = run_student(
-            engine,
-            loss_of,
+        fields = forward(
             input_ids=self._tensor(microbatch.input_ids),
             position_ids=self._tensor(microbatch.position_ids),
             predictor_index=self._tensor(microbatch.predictor_index),
+            loss_of=loss_of,
         )
-        return output, tops
+        return LossOutput.from_tuple(fields), tops
 
     def _loss(
         self, hidden: torch.Tensor, head: Head, teacher: TeacherRows | None, microbatch: Microbatch

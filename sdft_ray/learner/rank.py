@@ -13,42 +13,40 @@ from pathlib import Path
 
 import torch
 
-from sdft_ray.config import Target, TeacherWeights
 from sdft_ray.errors import NonFiniteError
 from sdft_ray.learner.average import TeacherAverage
 from sdft_ray.learner.bound import MatmulBound
 from sdft_ray.learner.checkpoint import load_rank, save_rank
-from sdft_ray.learner.engine import build_engine, reset_moments, take_step
-from sdft_ray.learner.export import export_gap, export_student
-from sdft_ray.learner.fragments import Fragment, master_fragments, move_parameters
+from sdft_ray.learner.engine import StudentEngine
+from sdft_ray.learner.export import export_gap, export_student, full_state
 from sdft_ray.learner.metrics import OpenStep
 from sdft_ray.learner.objective import Objective, check_loss, token_sums, views_by_sample
-from sdft_ray.learner.publisher import DirectPublisher, Fragments, Publisher, full_state, make_publisher
 from sdft_ray.learner.scoring import check_student_packing, row_logprobs, student_logits
 from sdft_ray.learner.settings import LearnerSettings
-from sdft_ray.learner.settled import settle
 from sdft_ray.learner.teacher_heads import TeacherHeads, teacher_head_maker
 from sdft_ray.models.network import TORCH_DTYPE, configured_noise, output_head
+from sdft_ray.models.state import published_buffers, saved_buffers
 from sdft_ray.records import GuardRow, Microbatch, Publication, RankReport, TokenViews
 from sdft_ray.tensors import release_freed_memory, synchronize
-from sdft_ray.weights.channel import Meeting, WeightKind
+from sdft_ray.weights.channel import Meeting, RankWeights, Sender, WeightKind, ends_of
+from sdft_ray.weights.fragments import Fragment
 
 
 class LearnerRank:
     """Forward, backward, optimizer, average, publish, save."""
 
-    def __init__(self, settings: LearnerSettings, *, rank: int, num_ranks: int):
+    def __init__(self, settings: LearnerSettings, *, rank: int):
         """Joins the other ranks, loads the model and builds the engine.
 
         Raises:
             ModelError: the network's head is of an unknown kind, or it computes no packing rightly.
         """
         self._settings = settings
-        self._rank, self._num_ranks = rank, num_ranks
+        self._rank = rank
         torch.manual_seed(settings.seed)
         self._device = torch.device(settings.device)
-        self._engine = build_engine(settings.model_path, settings.model, settings.learner, settings.device)
-        self._network = self._engine.module.network
+        self._engine = StudentEngine(settings.model_path, settings.model, settings.learner, settings.device)
+        self._network = self._engine.network
         self.packing = check_student_packing(
             self._engine, settings.guard_rows, settings.model.attention, settings.max_len, self._device
         )
@@ -62,27 +60,24 @@ class LearnerRank:
             heads=self._heads,
             device=self._device,
         )
-        dtype = TORCH_DTYPE[settings.model.dtype]
-        self._publisher: Publisher = make_publisher(settings.channel, self._network, dtype, self._device)
-        holds_all = settings.learner.holds_all(num_ranks)
-        if holds_all:
-            move_parameters(self._network, partial(self._publisher.house, WeightKind.STUDENT))
+        self._senders = self._make_senders()
+        if WeightKind.STUDENT in settings.weights.masters_in_place:
+            self._engine.move_masters(partial(self._senders[WeightKind.STUDENT].allocate, WeightKind.STUDENT))
         self._average = self._make_average()
-        parameters = dict(self._network.named_parameters())
-        self._bound = MatmulBound(parameters, output_head(self._network).weight, self._device)
+        self._bound = self._make_bound()
         self.weight_version = 0
         self._step = OpenStep()
         self._make_teacher_head = teacher_head_maker(
             settings,
             self._heads,
             self._network,
-            self._fragments_of(WeightKind.EMA),  # the student's where there is no average: a live teacher
+            self._engine.shapes(),
+            partial(self._fragments_of, WeightKind.EMA),  # the student's where there is no average: a live teacher
             self._device,
-            holds_all=holds_all,
         )
         self._make_teacher_head(self.weight_version)
-        if holds_all:
-            settle(self._engine)
+        if settings.weights.whole_masters:
+            self._engine.allocate_gradients()
         release_freed_memory()  # weights that have moved, and what measuring the bound took
 
     def notes(self) -> tuple[str, ...]:
@@ -107,12 +102,10 @@ class LearnerRank:
             NonFiniteError: the loss is not finite; it has not touched the gradient.
         """
         started = time.perf_counter()
-        self._engine.set_gradient_accumulation_boundary(is_last)
-        output, tops = self._objective(self._engine, microbatch)
+        output, tops = self._objective(self._engine.forward, microbatch)
         by_sample = views_by_sample(output, tops, microbatch)
         check_loss(output.loss, by_sample, microbatch, self.weight_version + 1)
-        # DeepSpeed averages gradients over ranks; the loss is already a share of the global batch's.
-        self._engine.backward(output.loss * self._num_ranks)
+        self._engine.backward(output.loss, is_last=is_last)
         synchronize(self._device)  # or the step's first wait would be taken for the optimizer's
         self._step.add(microbatch, token_sums(output, microbatch), time.perf_counter() - started)
         return by_sample
@@ -133,12 +126,12 @@ class LearnerRank:
         self.weight_version += 1
         is_border = self._settings.plan.is_border(self.weight_version)
         if is_border and self._settings.border.reset_optimizer:
-            reset_moments(self._engine)
+            self._engine.reset_moments()
         if self._average is not None:
             if is_border and self._settings.border.rebase_teacher:
-                self._average.rebase(self._student())
+                self._average.rebase(self._engine.masters())
             else:
-                self._average.update(self._student())
+                self._average.update(self._engine.masters())
         self._make_teacher_head(self.weight_version)
         synchronize(self._device)
         return step.report(
@@ -150,15 +143,11 @@ class LearnerRank:
 
     def publish(self, kind: WeightKind) -> Publication | None:
         """Makes the current weights of `kind` available to the workers; handles on rank 0, None elsewhere."""
-        return self._publisher.publish(kind, self.weight_version, self._fragments_of(kind))
+        return self._senders[kind].publish(kind, self.weight_version)
 
-    def meet_engines(self, meeting: Meeting) -> Publication:
-        """Joins the rollout engines, to which the student's weights go directly from now on; tells what will go."""
-        dtype = TORCH_DTYPE[self._settings.model.dtype]
-        self._publisher = DirectPublisher(
-            self._network, dtype, self._device, self._student, meeting, others=self._publisher
-        )
-        return self._publisher.announcement(self.weight_version)
+    def connect(self, meeting: Meeting) -> Publication | None:
+        """Joins the rollout engines, to which the student's weights are pushed from now on; tells what will go."""
+        return self._senders[WeightKind.STUDENT].connect(meeting)
 
     def save(self, folder: str) -> None:
         """Writes this rank's part of a checkpoint."""
@@ -178,7 +167,7 @@ class LearnerRank:
         """
         release_freed_memory()  # makes room for a copy of the weights
         precision = self._settings.learner.precision
-        state = full_state(self._network, self._student, TORCH_DTYPE[precision], self._device)
+        state = self._state(WeightKind.STUDENT, TORCH_DTYPE[precision])
         if self._rank == 0:
             export_student(self._network, state, Path(folder), Path(self._settings.model_path), precision)
 
@@ -202,27 +191,43 @@ class LearnerRank:
 
     def weights(self, kind: WeightKind) -> dict[str, torch.Tensor]:
         """The fp32 masters of `kind` on rank 0, empty elsewhere: for comparing, not for transport."""
-        return full_state(self._network, self._fragments_of(kind), torch.float32, self._device)
+        return self._state(kind, torch.float32)
 
-    def _fragments_of(self, kind: WeightKind) -> Fragments:
-        return self._average.fragments if kind is WeightKind.EMA and self._average is not None else self._student
+    def _state(self, kind: WeightKind, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        fragments, buffers = partial(self._fragments_of, kind), saved_buffers(self._network)
+        return full_state(self._engine.shapes(), fragments, buffers, dtype, self._device)
 
-    def _student(self) -> Iterator[Fragment]:
-        return master_fragments(self._network, self._rank, self._num_ranks)
+    def _fragments_of(self, kind: WeightKind) -> Iterator[Fragment]:
+        average = self._average if kind is WeightKind.EMA else None
+        return self._engine.masters() if average is None else average.fragments()
+
+    def _make_senders(self) -> dict[WeightKind, Sender]:
+        weights = RankWeights(
+            shapes=self._engine.shapes(),
+            fragments=self._fragments_of,
+            buffers=partial(published_buffers, self._network),
+            dtype=TORCH_DTYPE[self._settings.model.dtype],
+            device=self._device,
+        )
+        channels = {kind: self._settings.weights.channel_of(kind) for kind in WeightKind}
+        senders = {channel: ends_of(channel).sender(weights) for channel in dict.fromkeys(channels.values())}
+        return {kind: senders[channel] for kind, channel in channels.items()}
+
+    def _make_bound(self) -> MatmulBound:
+        head, shapes = output_head(self._network).weight, self._engine.shapes()
+        (name,) = (name for name, param in self._network.named_parameters() if param is head)
+        return MatmulBound(shapes, dict(shapes)[name], head.dtype, self._device)
 
     def _make_average(self) -> TeacherAverage | None:
-        settings = self._settings
-        if settings.target is not Target.TEACHER or settings.teacher.weights is not TeacherWeights.EMA:
+        if not self._settings.weights.keeps_average:
             return None
-        average = TeacherAverage(self._student(), settings.teacher.ema_decay)
-        average.move(partial(self._publisher.house, WeightKind.EMA))
+        average = TeacherAverage(self._engine.masters(), self._settings.teacher.ema_decay)
+        if WeightKind.EMA in self._settings.weights.masters_in_place:
+            average.move(partial(self._senders[WeightKind.EMA].allocate, WeightKind.EMA))
         return average
 
     def _apply_gradients(self, example_ids: Sequence[str]) -> float:
-        rate = self._settings.plan.learning_rate(self.weight_version)
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = rate
-        norm = take_step(self._engine)
+        norm = self._engine.step(self._settings.plan.learning_rate(self.weight_version))
         if not math.isfinite(norm):
             raise NonFiniteError("gradient", self.weight_version + 1, example_ids)
         return norm

@@ -5,7 +5,7 @@ Legend: T completion tokens of a row, V vocabulary entries that count.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedModel
@@ -17,20 +17,23 @@ from sdft_ray.models.packing import PackedSequences, pack_sequences
 from sdft_ray.models.packing_check import PackingVerdict, check_packing
 from sdft_ray.records import GuardRow
 
+if TYPE_CHECKING:
+    from sdft_ray.learner.engine import StudentEngine
+
 Forward = Callable[[dict[str, torch.Tensor]], torch.Tensor]
 
 
 def check_student_packing(
-    engine: Any, rows: Sequence[GuardRow], attention: str, longest: int, device: torch.device
+    engine: "StudentEngine", rows: Sequence[GuardRow], attention: str, longest: int, device: torch.device
 ) -> PackingVerdict:
     """Which packing the student computes rightly, see `check_packing`: a collective in which all ranks decide alike.
 
     Dropout is off during the check, also where the student is trained with it.
     """
-    network = engine.module.network
+    network = engine.network
 
     def forward(packed: PackedSequences) -> torch.Tensor:
-        (hidden,) = engine(**_inputs(packed, device), loss_of=lambda hidden, head: HeadOutput(hidden))
+        (hidden,) = engine.forward(**_inputs(packed, device), loss_of=lambda hidden, head: HeadOutput(hidden))
         values: torch.Tensor = hidden
         return values
 
@@ -54,14 +57,16 @@ def _largest_of_all_ranks(device: torch.device, value: float) -> float:
     return largest.item()
 
 
-def student_logits(engine: Any, rows: Sequence[GuardRow], num_tokens: int, device: torch.device) -> list[torch.Tensor]:
+def student_logits(
+    engine: "StudentEngine", rows: Sequence[GuardRow], num_tokens: int, device: torch.device
+) -> list[torch.Tensor]:
     """The student's logits [T, V] of every row, in host memory; a collective of all ranks, which get the same."""
 
     def logits_of(hidden: torch.Tensor, head: Head) -> HeadOutput:
         return HeadOutput(head.logits(hidden, num_tokens))
 
     engine.eval()
-    logits = _one_by_one(lambda inputs: engine(**inputs, loss_of=logits_of)[0], rows, device)
+    logits = _one_by_one(lambda inputs: engine.forward(**inputs, loss_of=logits_of)[0], rows, device)
     engine.train()
     return logits
 

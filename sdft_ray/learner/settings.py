@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from sdft_ray.config import BorderConfig, Channel, LearnerConfig, LossConfig, ModelConfig, Target, TeacherConfig
+from sdft_ray.config import BorderConfig, LearnerConfig, LossConfig, ModelConfig, Target, TeacherConfig
 from sdft_ray.learner.stages import StagePlan
 from sdft_ray.records import GuardRow
+from sdft_ray.weights.plan import WeightPlan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +24,7 @@ class LearnerSettings:
     num_tokens: int  # vocabulary rows that count; the rest is padding
     plan: StagePlan
     border: BorderConfig
-    channel: Channel  # that publishes weights; AUTO is settled by then
+    weights: WeightPlan
     guard_rows: tuple[GuardRow, ...]  # what the packing of sequences is checked on
     max_len: int  # tokens of the longest prompt with its completion
     seed: int

@@ -6,23 +6,24 @@ that is known beforehand, embedding and head can add their gradients to it, inst
 vocabulary for every microbatch.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sdft_ray.learner.engine import reset_moments
+from sdft_ray.learner.student import Student
 
 
-def settle(engine: Any) -> None:
-    """Allocates gradients and moments, before there are any activations; weights stay as they are."""
-    student = engine.module
-    places = {param: Place(param) for param in student.parameters()}
-    for group in engine.optimizer.param_groups:
-        group["lr"] = 0.0  # every step is given its own
-    engine.optimizer.step()
-    reset_moments(engine)
-    engine.zero_grad()
+def settle(student: Student, make_moments: Callable[[], None]) -> None:
+    """Allocates gradients and moments, before there are any activations; weights stay as they are.
+
+    Args:
+        student: whose parameters are whole and in fp32.
+        make_moments: allocates the optimizer's moments beside gradients of zero, and lets go of these gradients.
+    """
+    places: dict[Tensor, Place] = {param: Place(param) for param in student.parameters()}
+    make_moments()
     student.head.gradient = places[student.head.weight].take
     embedding = student.network.get_input_embeddings()
     if type(embedding) is nn.Embedding:  # others do more than to look up

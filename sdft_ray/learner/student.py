@@ -6,7 +6,7 @@ loss is computed, and nothing else is.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from transformers import PreTrainedModel
@@ -35,6 +35,20 @@ class HeadOutput(NamedTuple):
 
 
 LossOf = Callable[[torch.Tensor, Head], LossOutput | HeadOutput]
+
+
+class Forward(Protocol):
+    """`Student.forward`, of the student itself or of the engine around it."""
+
+    def __call__(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        predictor_index: torch.Tensor,
+        loss_of: LossOf | None,
+    ) -> tuple[torch.Tensor, ...]:
+        """See `Student.forward`."""
+        ...
 
 
 class Student(torch.nn.Module):
@@ -87,22 +101,16 @@ class StudentHead(torch.nn.Module):
         return loss_of(hidden, Head(self.weight, self.bias, *self._transform, self.gradient)).as_tuple()
 
 
-def run_student(engine: Any, loss_of: LossOf, **inputs: torch.Tensor) -> LossOutput:
-    """The loss of the DeepSpeed engine around a `Student`."""
-    return LossOutput.from_tuple(engine(**inputs, loss_of=loss_of))
-
-
 @torch.no_grad()
-def check_partitioned_head(engine: Any) -> None:
+def check_partitioned_head(forward: Forward, network: PreTrainedModel, device: torch.device) -> None:
     """Checks the head as `models.network.check_head` does, on weights that ZeRO 3 has cut up; all ranks together.
 
     Raises:
         ModelError: the network does something to its logits that `Head` does not know.
     """
-    tokens = torch.arange(PROBE_TOKENS, device=engine.device)
+    tokens = torch.arange(PROBE_TOKENS, device=device)
     inputs = {"input_ids": tokens, "position_ids": tokens, "predictor_index": tokens}
-    network = engine.module.network
     with plain_attention(network):
-        (expected,) = engine(**inputs, loss_of=None)
-        (logits,) = engine(**inputs, loss_of=lambda hidden, head: HeadOutput(head.logits(hidden, len(head.weight))))
+        (expected,) = forward(**inputs, loss_of=None)
+        (logits,) = forward(**inputs, loss_of=lambda hidden, head: HeadOutput(head.logits(hidden, len(head.weight))))
     compare_head(network, logits, expected.float(), network.dtype)

@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 from sdft_ray.config import Payload, Target, TeacherBackend, TeacherWeights
 from sdft_ray.distill.head import Head
 from sdft_ray.errors import WeightVersionError
-from sdft_ray.learner.fragments import Fragment, assemble, full_shape
 from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.models.network import TORCH_DTYPE, check_folder_head, load_head, output_head
 from sdft_ray.records import ParameterEntry
+from sdft_ray.weights.fragments import Fragment, Shapes, assemble
 
 
 class TeacherHeads:
@@ -53,6 +53,7 @@ class HeadMaker:
         self,
         head: Head,
         parameters: dict[str, torch.Tensor],
+        shapes: Shapes,
         dtype: torch.dtype,
         device: torch.device,
         *,
@@ -63,6 +64,7 @@ class HeadMaker:
         Args:
             head: the network's own.
             parameters: all of the network by name, tied ones once.
+            shapes: the full ones of the parameters, which ZeRO 3 has cut up.
             dtype: that of the teacher's workers, so that both multiply with the same numbers.
             device: where heads are kept.
             in_place: whether the head is a view of this rank's fp32 fragments: they are whole parameters, and do
@@ -70,7 +72,7 @@ class HeadMaker:
         """
         self._transform = head.scale, head.softcap
         self._entries = [
-            ParameterEntry(name=name, shape=full_shape(parameter), offset=0)
+            ParameterEntry(name=name, shape=dict(shapes)[name], offset=0)
             for wanted in head[:2]
             for name, parameter in parameters.items()
             if parameter is wanted
@@ -99,10 +101,9 @@ def teacher_head_maker(
     settings: LearnerSettings,
     heads: TeacherHeads,
     network: PreTrainedModel,
+    shapes: Shapes,
     fragments: Callable[[], Iterator[Fragment]],
     device: torch.device,
-    *,
-    holds_all: bool,
 ) -> Callable[[int], None]:
     """What has to be called with every new weight version so that hidden states of the teacher can be used.
 
@@ -110,9 +111,9 @@ def teacher_head_maker(
         settings: say whether they are, and whose weights the teacher has.
         heads: that are held from then on.
         network: the student.
+        shapes: of all its parameters.
         fragments: of the teacher's weights on this rank.
         device: where heads are kept.
-        holds_all: whether this rank's fragments are whole parameters.
 
     Raises:
         ModelError: a frozen teacher that is a model of its own has a head that `Head` does not describe.
@@ -129,9 +130,9 @@ def teacher_head_maker(
     maker = HeadMaker(
         output_head(network),
         dict(network.named_parameters()),
+        shapes,
         dtype,
         device,
-        # On-policy, all samples of a version are trained on before the weights change.
-        in_place=holds_all and dtype is torch.float32 and settings.max_staleness == 0,
+        in_place=settings.weights.heads_in_place,
     )
     return lambda version: heads.hold(version, maker.make(fragments))

@@ -47,7 +47,7 @@ class LearnerWorker(Worker):
         }
         from sdft_ray.learner.rank import LearnerRank
 
-        self._inner = LearnerRank(self._settings, rank=self.rank, num_ranks=self._num_ranks)
+        self._inner = LearnerRank(self._settings, rank=self.rank)
         self.weight_version = self._inner.weight_version
         return self._inner.packing.packing
 
@@ -69,9 +69,9 @@ class LearnerWorker(Worker):
         """Makes the current weights of `kind` available to the workers."""
         return self._inner.publish(kind)
 
-    def meet_engines(self, meeting: Meeting) -> Publication:
-        """Joins the rollout engines, to which the student's weights go directly from now on."""
-        return self._inner.meet_engines(meeting)
+    def connect(self, meeting: Meeting) -> Publication | None:
+        """Joins the rollout engines, to which the student's weights are pushed from now on."""
+        return self._inner.connect(meeting)
 
     def save(self, folder: str) -> None:
         """Writes this rank's part of a checkpoint."""

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sdft_ray.config import Channel, Payload, TeacherBackend, TeacherEma
+from sdft_ray.config import Payload, TeacherBackend, TeacherEma
 from sdft_ray.planning.workload import Workload
 
 PARTS = 8  # a cluster of more GPUs is divided in eighths
@@ -20,7 +20,7 @@ def layouts(work: Workload, num_nodes: int) -> Iterator[Settings]:
     Each role has whole GPUs where there are enough for all. Otherwise the learner has one to itself if there are two,
     and the others share one.
     """
-    if work.cfg.weights.channel is Channel.SHARED_MEMORY and num_nodes > 1:
+    if work.cfg.weights.channel.reach.one_node and num_nodes > 1:
         return
     num_gpus = num_nodes * work.cfg.cluster.gpus_per_node
     divided = _whole(work, num_gpus) if num_gpus >= len(work.roles) else _shared(work, num_gpus)

@@ -6,7 +6,7 @@ P parameters, n learner ranks, R x H the output head, N tokens of a microbatch, 
 
 from dataclasses import dataclass
 
-from sdft_ray.config import Channel, Payload, RolloutConfig, Target, TeacherBackend, TeacherConfig, TeacherWeights
+from sdft_ray.config import Payload, RolloutConfig, Target, TeacherBackend, TeacherConfig, TeacherWeights
 from sdft_ray.distill.fused_loss import CHUNK_ELEMENTS
 from sdft_ray.models.arithmetic import (
     ADAMW_BYTES_PER_PARAMETER,
@@ -72,8 +72,8 @@ def object_store_gib(work: Workload) -> float:
     """What Ray's object store has to hold at a time: the payloads of the open samples, and what is published."""
     cfg = work.cfg
     sets = 0
-    if work.channel is not Channel.SHARED_MEMORY:
-        sets = work.num_published_sets
+    if not work.weights.student_channel.reach.one_node:
+        sets = len(work.weights.published)
     payloads = 0
     if "teacher" in work.roles:
         tokens = cfg.batch_size * (cfg.max_staleness + 1) * work.lengths.completion
@@ -136,8 +136,7 @@ def _teacher(work: Workload) -> RoleMemory:
     forward += num_samples * work.lengths.completion * row * (width + ELEMENT_BYTES[cfg.payload_precision])
     phases = {"forward pass": forward}
     if placement.device == "cpu":  # the whole file or publication is mapped
-        mapped = work.cfg.weights.teachers_map(work.channel, work.cfg.cluster, work.cfg.max_staleness)
-        phases["loading weights"] = 0 if mapped else weight_bytes(shape, width)
+        phases["loading weights"] = 0 if work.weights.teachers_map else weight_bytes(shape, width)
     elif cfg.weights is not TeacherWeights.FROZEN:
         phases["loading weights"] = _bucket_elements(work) * width
     return _in_gib("teacher", work, {"weights": weight_bytes(shape, width)}, phases, _limit(work, "teacher"))
@@ -153,7 +152,7 @@ def _learner(work: Workload) -> RoleMemory:
         "gradients": gradient_width * params / (ranks if stage >= 2 else 1),
         "fp32 masters": FP32_BYTES * params / ranks if stage else 0,
         "AdamW moments": ADAMW_BYTES_PER_PARAMETER * params / (ranks if stage else 1),
-        "EMA": FP32_BYTES * params / ranks if work.has_average else 0,
+        "EMA": FP32_BYTES * params / ranks if work.weights.keeps_average else 0,
         "teacher heads": _teacher_heads(work),
         "publications": _copies_published(work) * weight_bytes(shape, work.worker_element_bytes),
     }
@@ -173,7 +172,7 @@ def _learner(work: Workload) -> RoleMemory:
 def _head_gradient(work: Workload, logits: int) -> int:
     """What is kept until the backward pass: the gradient itself, or, where it has a place, that on the logits."""
     kept = work.shape.head_parameters
-    if work.holds_all:
+    if work.weights.whole_masters:
         kept = min(kept, logits)
     return kept * FP32_BYTES
 
@@ -183,12 +182,9 @@ def _copies_published(work: Workload) -> int:
 
     What it keeps whole, in the workers' dtype, lies there itself.
     """
-    cfg = work.cfg
-    if cfg.cluster.learner.device != "cpu":
+    if work.cfg.cluster.learner.device != "cpu":
         return 0
-    if work.channel is not Channel.SHARED_MEMORY or work.worker_element_bytes != FP32_BYTES:
-        return work.num_published_sets
-    return int(not work.holds_all)
+    return len(set(work.weights.published) - work.weights.masters_in_place)
 
 
 def _activations(work: Workload) -> int:
@@ -232,8 +228,7 @@ def _teacher_heads(work: Workload) -> int:
     cfg = work.cfg
     if cfg.method.target is not Target.TEACHER or cfg.teacher.payload is not Payload.HIDDEN:
         return 0
-    follows = cfg.teacher.weights is not TeacherWeights.FROZEN
-    if follows and work.holds_all and work.worker_element_bytes == FP32_BYTES and cfg.max_staleness == 0:
+    if work.weights.heads_in_place:
         return 0  # a view of the average, or of the student
     return (cfg.max_staleness + 1) * work.shape.head_parameters * work.worker_element_bytes
 

@@ -109,7 +109,7 @@ def _learner(work: Workload) -> float:
 
 def _optimizer(work: Workload) -> float:
     """Reads and writes masters, moments and average, and reads the gradients, each rank its part."""
-    per_parameter = 2 * (FP32_BYTES + ADAMW_BYTES_PER_PARAMETER + FP32_BYTES * work.has_average) + FP32_BYTES
+    per_parameter = 2 * (FP32_BYTES + ADAMW_BYTES_PER_PARAMETER + FP32_BYTES * work.weights.keeps_average) + FP32_BYTES
     ranks = work.cfg.cluster.learner.num_workers if work.cfg.learner.zero_stage else 1
     num_bytes = work.shape.num_parameters * per_parameter / ranks
     return num_bytes / _memory_bytes_per_s(work)

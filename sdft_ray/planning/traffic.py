@@ -6,6 +6,7 @@ from enum import Enum, auto
 from sdft_ray.config import CompletionSource, Payload, TeacherWeights
 from sdft_ray.models.arithmetic import FP32_BYTES, NetworkShape, weight_bytes
 from sdft_ray.planning.workload import ELEMENT_BYTES, Workload
+from sdft_ray.weights.channel import WeightKind
 
 GIGA = 1e9
 ID_BYTES = 4  # of a token of a TOPK payload
@@ -60,7 +61,7 @@ def step_traffic(work: Workload) -> list[Link]:
     if "rollout" in work.roles and work.cfg.method.completion is CompletionSource.STUDENT:
         links.append(_weights(work, "rollout", "student weights"))
     if "teacher" in work.roles and work.cfg.teacher.weights is not TeacherWeights.FROZEN:
-        averaged = work.num_published_sets > 1
+        averaged = WeightKind.EMA in work.weights.published
         links.append(_weights(work, "teacher", "averaged weights" if averaged else "student weights"))
     if work.cfg.cluster.learner.num_workers > 1:
         links.append(_between_ranks(work))
@@ -104,7 +105,7 @@ def _between_ranks(work: Workload) -> Link:
         passes = (work.num_microbatches + 1) * weights
     else:  # gradients to everybody; under stage 1 to their owners, and the new weights to everybody
         passes = 2 * weights
-    publications = work.num_published_sets * weight_bytes(work.shape, FP32_BYTES)
+    publications = len(work.weights.published) * weight_bytes(work.shape, FP32_BYTES)
     per_rank = (passes + publications) * (num_ranks - 1) / num_ranks
     return Link(
         name="between learner ranks: gradients and weights",

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdft_ray.config import Channel, Precision, RunConfig, Target, TeacherEma, TeacherWeights
+from sdft_ray.config import Precision, RunConfig
 from sdft_ray.data.dataset import read_dataset
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.models.arithmetic import NetworkShape, read_shape
 from sdft_ray.models.folder import load_tokenizer
 from sdft_ray.models.resolve import resolve_model
 from sdft_ray.planning.shapes import planned_shape
+from sdft_ray.weights.plan import WeightPlan, plan_weights
 
 ELEMENT_BYTES = {Precision.FLOAT32: 4, Precision.BFLOAT16: 2}
 
@@ -45,24 +46,9 @@ class Workload:
         return ELEMENT_BYTES[self.cfg.learner.precision]
 
     @property
-    def holds_all(self) -> bool:
-        """See `LearnerConfig.holds_all`."""
-        return self.cfg.learner.holds_all(self.cfg.cluster.learner.num_workers)
-
-    @property
-    def has_average(self) -> bool:
-        """Whether the learner keeps a moving average of the student."""
-        return self.cfg.method.target is Target.TEACHER and self.cfg.teacher.weights is TeacherWeights.EMA
-
-    @property
-    def num_published_sets(self) -> int:
-        """Sets of weights that leave the learner: the student's, and the average unless teachers make it themselves."""
-        return 1 + (self.has_average and self.cfg.weights.teacher_ema is TeacherEma.LEARNER)
-
-    @property
-    def channel(self) -> Channel:
-        """That brings the workers their weights."""
-        return self.cfg.weights.choose_channel(self.cfg.cluster.num_nodes)
+    def weights(self) -> WeightPlan:
+        """The plan of a run on as many nodes as the settings declare."""
+        return plan_weights(self.cfg, self.cfg.cluster.num_nodes)
 
     @property
     def sequence_tokens(self) -> int:

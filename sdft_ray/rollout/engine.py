@@ -12,12 +12,9 @@ from vllm.outputs import RequestOutput
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
-from sdft_ray.config import Channel, RolloutConfig
+from sdft_ray.config import RolloutConfig
 from sdft_ray.inference.engine import InferenceEngine
-from sdft_ray.records import Publication
 from sdft_ray.rollout.padded_rows import PaddedRows
-from sdft_ray.weights import nccl
-from sdft_ray.weights.channel import Meeting
 
 PREFILL_TOKENS = 1024  # read in one forward pass on a CPU
 # Tokens of a block of the KV cache on a CPU, where vLLM takes 128: a common prefix is shared in whole blocks, and its
@@ -28,9 +25,7 @@ CPU_BLOCK_TOKENS = 32
 class SamplingEngine(InferenceEngine):
     """Many completions at once, which pause while weights are loaded and then go on."""
 
-    def __init__(
-        self, *, rollout: RolloutConfig, stop_token_ids: Sequence[int], channel: Channel, seed: int, **place: Any
-    ):
+    def __init__(self, *, rollout: RolloutConfig, stop_token_ids: Sequence[int], seed: int, **place: Any):
         """`place` is what `InferenceEngine` asks for besides: the model and where it computes."""
         if current_platform.is_cpu():
             # vLLM 0.32 takes back what a request's own seed has drawn for a prompt read in part, which the CPU's random
@@ -51,7 +46,6 @@ class SamplingEngine(InferenceEngine):
             logprobs_mode="processed_logprobs",
             # The learner adds up its logits in fp32. In bf16 the sampler's would be rounded to three digits besides.
             hf_overrides={"head_dtype": "float32"},
-            weight_transfer_config=nccl.transfer_config() if channel is Channel.NCCL else None,
             **place,
         )
         self._stop_token_ids = list(stop_token_ids)
@@ -131,13 +125,3 @@ class SamplingEngine(InferenceEngine):
     async def resume(self) -> None:
         """Goes on generating."""
         await self._answered(self._llm.resume_generation())
-
-    async def meet_learner(self, meeting: Meeting, first_rank: int) -> None:
-        """Brings this engine's ranks, from `first_rank` on, to the meeting. Never run on a GPU so far."""
-        await self._answered(self._llm.init_weight_transfer_engine(nccl.join_request(meeting, first_rank)))
-
-    async def receive_weights(self, publication: Publication) -> None:
-        """Receives all weights that the learner sends at the same time. Never run on a GPU so far."""
-        await self._answered(self._llm.start_weight_update())
-        await self._answered(self._llm.update_weights(nccl.update_request(publication)))
-        await self._answered(self._llm.finish_weight_update())

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sdft_ray.config import Channel, ModelConfig, RolloutConfig
+from sdft_ray.config import ModelConfig, RolloutConfig
 from sdft_ray.records import Publication, Rollout, TokenizedExample, WorkerStatus
-from sdft_ray.weights.channel import Meeting
+from sdft_ray.weights.channel import Meeting, ends_of
+from sdft_ray.weights.plan import WeightPlan
 from sdft_ray.workers import Worker
 
 
@@ -28,8 +29,7 @@ class RolloutWorker(Worker):
         max_model_len: int,
         tensor_parallel_size: int,
         shares_device: bool,
-        channel: Channel,
-        maps_weights: bool,
+        weights: WeightPlan,
         seed: int,
     ):
         """Starts the engine; returns when it is up.
@@ -45,8 +45,7 @@ class RolloutWorker(Worker):
             max_model_len: tokens of the longest prompt and completion together, and one more for `logprobs`.
             tensor_parallel_size: GPUs of the engine; 1 on a CPU.
             shares_device: whether other workers use the same memory, so that the engine must not take what is free.
-            channel: that brings new weights.
-            maps_weights: whether they may be used where they lie; see `InferenceEngine`.
+            weights: what brings new ones, and whether they may be used where they lie; see `InferenceEngine`.
             seed: of the engine; completions have their own.
         """
         super().__init__(rank, log_dir)
@@ -54,7 +53,6 @@ class RolloutWorker(Worker):
         from sdft_ray.rollout.engine import SamplingEngine
 
         self._rollout = rollout
-        self._channel = channel
         self._num_tokens = num_tokens
         self._eos_token_ids = frozenset(eos_token_ids)
         self._loading = asyncio.Lock()
@@ -66,8 +64,8 @@ class RolloutWorker(Worker):
             max_model_len=max_model_len,
             tensor_parallel_size=tensor_parallel_size,
             shares_device=shares_device,
-            channel=channel,
-            maps_weights=maps_weights,
+            receiver=ends_of(weights.student_channel).receiver(),
+            maps_weights=weights.engines_map,
             seed=seed,
         )
 
@@ -138,18 +136,15 @@ class RolloutWorker(Worker):
         """
         async with self._loading:
             await self._engine.pause()
-            if self._channel is Channel.NCCL:
-                await self._engine.receive_weights(publication)
-            else:
-                await self._engine.load_weights(publication)
+            await self._engine.load_weights(publication)
             # Before generation goes on: the first token after it already counts as the new version's.
             self.weight_version = publication.version
             await self._engine.resume()
         return self.weight_version
 
-    async def meet_learner(self, meeting: Meeting, first_rank: int) -> None:
-        """Joins the learner, which sends weights directly from now on, with this engine's ranks from `first_rank`."""
-        await self._engine.meet_learner(meeting, first_rank)
+    async def connect(self, meeting: Meeting, first_rank: int) -> None:
+        """Joins the learner, which pushes weights from now on, with this engine's ranks from `first_rank`."""
+        await self._engine.connect(meeting, first_rank)
 
     async def status(self) -> WorkerStatus:  # type: ignore[override]  # Ray's caller waits for either
         """See `Worker.status`; the GPU is used by the engine's processes."""

@@ -3,39 +3,28 @@
 import asyncio
 from typing import Any
 
-from sdft_ray.config import TeacherEma, TeacherWeights
 from sdft_ray.records import Publication, Rollout, TeacherScores, TokenizedExample
 from sdft_ray.weights.channel import WeightChannel, WeightKind
+from sdft_ray.weights.plan import WeightPlan
 from sdft_ray.workers import WorkerGroup
 
 
 class TeacherPool:
     """Implements roles.Teacher on the least busy worker each time."""
 
-    def __init__(
-        self,
-        group: WorkerGroup,
-        channel: WeightChannel,
-        weights: TeacherWeights,
-        ema: TeacherEma,
-        *,
-        maps_weights: bool = False,
-    ):
+    def __init__(self, group: WorkerGroup, channel: WeightChannel, weights: WeightPlan):
         """Workers start with the model folder's weights, version 0.
 
         Args:
             group: the workers.
             channel: that brings new weights.
-            weights: which of the learner's weights they score with.
-            ema: who averages the weights of an EMA teacher.
-            maps_weights: whether they score with the learner's own memory, which spares them the folder's weights
-                once they have loaded version 0, too.
+            weights: which of the learner's weights they score with, who averages them, and whether they map the
+                learner's memory. Those that do load version 0 as well, which spares them the folder's weights.
         """
         self._group = group
         self._channel = channel
         self._weights = weights
-        self._ema = ema
-        self._weight_version = None if maps_weights else 0
+        self._weight_version = None if weights.teachers_map else 0
         self._loading = asyncio.Lock()
 
     async def score(self, example: TokenizedExample, rollout: Rollout) -> TeacherScores:
@@ -59,17 +48,15 @@ class TeacherPool:
         Raises:
             WeightVersionError: a worker did not load them in time, or holds another version afterwards.
         """
-        if self._weights is TeacherWeights.FROZEN:
+        kind, load = self._weights.teacher_kind, _replace
+        if kind is None:
             return
         async with self._loading:
             if version == self._weight_version:
                 return
-            if self._weights is TeacherWeights.LIVE:
-                kind, load = WeightKind.STUDENT, _replace
-            elif self._ema is TeacherEma.RECEIVER and self._weight_version == version - 1:
+            # Workers that lack versions, a resumed run's, cannot average on: they load the learner's average.
+            if self._weights.teachers_average and self._weight_version == version - 1:
                 kind, load = WeightKind.STUDENT, _average
-            else:  # also for workers that cannot average on, since they lack versions: a resumed run's
-                kind, load = WeightKind.EMA, _replace
             await self._channel.deliver(kind, version, self._group, load)
             self._weight_version = version
 

@@ -21,6 +21,7 @@ from sdft_ray.teacher.payload import PayloadPacker
 from sdft_ray.teacher.weights import average_weights, copy_weights, map_weights
 from sdft_ray.teacher.worker import ScoreRequest, TeacherWorker
 from sdft_ray.tensors import release_freed_memory
+from sdft_ray.weights.plan import WeightPlan
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ class TransformersTeacher(TeacherWorker):
         num_tokens: int,
         temperature: float,
         device: str,
-        maps_weights: bool,
+        weights: WeightPlan,
         guard_rows: Sequence[GuardRow],
         max_len: int,
     ):
@@ -54,8 +55,8 @@ class TransformersTeacher(TeacherWorker):
             num_tokens: V; rows of the head from there on are padding and leave no trace in a payload.
             temperature: of the sampler; a TOPK payload holds probabilities at this temperature.
             device: "cpu", or "cuda" where the actor was given a GPU.
-            maps_weights: whether published weights are used where they lie: in host memory of this node that does not
-                change while anything is scored.
+            weights: whether published ones are used where they lie: in host memory of this node that does not change
+                while anything is scored.
             guard_rows: what the packing of sequences is checked on.
             max_len: tokens of the longest teacher prompt with its completion.
 
@@ -70,7 +71,7 @@ class TransformersTeacher(TeacherWorker):
         check_head(self._network)
         self._packer = PayloadPacker(teacher, output_head(self._network), num_tokens, temperature)
         self._parameters = published_state(self._network)
-        self._maps_weights = maps_weights
+        self._maps_weights = weights.teachers_map
         self._ema_decay = teacher.ema_decay
         self._packing = self._check_packing(model, guard_rows, max_len)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forward")

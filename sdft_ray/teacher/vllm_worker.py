@@ -8,6 +8,8 @@ from sdft_ray.models.network import TORCH_DTYPE
 from sdft_ray.records import HiddenPayload, Publication, TeacherPayload, WorkerStatus
 from sdft_ray.teacher.worker import ScoreRequest, TeacherWorker
 from sdft_ray.tensors import to_array
+from sdft_ray.weights.channel import ends_of
+from sdft_ray.weights.plan import WeightPlan
 
 
 class VllmTeacher(TeacherWorker):
@@ -25,6 +27,7 @@ class VllmTeacher(TeacherWorker):
         tensor_parallel_size: int,
         shares_device: bool,
         device: str,
+        weights: WeightPlan,
     ):
         """Starts the engine; returns when it is up.
 
@@ -38,6 +41,7 @@ class VllmTeacher(TeacherWorker):
             tensor_parallel_size: GPUs of the engine; 1 on a CPU.
             shares_device: whether other workers use the same memory, so that the engine must not take what is free.
             device: "cpu", or "cuda" where the actor was given a GPU.
+            weights: what brings new ones.
         """
         super().__init__(
             rank=rank, log_dir=log_dir, device=device, max_tokens_per_forward=teacher.max_tokens_per_forward
@@ -53,6 +57,7 @@ class VllmTeacher(TeacherWorker):
             max_model_len=max_model_len,
             tensor_parallel_size=tensor_parallel_size,
             shares_device=shares_device,
+            receiver=ends_of(weights.average_channel).receiver(),
         )
 
     async def ready(self) -> int:

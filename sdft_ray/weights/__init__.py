@@ -1,6 +1,6 @@
-"""How weights travel from the learner to the workers: packed in buckets, stamped with their version.
+"""Weight sync: how weights travel from the learner to the workers, packed in buckets, stamped with their version.
 
-The driver's end is `channel`, the learner's is learner/publisher.py, the workers' is `opening`. What carries the
-buckets is a setting (`config/weights.py`): Ray's object store, memory that all processes of a node map
-(`memory_file`), or NCCL (`nccl`).
+`plan` decides who publishes what on which channel. `channel` says what a channel is; `object_store`, `shared_memory`
+and `nccl` are one each, with the learner's end, the workers' and the driver's. Below them are `fragments` (ZeRO shards)
+and `buckets`.
 """

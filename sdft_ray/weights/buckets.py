@@ -5,14 +5,16 @@ instead of one call a parameter.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
 
 from sdft_ray.records import Bucket, ParameterEntry, Publication
-from sdft_ray.tensors import DTYPES, to_tensor
+from sdft_ray.tensors import DTYPES, to_array, to_tensor
 
+BUFFER_DTYPE = "float32"  # that of a publication's buffers, whatever the workers' is: see models/state.py
 BUCKET_ELEMENTS = 64 * 2**20  # 256 MiB in fp32: large enough to run at memory speed, small enough to hold two of
 
 
@@ -52,3 +54,14 @@ def views(entries: tuple[ParameterEntry, ...], flat: torch.Tensor) -> Iterator[t
     """The parameters that lie in `flat`."""
     for entry in entries:
         yield entry.name, flat[entry.offset : entry.offset + math.prod(entry.shape)].view(entry.shape)
+
+
+def packed_buffers(buffers: Mapping[str, torch.Tensor]) -> Iterator[tuple[tuple[ParameterEntry, ...], np.ndarray]]:
+    """The floating buffers that are saved with a network, in fp32, in one bucket; nothing where it has none.
+
+    They travel with every version: a few numbers a layer, so that who loads a publication holds all of it.
+    """
+    if buffers:
+        (entries,) = plan_buckets(((name, tuple(value.shape)) for name, value in buffers.items()), sys.maxsize)
+        flat = torch.cat([value.detach().float().cpu().view(-1) for value in buffers.values()])
+        yield entries, to_array(flat)

@@ -1,25 +1,34 @@
-"""The driver's end of the weight channel: which pool needs which weights, and when all its workers have them.
+"""Weight sync: what a channel is. `object_store`, `shared_memory` and `nccl` are the channels there are.
 
-Weights are pulled: a worker pool that needs version N asks the channel for it. The learner publishes that kind of
+A channel is one module with both of its ends, `ENDS`: a `Sender` on every learner rank, the handles of its buckets or
+a `Receiver` in the workers, and a `WeightChannel` on the driver. A new one is such a module and a member of
+`config.Channel` with the same name.
+
+Weights are pulled: a worker pool that needs version N asks the driver's end for it. The learner publishes that kind of
 weights once, and every pool that asks gets the same handles. Weights that no pool asks for never travel. Supervised
 fine-tuning publishes for the guard of the start and before an evaluation. A frozen teacher gets nothing, and a live one
-reads the student's own buckets.
-The learner's publisher (object store or shared memory) settles what a handle stands for. Workers open it by
-`weights.opening`; the driver sees handles only.
+reads the student's own buckets. The driver sees handles only.
 """
 
 import asyncio
 import operator
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from enum import Enum
+from importlib import import_module
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import numpy as np
+import torch
+
+from sdft_ray.config import Channel
 from sdft_ray.errors import WeightVersionError
-from sdft_ray.records import Publication
-from sdft_ray.weights.buckets import published_bytes
+from sdft_ray.records import Bucket, Publication
+from sdft_ray.weights.buckets import published_bytes, unpack
+from sdft_ray.weights.fragments import Fragment, Shapes
 
 T = TypeVar("T")
 
@@ -31,11 +40,93 @@ class WeightKind(Enum):
     EMA = "ema"
 
 
-class Receivers(Protocol):
+class Meeting(NamedTuple):
+    """Where the learner's rank 0 and all ranks of all engines meet to send and receive, and how many they are."""
+
+    address: str
+    port: int
+    num_ranks: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankWeights:
+    """The learner's weights on one of its ranks, as a sender reads them."""
+
+    shapes: Shapes
+    fragments: Callable[[WeightKind], Iterator[Fragment]]  # those this rank owns, as they are when it is called
+    buffers: Callable[[], Mapping[str, torch.Tensor]]  # floating ones that are saved with the network, by name
+    dtype: torch.dtype  # of the workers' weights
+    device: torch.device  # where ranks exchange theirs
+
+
+class Sender(ABC):
+    """The learner's end. Every rank has one and makes the same calls in the same order: each may be a collective."""
+
+    @abstractmethod
+    def publish(self, kind: WeightKind, version: int) -> Publication | None:
+        """Makes the weights of `kind` available: handles on rank 0, None elsewhere, complete once all have returned."""
+
+    def allocate(self, kind: WeightKind, owned: list[Fragment]) -> list[Fragment]:
+        """Copies this rank's values to where publishing them moves nothing, and returns them; else returns `owned`."""
+        return owned
+
+    def connect(self, meeting: Meeting) -> Publication | None:
+        """Joins the engines where weights are pushed to them; tells what will be sent, without its values."""
+        return None
+
+
+class ArrayHandle(Protocol):
+    """A worker's end: where the array of one bucket is, and how it is read there."""
+
+    def open(self, dtype: str) -> np.ndarray:
+        """The array [elements], read-only, in any process of the run that has Ray."""
+        ...
+
+    def mapped(self) -> AbstractAsyncContextManager[tuple[str, str]]:
+        """Path and name of memory that holds it, inside the block, for processes without Ray on the same node."""
+        ...
+
+
+class LoadingEngine(Protocol):
+    """An inference engine whose own processes take weights over."""
+
+    async def load_buckets(self, buckets: AsyncGenerator[Bucket, None]) -> None:
+        """Replaces all weights; the array of each bucket is path and name of mapped memory."""
+        ...
+
+    async def call_vllm(self, call: Callable[[Any], Awaitable[T]]) -> T:
+        """Awaits a call of vLLM's own engine."""
+        ...
+
+
+class Receiver:
+    """An inference engine's end. By default it pulls what a publication's handles stand for."""
+
+    def engine_arguments(self) -> dict[str, Any]:
+        """What vLLM's engine has to be started with for this channel, by the names of `AsyncEngineArgs`."""
+        return {}
+
+    async def connect(self, engine: LoadingEngine, meeting: Meeting, first_rank: int) -> None:
+        """Brings the engine's ranks, from `first_rank` on, to the sender where weights are pushed."""
+
+    async def load(self, engine: LoadingEngine, publication: Publication) -> None:
+        """Replaces all weights of the engine; nothing may be computed meanwhile."""
+        await engine.load_buckets(_mapped(publication))
+
+
+class Workers(Protocol):
     """The workers of one role, as the channel has to know them."""
 
     role: str
     size: int
+
+    async def on_first(self, call: Callable[[Any], Any]) -> Any:
+        """Makes `call(actor)` on the first actor."""
+        ...
+
+    async def on_all(self, call: Callable[[Any], Any]) -> list[Any]:
+        """Makes `call(actor)` on every actor."""
+        ...
 
     async def on_each(self, call: Callable[[Any, Any], Any], items: Sequence[Any]) -> list[Any]:
         """Makes `call(actor, item)` on every actor with its own item."""
@@ -60,7 +151,7 @@ class WeightChannel:
         self,
         kind: WeightKind,
         version: int,
-        receivers: Receivers,
+        receivers: Workers,
         load: Callable[[Any, Publication], Awaitable[int]],
     ) -> None:
         """Returns when every one of `receivers` holds these weights: one call of `load` each.
@@ -71,13 +162,16 @@ class WeightChannel:
         async with self._publication(kind, version) as publication:
             await self._load(publication, receivers, load)
 
+    async def connect(self, learner: Workers, engines: Workers, ranks_per_engine: int) -> None:
+        """Brings both ends together before the first delivery, where weights are pushed."""
+
     def take_metrics(self) -> dict[str, float]:
         """Time and bytes since the last call by metric key; empty where nothing was published."""
         taken, self._metrics = self._metrics, {}
         return taken
 
     async def _load(
-        self, publication: Publication, receivers: Receivers, load: Callable[[Any, Publication], Awaitable[int]]
+        self, publication: Publication, receivers: Workers, load: Callable[[Any, Publication], Awaitable[int]]
     ) -> None:
         start = time.perf_counter()
         version = publication.version
@@ -139,43 +233,37 @@ class WeightChannel:
             ) from None
 
 
-class Meeting(NamedTuple):
-    """Where the learner's rank 0 and all ranks of all engines meet to send and receive, and how many they are."""
-
-    address: str
-    port: int
-    num_ranks: int
-
-
-class DirectChannel(WeightChannel):
-    """The student's weights go straight to the engines, sent and received at the same time (`weights.nccl`).
-
-    Only the student's, and only to all rollout workers: other weights take the way of a `WeightChannel`.
-    """
-
-    def __init__(self, publish: Callable[[WeightKind, int], Awaitable[Publication]], timeout_s: float):
-        super().__init__(publish, timeout_s)
-        self.announcement: Publication | None = None  # what is sent, without values; set when both ends have met
-
-    async def deliver(
-        self,
-        kind: WeightKind,
-        version: int,
-        receivers: Receivers,
-        load: Callable[[Any, Publication], Awaitable[int]],
-    ) -> None:
-        """See `WeightChannel.deliver`."""
-        if kind is not WeightKind.STUDENT:
-            await super().deliver(kind, version, receivers, load)
-            return
-        assert self.announcement is not None
-        announced = replace(self.announcement, version=version)
-        await asyncio.gather(self._published(kind, version), self._load(announced, receivers, load))
-
-
 @dataclass(slots=True)
 class _Shared:
     """A publication and how many use it."""
 
     publication: asyncio.Future[Publication]
     num_users: int = 0
+
+
+class Ends(NamedTuple):
+    """All of one channel: the constant `ENDS` of the module in this package that has the channel's name."""
+
+    sender: Callable[[RankWeights], Sender]  # on every learner rank
+    receiver: Callable[[], Receiver] = Receiver  # in the worker of an inference engine
+    driver: type[WeightChannel] = WeightChannel
+
+
+def ends_of(channel: Channel) -> Ends:
+    """The ends of a channel. Its module is imported here and nowhere else, so a run loads its own channels only."""
+    ends: Ends = import_module(f"{__package__}.{channel.name.lower()}").ENDS
+    return ends
+
+
+def open_publication(publication: Publication) -> Iterator[tuple[str, torch.Tensor]]:
+    """The parameters of a publication, one bucket after the other, as read-only views of shared memory."""
+    for bucket in publication.buckets:
+        handle: ArrayHandle = bucket.array
+        yield from unpack(bucket, handle.open(bucket.dtype))
+
+
+async def _mapped(publication: Publication) -> AsyncGenerator[Bucket, None]:
+    for bucket in publication.buckets:
+        handle: ArrayHandle = bucket.array
+        async with handle.mapped() as memory:
+            yield replace(bucket, array=memory)

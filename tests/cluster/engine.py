@@ -9,6 +9,7 @@ import ray
 
 from sdft_ray.config import Channel, ModelConfig, Precision, RolloutConfig
 from sdft_ray.rollout.worker import RolloutWorker
+from tests.weights.plans import make_plan
 
 
 @contextmanager
@@ -25,8 +26,7 @@ def started_engine(folder: Path, logs: Path, num_tokens: int) -> Iterator[Any]:
         max_model_len=64,
         tensor_parallel_size=1,
         shares_device=True,
-        channel=Channel.SHARED_MEMORY,
-        maps_weights=True,
+        weights=make_plan(Channel.SHARED_MEMORY),
         seed=0,
     )
     ray.get(worker.ready.remote())

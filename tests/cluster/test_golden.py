@@ -13,8 +13,8 @@ import ray
 
 from sdft_ray.config import (
     BorderConfig,
-    Channel,
     LearnerConfig,
+    MethodConfig,
     ModelConfig,
     Precision,
     Schedule,
@@ -29,6 +29,7 @@ from sdft_ray.records import Sample, TeacherScores
 from sdft_ray.workers import WorkerGroup
 from tests.learner import golden
 from tests.tiny import GUARD_ROWS
+from tests.weights.plans import make_plan
 
 # Three times what was seen to change from AVX-512 to AVX2 and to SSE 4, the most at the last tokens of step 3.
 TOLERANCE = 5e-6
@@ -88,7 +89,7 @@ def begin(rank: Any, folder: str, case: golden.Case) -> LearnerGroup:
         num_tokens=golden.NUM_TOKENS,
         plan=plan,
         border=BorderConfig(),
-        channel=Channel.OBJECT_STORE,
+        weights=make_plan(learner=learner, method=MethodConfig(target=case.target), loss=case.loss),
         guard_rows=GUARD_ROWS,
         max_len=64,
         seed=0,

@@ -22,6 +22,7 @@ from sdft_ray.config import (
     Divergence,
     LearnerConfig,
     LossConfig,
+    MethodConfig,
     MismatchCorrection,
     ModelConfig,
     Normalization,
@@ -32,7 +33,6 @@ from sdft_ray.config import (
     Target,
     TeacherConfig,
     TeacherEma,
-    TeacherWeights,
 )
 from sdft_ray.errors import CheckpointError, NonFiniteError, WeightVersionError
 from sdft_ray.learner.group import LearnerGroup
@@ -46,6 +46,7 @@ from sdft_ray.teacher.transformers_worker import TransformersTeacher
 from sdft_ray.weights.channel import WeightChannel, WeightKind
 from sdft_ray.workers import WorkerGroup
 from tests.tiny import GUARD_ROWS, make_tiny_model
+from tests.weights.plans import make_plan
 
 EMA_DECAY = 0.9
 NUM_STEPS = 3
@@ -74,8 +75,7 @@ class Rank(LearnerWorker):
 
     def moments(self) -> dict[str, torch.Tensor]:
         """What the optimizer of this rank remembers."""
-        states = enumerate(self._inner._engine.basic_optimizer.state.values())
-        return {f"{name} of {index}": value.clone() for index, state in states for name, value in state.items()}
+        return {str(index): values.clone() for index, values in enumerate(self._inner._engine.moments())}
 
 
 class OpenTeacher(TransformersTeacher):
@@ -160,7 +160,14 @@ def begin(ranks: Any, folder: str, num_tokens: int, tmp_path: Path) -> Any:
             num_tokens=num_tokens,
             plan=plan,
             border=border or BorderConfig(),
-            channel=channel,
+            weights=make_plan(
+                channel,
+                num_ranks=size,
+                learner=cfg,
+                method=MethodConfig(target=target),
+                batch_size=BATCH_SIZE,
+                loss=loss,
+            ),
             guard_rows=GUARD_ROWS,
             max_len=64,
             seed=0,
@@ -406,7 +413,7 @@ def test_a_teacher_that_averages_the_student_itself_is_the_learner_s_average_als
 
     def pool_of(group: LearnerGroup) -> TeacherPool:
         receivers = WorkerGroup("teacher", [open_teacher], str(tmp_path))
-        return TeacherPool(receivers, WeightChannel(group.publish, 60.0), TeacherWeights.EMA, TeacherEma.RECEIVER)
+        return TeacherPool(receivers, WeightChannel(group.publish, 60.0), make_plan(teacher_ema=TeacherEma.RECEIVER))
 
     group = begin(2, zero_stage=2, channel=channel, learning_rate=0.01)
     ray.get(open_teacher.load_weights.remote(asyncio.run(group.publish(WeightKind.EMA, 0))))
@@ -453,7 +460,7 @@ def open_teacher(make_worker: Any) -> Any:
         teacher=teacher,
         temperature=1.0,
         device="cpu",
-        maps_weights=False,
+        weights=make_plan(Channel.OBJECT_STORE),
         guard_rows=GUARD_ROWS,
         max_len=128,
     )
@@ -468,8 +475,7 @@ def engine(make_worker: Any) -> Any:
         max_model_len=128,
         tensor_parallel_size=1,
         shares_device=True,
-        channel=Channel.SHARED_MEMORY,
-        maps_weights=True,
+        weights=make_plan(Channel.SHARED_MEMORY),
         seed=0,
     )
 

@@ -21,8 +21,6 @@ from sdft_ray.config import (
     Precision,
     RolloutConfig,
     TeacherConfig,
-    TeacherEma,
-    TeacherWeights,
 )
 from sdft_ray.errors import ModelError, WorkerError
 from sdft_ray.records import Bucket, Publication, Rollout, TokenizedExample
@@ -33,14 +31,17 @@ from sdft_ray.teacher.transformers_worker import TransformersTeacher
 from sdft_ray.tensors import to_array, to_tensor
 from sdft_ray.weights.buckets import bucket_elements, plan_buckets
 from sdft_ray.weights.channel import WeightChannel
-from sdft_ray.weights.memory_file import MemoryFile, map_memory
+from sdft_ray.weights.object_store import StoredArray
+from sdft_ray.weights.shared_memory import MemoryFile, map_memory
 from sdft_ray.workers import WorkerGroup
 from tests.cluster.student import TrainedStudent
 from tests.tiny import GUARD_ROWS, make_tiny_model
+from tests.weights.plans import live_plan, make_plan
 
 NUM_TOKENS = 380  # of the head's 416 rows, all of them random: padded rows hold a tenth of the mass here
 EOS_TOKEN_IDS = tuple(range(0, NUM_TOKENS, 12))
 TEMPERATURE = 1.3
+CHANNELS = (Channel.OBJECT_STORE, Channel.SHARED_MEMORY)  # of two teachers: one copies what is published, one maps it
 MAX_NEW_TOKENS = 24
 BUCKET_ELEMENTS = 5000  # many buckets, and parameters of one layer in different ones
 
@@ -56,7 +57,7 @@ class Student(TrainedStudent):
             for entry in entries:
                 values = to_array(parameters[entry.name]).ravel()
                 array[entry.offset : entry.offset + values.size] = values
-            buckets.append(Bucket(dtype="float32", entries=entries, array=ray.put(array)))
+            buckets.append(Bucket(dtype="float32", entries=entries, array=StoredArray(ray.put(array))))
         return Publication(version=self.version, buckets=tuple(buckets))
 
     def publish_in(self, memory: MemoryFile) -> Publication:
@@ -100,8 +101,7 @@ def workers(cluster, tmp_path_factory):
         max_model_len=320,
         tensor_parallel_size=1,
         shares_device=True,
-        channel=Channel.OBJECT_STORE,
-        maps_weights=False,
+        weights=make_plan(),
         seed=0,
     )
     teachers = [
@@ -116,7 +116,7 @@ def workers(cluster, tmp_path_factory):
             device="cpu",
             guard_rows=GUARD_ROWS,
             max_len=320,
-            maps_weights=bool(rank),  # one copies what is published, one uses it where it lies
+            weights=make_plan(CHANNELS[rank]),
         )
         for rank in range(2)
     ]
@@ -146,7 +146,7 @@ def teachers(workers):
         return workers.student.publish()
 
     group = WorkerGroup("teacher", workers.teachers, workers.logs)
-    return TeacherPool(group, WeightChannel(publish, 60.0), TeacherWeights.LIVE, TeacherEma.LEARNER)
+    return TeacherPool(group, WeightChannel(publish, 60.0), live_plan())
 
 
 def make_example(seed: int, num_prompt_tokens: int = 20) -> TokenizedExample:
@@ -363,7 +363,7 @@ def test_one_memory_brings_version_after_version_to_engine_and_teachers(student,
     channel = WeightChannel(publish, 60.0)
     rollouts = RolloutPool(WorkerGroup("rollout", [workers.rollout], workers.logs), channel)
     group = WorkerGroup("teacher", workers.teachers, workers.logs)
-    teachers = TeacherPool(group, channel, TeacherWeights.LIVE, TeacherEma.LEARNER)
+    teachers = TeacherPool(group, channel, live_plan())
 
     async def load(version):
         await asyncio.gather(rollouts.load_weights(version), teachers.load_weights(version))

@@ -5,8 +5,9 @@ from typing import Any
 
 import ray
 
-from sdft_ray.config import Channel, ModelConfig, Precision, RolloutConfig
+from sdft_ray.config import ModelConfig, Precision, RolloutConfig
 from sdft_ray.rollout.worker import RolloutWorker
+from tests.weights.plans import make_plan
 
 PROMPT = tuple(range(10, 40))
 TOKENS = range(40, 72)
@@ -25,8 +26,7 @@ def test_logits_of_a_bf16_engine_are_not_rounded_to_bf16(cluster: Any, folder: s
         max_model_len=64,
         tensor_parallel_size=1,
         shares_device=True,
-        channel=Channel.SHARED_MEMORY,
-        maps_weights=False,
+        weights=make_plan(),
         seed=0,
     )
     ray.get(worker.ready.remote())

@@ -8,7 +8,7 @@ import pytest
 import ray
 import torch
 
-from sdft_ray.config import ModelConfig, Precision, TeacherConfig, TeacherEma, TeacherWeights
+from sdft_ray.config import ModelConfig, Precision, TeacherConfig
 from sdft_ray.errors import WorkerError
 from sdft_ray.records import Publication, Rollout, TokenizedExample
 from sdft_ray.teacher.pool import TeacherPool
@@ -19,6 +19,7 @@ from sdft_ray.weights.channel import WeightChannel
 from sdft_ray.workers import WorkerGroup
 from tests.cluster.student import TrainedStudent
 from tests.tiny import GUARD_ROWS, make_tiny_model
+from tests.weights.plans import live_plan
 from tests.weights.publications import publish
 
 NUM_TOKENS = 380
@@ -46,6 +47,7 @@ def workers(cluster, tmp_path_factory):
         "model": ModelConfig(path=folder, dtype=Precision.FLOAT32),
         "teacher": TeacherConfig(max_tokens_per_forward=MAX_TOKENS_PER_FORWARD, kv_cache_gib=0.125),
         "device": "cpu",
+        "weights": live_plan(),
     }
     actors = {
         "vllm": ray.remote(VllmTeacher).remote(
@@ -59,7 +61,6 @@ def workers(cluster, tmp_path_factory):
             log_dir=f"{logs}/transformers",
             num_tokens=NUM_TOKENS,
             temperature=1.0,
-            maps_weights=False,
             guard_rows=GUARD_ROWS,
             max_len=MAX_MODEL_LEN,
             **settings,
@@ -88,8 +89,7 @@ def teachers(workers):
         TeacherPool(
             WorkerGroup("teacher", [actor], f"{workers.logs}/{backend}"),
             channel,
-            TeacherWeights.LIVE,
-            TeacherEma.LEARNER,
+            live_plan(),
         )
         for backend, actor in workers.actors.items()
     ]

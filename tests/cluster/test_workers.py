@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import ray
 
-from sdft_ray.cluster.topology import _meet
-from sdft_ray.config import RolePlacement
 from sdft_ray.errors import NonFiniteError, WeightVersionError, WorkerError
-from sdft_ray.weights.channel import Meeting
+from sdft_ray.records import Publication
+from sdft_ray.weights.channel import Meeting, WeightKind
+from sdft_ray.weights.nccl import NcclChannel
 from sdft_ray.workers import Worker, WorkerGroup, close_all
 
 
@@ -123,13 +123,11 @@ class Guest(Worker):
     def rendezvous(self) -> tuple[str, int]:
         return "10.0.0.1", 4321
 
-    def meet_engines(self, meeting: Meeting) -> tuple[int, Meeting]:
+    def connect(self, meeting: Meeting, first_rank: int | None = None) -> tuple[int, Meeting]:
+        self.told = (meeting, first_rank)
         return self.rank, meeting
 
-    def meet_learner(self, meeting: Meeting, first_rank: int) -> None:
-        self.told = (meeting, first_rank)
-
-    def what_it_was_told(self) -> tuple[Meeting, int]:
+    def what_it_was_told(self) -> tuple[Meeting, int | None]:
         return self.told
 
 
@@ -140,9 +138,14 @@ def test_learner_and_engines_meet_with_a_rank_for_every_gpu(cluster: None, tmp_p
         WorkerGroup("guest", [remote.remote(rank=rank, log_dir=str(tmp_path)) for rank in range(2)], str(tmp_path))
         for _ in range(2)
     )
-    announced = asyncio.run(_meet(learner, engines, RolePlacement(num_workers=2, gpus_per_worker=2)))
+
+    async def publish(kind: WeightKind, version: int) -> Publication:
+        raise AssertionError("nothing is published before both ends have met")
+
+    channel = NcclChannel(publish, 1.0)
+    asyncio.run(channel.connect(learner, engines, ranks_per_engine=2))
     expected = Meeting("10.0.0.1", 4321, num_ranks=5)
-    assert announced == (0, expected)
+    assert channel.announcement == (0, expected)
     told = asyncio.run(engines.on_all(lambda actor: actor.what_it_was_told.remote()))
     assert told == [(expected, 1), (expected, 3)]
     close_all([learner, engines])

@@ -35,25 +35,6 @@ def test_a_named_channel_is_the_one_that_is_taken() -> None:
         assert WeightsConfig(channel=channel).choose_channel(num_nodes=1) is channel
 
 
-def test_teachers_map_the_learners_memory_only_where_it_changes_while_nothing_is_scored() -> None:
-    weights, cluster, on_gpu = WeightsConfig(), ClusterConfig(), RolePlacement(gpus_per_worker=1)
-    assert weights.teachers_map(Channel.SHARED_MEMORY, cluster, max_staleness=0)
-    assert not weights.teachers_map(Channel.SHARED_MEMORY, cluster, max_staleness=1)
-    assert not weights.teachers_map(Channel.OBJECT_STORE, cluster, max_staleness=0)
-    assert not weights.teachers_map(Channel.SHARED_MEMORY, ClusterConfig(gpus_per_node=1, teacher=on_gpu), 0)
-    averaging = WeightsConfig(teacher_ema=TeacherEma.RECEIVER)
-    assert not averaging.teachers_map(Channel.SHARED_MEMORY, cluster, max_staleness=0)
-
-
-def test_so_do_engines_whoever_averages() -> None:
-    weights, cluster = WeightsConfig(teacher_ema=TeacherEma.RECEIVER), ClusterConfig()
-    assert weights.engines_map(Channel.SHARED_MEMORY, cluster, max_staleness=0)
-    assert not weights.engines_map(Channel.SHARED_MEMORY, cluster, max_staleness=1)
-    assert not weights.engines_map(Channel.OBJECT_STORE, cluster, max_staleness=0)
-    on_gpu = ClusterConfig(gpus_per_node=1, rollout=RolePlacement(gpus_per_worker=1))
-    assert not weights.engines_map(Channel.SHARED_MEMORY, on_gpu, max_staleness=0)
-
-
 def test_a_channel_that_cannot_reach_the_workers_is_refused() -> None:
     check(WeightsConfig(channel=Channel.SHARED_MEMORY))
     with pytest.raises(ConfigError, match="weights.channel=SHARED_MEMORY.*has 2; set weights.channel=OBJECT_STORE"):

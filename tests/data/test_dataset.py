@@ -121,7 +121,7 @@ def test_rows_without_what_the_teacher_is_shown_are_left_out_on_demand_by_their_
     dataset = read_dataset(data, MethodConfig(), builder)
     assert [row.example_id for row in dataset.rows] == ["line-2"]
     malformed, lacking = dataset.notes
-    assert "line 1: prompt is a int" in malformed
+    assert "line 1: prompt is a number" in malformed
     assert "line 3: example 'line-3' has no text, which teacher.context shows" in lacking
 
 

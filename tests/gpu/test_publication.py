@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast
 from sdft_ray.config import Channel
 from sdft_ray.learner.average import TeacherAverage
 from sdft_ray.learner.checkpoint import load_rank, save_rank
-from sdft_ray.learner.fragments import Fragment, assemble, fragments_in, index_by_name
-from sdft_ray.learner.publisher import make_publisher
 from sdft_ray.tensors import peak_gpu_memory_gib, synchronize
-from sdft_ray.weights.buckets import plan_buckets, views
-from sdft_ray.weights.channel import Meeting, WeightKind
-from sdft_ray.weights.nccl import LearnerEnd
-from sdft_ray.weights.opening import open_publication
+from sdft_ray.weights import nccl
+from sdft_ray.weights.buckets import plan_buckets
+from sdft_ray.weights.channel import Meeting, RankWeights, WeightKind, ends_of, open_publication
+from sdft_ray.weights.fragments import Fragment
+from sdft_ray.weights.nccl import NcclSender
 from tests.learner.test_checkpoint import FakeEngine
+from tests.weights.publications import weights_of
 
 GPU = torch.device("cuda")
 LONG = 50_000_000  # cycles of a GPU: tens of milliseconds
@@ -56,24 +57,28 @@ class RecordingEnd:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_a_publication_over_nccl_holds_one_version_also_while_the_optimizer_is_still_queued(dtype: torch.dtype) -> None:
+def test_a_publication_over_nccl_holds_one_version_also_while_the_optimizer_is_still_queued(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
     masters = {f"p{index}": torch.zeros(ELEMENTS, device=GPU) for index in range(NUM_PARAMETERS)}
-    plan = plan_buckets([(name, (ELEMENTS,)) for name in masters], max_elements=5 * ELEMENTS)
-
-    def parameters() -> Iterator[tuple[str, torch.Tensor]]:
-        index = index_by_name(Fragment(name, 0, values) for name, values in masters.items())
-        for entries in plan:
-            yield from views(entries, assemble(entries, fragments_in(entries, index), GPU).to(dtype))
-
-    entries = [entry for part in plan for entry in part]
-    end = LearnerEnd(0, Meeting("", 0, 2), entries, dtype, parameters, transfer=RecordingEnd)
+    weights = RankWeights(
+        shapes=tuple((name, (ELEMENTS,)) for name in masters),
+        fragments=lambda kind: (Fragment(name, 0, values) for name, values in masters.items()),
+        buffers=dict,
+        dtype=dtype,
+        device=GPU,
+    )
+    # Five parameters a bucket, in place of sixteen.
+    monkeypatch.setattr(nccl, "plan_buckets", partial(plan_buckets, max_elements=5 * ELEMENTS))
+    sender = NcclSender(weights, transfer=RecordingEnd)
+    sender.connect(Meeting("", 0, 2))
     for version in range(1, 21):
         torch.cuda._sleep(LONG)
         for values in masters.values():
             values.fill_(version)
-        end.send()
+        sender.publish(WeightKind.STUDENT, version)
         torch.cuda.synchronize()
-        sent = torch.cat([chunk.view(dtype) for chunk in end._transfer.chunks])
+        sent = torch.cat([chunk.view(dtype) for chunk in sender._transfer.chunks])
         assert sent.numel() == NUM_PARAMETERS * ELEMENTS
         assert (sent == version).all(), f"publication {version} mixes versions"
 
@@ -81,14 +86,13 @@ def test_a_publication_over_nccl_holds_one_version_also_while_the_optimizer_is_s
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_shared_memory_is_complete_when_it_is_published(dtype: torch.dtype) -> None:
     module = torch.nn.ModuleDict({f"p{index}": torch.nn.Linear(2048, 2048, bias=False) for index in range(8)}).to(GPU)
-    publisher = make_publisher(Channel.SHARED_MEMORY, module, dtype, GPU)
+    sender = ends_of(Channel.SHARED_MEMORY).sender(weights_of(module, dtype, device=GPU))
     for version in (1, 2):
         torch.cuda._sleep(LONG)
         with torch.no_grad():
             for value in module.parameters():
                 value.fill_(version)
-        masters = [Fragment(name, 0, value.detach().view(-1)) for name, value in module.named_parameters()]
-        publication = publisher.publish(WeightKind.STUDENT, version, masters.__iter__)
+        publication = sender.publish(WeightKind.STUDENT, version)
         assert publication is not None
         assert all((tensor == version).all() for _, tensor in open_publication(publication))
 

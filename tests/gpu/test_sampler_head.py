@@ -3,8 +3,9 @@
 import asyncio
 from pathlib import Path
 
-from sdft_ray.config import Channel, ModelConfig, Precision, RolloutConfig
+from sdft_ray.config import ModelConfig, Precision, RolloutConfig
 from sdft_ray.rollout.engine import SamplingEngine
+from sdft_ray.weights.channel import Receiver
 from tests.cluster.test_sampler_head import GRID, PROMPT, TOKENS
 from tests.tiny import make_tiny_model
 
@@ -14,7 +15,7 @@ async def logprobs(folder: str) -> list[float]:
     engine = SamplingEngine(
         rollout=RolloutConfig(kv_cache_gib=0.125, max_new_tokens=8),
         stop_token_ids=(2,),
-        channel=Channel.SHARED_MEMORY,
+        receiver=Receiver(),
         seed=0,
         model_path=folder,
         model=ModelConfig(path=folder, dtype=Precision.BFLOAT16),

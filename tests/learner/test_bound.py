@@ -9,7 +9,8 @@ def bound_of(tied: bool, monkeypatch) -> MatmulBound:
     monkeypatch.setattr("sdft_ray.learner.bound.measure_matmul", lambda device, dtype: 1e9)
     network = LlamaForCausalLM(LlamaConfig(tie_word_embeddings=tied, **SIZES))
     head = network.get_output_embeddings().weight
-    return MatmulBound(dict(network.named_parameters()), head, torch.device("cpu"))
+    shapes = tuple((name, tuple(value.shape)) for name, value in network.named_parameters())
+    return MatmulBound(shapes, tuple(head.shape), torch.float32, torch.device("cpu"))
 
 
 def test_every_token_is_multiplied_with_every_layer_and_completion_tokens_with_the_head(monkeypatch) -> None:
@@ -23,5 +24,5 @@ def test_an_untied_embedding_is_looked_up_and_not_multiplied(monkeypatch) -> Non
 
 
 def test_a_measured_rate_is_a_positive_number_of_operations() -> None:
-    bound = MatmulBound({}, torch.ones(4, 4), torch.device("cpu"))
+    bound = MatmulBound((), (4, 4), torch.float32, torch.device("cpu"))
     assert 0 < bound.seconds(0, 1) < 1e-3

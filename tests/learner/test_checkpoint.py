@@ -16,8 +16,8 @@ from sdft_ray.learner.checkpoint import (
     read_state,
     save_rank,
 )
-from sdft_ray.learner.fragments import Fragment
 from sdft_ray.models.state import saved_buffers
+from sdft_ray.weights.fragments import Fragment
 from tests.buffered import FAMILIES, make_buffered
 
 
@@ -76,14 +76,14 @@ def test_a_folder_without_a_state_is_no_checkpoint(tmp_path: Path) -> None:
 class FakeEngine:
     """Saves nothing of its own."""
 
-    def __init__(self, module: torch.nn.Module):
-        self.module = module
+    def __init__(self, student: torch.nn.Module):
+        self.student = student
 
-    def save_checkpoint(self, folder: str, tag: str) -> None:
+    def save(self, folder: str) -> None:
         pass
 
-    def load_checkpoint(self, folder: str, tag: str) -> tuple[str, None]:
-        return folder, None
+    def load(self, folder: str) -> bool:
+        return True
 
 
 @pytest.mark.parametrize("family", FAMILIES)

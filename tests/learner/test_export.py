@@ -14,14 +14,14 @@ from transformers import AutoModelForCausalLM
 
 from sdft_ray.config import ModelConfig, Precision
 from sdft_ray.errors import ModelError
-from sdft_ray.learner.export import UNVERIFIED_FILE, export_gap, export_student
-from sdft_ray.learner.fragments import master_fragments
-from sdft_ray.learner.publisher import full_state
+from sdft_ray.learner.export import UNVERIFIED_FILE, export_gap, export_student, full_state
 from sdft_ray.learner.scoring import network_logits
 from sdft_ray.models.network import load_network
 from sdft_ray.models.state import saved_buffers
 from sdft_ray.records import GuardRow
+from sdft_ray.weights.fragments import Fragment
 from tests.buffered import FAMILIES, make_buffered
+from tests.weights.publications import fragments_of, shapes_of
 
 ROWS = [
     GuardRow(prompt_tokens=(1, 5, 9, 12), completion_tokens=(7, 8, 2)),
@@ -57,8 +57,15 @@ def make_student(tmp_path: Path) -> Any:
     return make
 
 
+def state_of(network: torch.nn.Module, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    def fragments() -> Iterator[Fragment]:
+        return fragments_of(network)
+
+    return full_state(shapes_of(network), fragments, saved_buffers(network), dtype, torch.device("cpu"))
+
+
 def export(network: Any, source: Path, folder: Path, leave_out: tuple[str, ...] = ()) -> float:
-    state = full_state(network, lambda: master_fragments(network, 0, 1), torch.float32, torch.device("cpu"))
+    state = state_of(network, torch.float32)
     state = {name: value for name, value in state.items() if name not in leave_out}
     export_student(network, state, folder, source, Precision.FLOAT32)
     model = ModelConfig(path=str(folder), dtype=Precision.FLOAT32, attention="sdpa")
@@ -89,7 +96,7 @@ def test_an_export_with_other_buffers_computes_other_logits(make_student: Any, t
 
 def test_buffers_are_exported_in_their_own_dtype(make_student: Any) -> None:
     network, _ = make_student("deepseek_v3")
-    state = full_state(network, lambda: master_fragments(network, 0, 1), torch.bfloat16, torch.device("cpu"))
+    state = state_of(network, torch.bfloat16)
     dtypes = {name: value.dtype for name, value in state.items()}
     assert dtypes.pop("model.layers.1.mlp.gate.e_score_correction_bias") is torch.float32
     assert set(dtypes.values()) == {torch.bfloat16}

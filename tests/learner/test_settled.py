@@ -9,8 +9,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sdft_ray.distill.fused_loss import fused_token_loss
+from sdft_ray.distill.reduction import LossOutput
 from sdft_ray.learner.settled import SettledEmbedding, settle
-from sdft_ray.learner.student import Student, run_student
+from sdft_ray.learner.student import Student
 
 PADDING = 3
 SIZES = {
@@ -25,14 +26,20 @@ TOKENS = torch.tensor([5, PADDING, 9, 5, 60, 8, 1, 5, 7, PADDING, 2, 4])
 
 
 class Engine:
-    """What `settle` and `run_student` know of DeepSpeed's engine, without ZeRO."""
+    """A student with an optimizer, without ZeRO."""
 
     def __init__(self, student: Student):
         self.module = student
-        self.optimizer = self.basic_optimizer = torch.optim.AdamW(student.parameters(), lr=0.1, weight_decay=0.1)
+        self.optimizer = torch.optim.AdamW(student.parameters(), lr=0.1, weight_decay=0.1)
 
-    def __call__(self, **inputs: Any) -> Any:
-        return self.module(**inputs)
+    def make_moments(self) -> None:
+        """As `StudentEngine.allocate_gradients`."""
+        self.optimizer.param_groups[0]["lr"] = 0.0
+        self.optimizer.step()
+        for state in self.optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+        self.zero_grad()
 
     def zero_grad(self) -> None:
         for param in self.module.parameters():
@@ -55,8 +62,8 @@ class Engine:
 
         positions = torch.arange(len(TOKENS))
         index = positions[-num_completion - 1 : -1]
-        output = run_student(self, loss_of, input_ids=TOKENS, position_ids=positions, predictor_index=index)
-        (output.loss * 2.0).backward()
+        fields = self.module(input_ids=TOKENS, position_ids=positions, predictor_index=index, loss_of=loss_of)
+        (LossOutput.from_tuple(fields).loss * 2.0).backward()
 
     def gradients(self) -> dict[str, torch.Tensor]:
         return {name: param.grad for name, param in self.module.named_parameters()}
@@ -67,7 +74,7 @@ def make_pair(**settings: Any) -> SimpleNamespace:
     torch.manual_seed(0)
     student = Student(LlamaForCausalLM(LlamaConfig(**SIZES | settings)))
     pair = SimpleNamespace(settled=Engine(copy.deepcopy(student)), plain=Engine(student))
-    settle(pair.settled)
+    settle(pair.settled.module, pair.settled.make_moments)
     return pair
 
 
@@ -119,6 +126,6 @@ def test_an_embedding_of_another_kind_stays() -> None:
 
     student = Student(LlamaForCausalLM(LlamaConfig(tie_word_embeddings=False, **SIZES)))
     student.network.set_input_embeddings(Scaled(64, 32))
-    settle(Engine(student))
+    settle(student, Engine(student).make_moments)
     assert type(student.network.get_input_embeddings()) is Scaled
     assert isinstance(make_pair().settled.module.network.get_input_embeddings(), SettledEmbedding)

@@ -19,19 +19,6 @@ KNOWN = {
 }
 
 
-class FakeEngine:
-    """A student that nothing is done to."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, module: Student):
-        self.module = module
-
-    def __call__(self, **inputs: Any) -> tuple[torch.Tensor, ...]:
-        answer: tuple[torch.Tensor, ...] = self.module(**inputs)
-        return answer
-
-
 def make_network(config: Any) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -46,7 +33,7 @@ def make_network(config: Any) -> Any:
 def test_a_known_head_passes_in_an_engine_and_in_a_folder(tmp_path: Path, name: str) -> None:
     network = make_network(KNOWN[name])
     network.save_pretrained(tmp_path)
-    check_partitioned_head(FakeEngine(Student(network)))
+    check_partitioned_head(Student(network), network, torch.device("cpu"))
     check_folder_head(str(tmp_path), ModelConfig(path=str(tmp_path), dtype=Precision.FLOAT32, attention="sdpa"))
 
 
@@ -57,6 +44,6 @@ def test_a_head_that_does_something_else_is_refused_in_an_engine_and_in_a_folder
     network = make_network(KNOWN["scaled"])
     network.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="CohereForCausalLM computes other logits"):
-        check_partitioned_head(FakeEngine(Student(network)))
+        check_partitioned_head(Student(network), network, torch.device("cpu"))
     with pytest.raises(ModelError, match="CohereForCausalLM computes other logits"):
         check_folder_head(str(tmp_path), ModelConfig(path=str(tmp_path), dtype=Precision.FLOAT32, attention="sdpa"))

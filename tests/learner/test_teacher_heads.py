@@ -5,8 +5,8 @@ import torch
 
 from sdft_ray.distill.head import Head
 from sdft_ray.errors import WeightVersionError
-from sdft_ray.learner.fragments import Fragment
 from sdft_ray.learner.teacher_heads import HeadMaker, TeacherHeads
+from sdft_ray.weights.fragments import Fragment
 
 
 def head(value: float) -> Head:
@@ -38,7 +38,8 @@ def test_the_one_head_of_a_frozen_teacher_stays() -> None:
 def test_a_head_made_in_place_is_a_view_of_the_average(bias: bool) -> None:
     own = Head(torch.zeros(3, 2), torch.zeros(3) if bias else None, 0.5)
     parameters = {"other": torch.zeros(4), "head.weight": own.weight} | ({"head.bias": own.bias} if bias else {})
-    maker = HeadMaker(own, parameters, torch.float32, torch.device("cpu"), in_place=True)
+    shapes = tuple((name, tuple(value.shape)) for name, value in parameters.items())
+    maker = HeadMaker(own, parameters, shapes, torch.float32, torch.device("cpu"), in_place=True)
     average = [Fragment(name, 0, torch.ones(values.numel())) for name, values in parameters.items()]
     made = maker.make(lambda: iter(average))
     average[1].values.fill_(7.0)

@@ -1,12 +1,13 @@
 import asyncio
 
-from sdft_ray.config import TeacherEma, TeacherWeights
+from sdft_ray.config import Channel, TeacherConfig, TeacherEma, TeacherWeights
 from sdft_ray.records import Publication, Rollout, TeacherScores
 from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.teacher.token_target import TokenTarget
 from sdft_ray.weights.channel import WeightChannel, WeightKind
 from sdft_ray.workers import WorkerGroup
 from tests.fakes import make_example
+from tests.weights.plans import make_plan
 
 ROLLOUT = Rollout(
     prompt_tokens=(1, 2),
@@ -72,7 +73,8 @@ def make_pool(weights, *actors, ema=TeacherEma.LEARNER, maps_weights=False):
         return Publication(version=version, buckets=())
 
     group, channel = WorkerGroup("teacher", actors, "logs"), WeightChannel(publish, 10.0)
-    return TeacherPool(group, channel, weights, ema, maps_weights=maps_weights), fetched
+    by = Channel.SHARED_MEMORY if maps_weights else Channel.OBJECT_STORE
+    return TeacherPool(group, channel, make_plan(by, teacher=TeacherConfig(weights=weights), teacher_ema=ema)), fetched
 
 
 def test_the_completion_is_scored_under_the_teacher_prompt_and_its_payload_is_passed_on_unopened():

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
+import torch.distributed as dist
 from vllm.distributed.weight_transfer.base import VLLMWeightSyncClient, WeightSource
 from vllm.distributed.weight_transfer.nccl_common import NCCLWeightTransferInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import (
@@ -17,8 +19,9 @@ from vllm.distributed.weight_transfer.nccl_engine import (
 
 from sdft_ray.records import Bucket, Publication
 from sdft_ray.weights.buckets import plan_buckets
-from sdft_ray.weights.channel import DirectChannel, Meeting, WeightKind
-from sdft_ray.weights.nccl import LearnerEnd, join_request, on_one_stream, transfer_config, update_request
+from sdft_ray.weights.channel import Meeting, RankWeights, WeightKind
+from sdft_ray.weights.fragments import Fragment
+from sdft_ray.weights.nccl import NcclChannel, NcclReceiver, NcclSender, join_request, on_one_stream, update_request
 
 MEETING = Meeting("10.0.0.1", 4321, num_ranks=5)
 SHAPES = [("embedding", (7, 3)), ("norm", (5,)), ("scale", ())]
@@ -93,22 +96,44 @@ class OnGpu:
         self._cuda.done.append(f"{stream.name} reads")
 
 
-def make_end(values: dict[str, torch.Tensor], rank: int = 0, cuda: FakeCuda | None = None) -> LearnerEnd:
-    entries = [entry for plan in PLAN for entry in plan]
-
+def make_sender(values: dict[str, torch.Tensor], cuda: FakeCuda | None = None) -> NcclSender:
+    """A sender whose weights, in one bucket, tell when and on which stream they are made."""
     cuda = cuda or FakeCuda()
 
-    def parameters() -> Iterator[tuple[str, torch.Tensor]]:
+    def fragments(kind: WeightKind) -> Iterator[Fragment]:
+        assert kind is WeightKind.STUDENT
         for name, value in values.items():
             cuda.done.append(f"{name} is made on {cuda.current_stream().name}")
-            yield name, OnGpu(value, cuda)  # type: ignore[misc]
+            yield Fragment(name, 0, value.float().view(-1))
 
-    return LearnerEnd(rank, MEETING, entries, torch.bfloat16, parameters, transfer=FakeTransfer, cuda=cuda)
+    weights = RankWeights(
+        shapes=tuple(SHAPES),
+        fragments=fragments,
+        buffers=dict,
+        dtype=torch.bfloat16,
+        device=torch.device("cpu"),
+    )
+    sender = NcclSender(weights, transfer=FakeTransfer, cuda=cuda)
+    sender.connect(MEETING)
+    return sender
+
+
+@pytest.fixture(autouse=True)
+def readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors in host memory have no streams that could read them."""
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_rank() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 def test_nothing_is_sent_before_the_device_has_done_what_was_queued() -> None:
     cuda = FakeCuda()
-    make_end({name: torch.zeros(shape).bfloat16() for name, shape in SHAPES}, cuda=cuda).send()
+    make_sender({name: torch.zeros(shape).bfloat16() for name, shape in SHAPES}, cuda).publish(WeightKind.STUDENT, 1)
     assert cuda.done[:2] == ["synchronize", "embedding is made on default"]
 
 
@@ -136,8 +161,10 @@ def test_readers_on_other_streams_wait_for_what_is_made_and_keep_its_memory() ->
     ]
 
 
-def test_every_engine_is_brought_to_ranks_of_its_own_in_one_meeting_with_the_learner() -> None:
-    learner = make_end({})._transfer.info
+def test_every_engine_is_brought_to_ranks_of_its_own_in_one_meeting_with_the_learner(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    learner = make_sender({})._transfer.info
     for first_rank in (1, 3):
         info = NCCLWeightTransferInitInfo(**join_request(MEETING, first_rank).init_info)
         assert info.rank_offset == first_rank
@@ -148,28 +175,67 @@ def test_every_engine_is_brought_to_ranks_of_its_own_in_one_meeting_with_the_lea
             learner.packed_buffer_size_bytes,
             learner.packed_num_buffers,
         )
-    assert [make_end({}, rank)._transfer.info.is_sender for rank in range(3)] == [True, False, False]
+    for rank, sends in enumerate((True, False, False)):
+        monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
+        assert make_sender({})._transfer.info.is_sender == sends
 
 
 def test_an_engine_expects_in_one_call_exactly_what_is_sent() -> None:
     values = {name: torch.randn(shape).bfloat16() for name, shape in SHAPES}
-    end = make_end(values)
-    end.send()
-    info = NCCLWeightTransferUpdateInfo(**update_request(ANNOUNCED).update_info)
-    sent = end._transfer.sent
+    sender = make_sender(values)
+    announced = sender.publish(WeightKind.STUDENT, 4)
+    assert announced is not None and announced.version == 4
+    assert all(bucket.array is None for bucket in announced.buckets), "an announcement holds no values"
+    info = NCCLWeightTransferUpdateInfo(**update_request(announced).update_info)
+    sent = sender._transfer.sent
     assert info.names == [name for name, _ in sent]
     assert [getattr(torch, name) for name in info.dtype_names] == [tensor.dtype for _, tensor in sent]
     assert info.shapes == [list(tensor.shape) for _, tensor in sent]
     assert all(torch.equal(tensor, values[name]) for name, tensor in sent)
     values["scale"].add_(1.0)
-    end.send()
-    assert torch.equal(end._transfer.sent[-1][1], values["scale"])
+    sender.publish(WeightKind.STUDENT, 5)
+    assert torch.equal(sender._transfer.sent[-1][1], values["scale"])
 
 
 def test_the_engine_is_started_with_the_transfer_that_reads_these_requests() -> None:
-    assert transfer_config().backend == "nccl"
+    assert NcclReceiver().engine_arguments()["weight_transfer_config"].backend == "nccl"
     assert NCCLWeightTransferEngine.init_info_cls is NCCLWeightTransferInitInfo
     assert NCCLWeightTransferEngine.update_info_cls is NCCLWeightTransferUpdateInfo
+
+
+class FakeLlm:
+    """vLLM's engine, which tells what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        async def ask(*requests: Any) -> None:
+            self.asked.append(" ".join([name, *(type(request).__name__ for request in requests)]))
+
+        return ask
+
+
+class FakeEngine:
+    """An inference engine that has only vLLM's own transfer."""
+
+    def __init__(self) -> None:
+        self.llm = FakeLlm()
+
+    async def call_vllm(self, call: Callable[[Any], Any]) -> Any:
+        return await call(self.llm)
+
+
+async def test_an_engine_joins_once_and_opens_and_closes_its_weights_around_what_it_receives() -> None:
+    receiver, engine = NcclReceiver(), FakeEngine()
+    await receiver.connect(engine, MEETING, 1)  # type: ignore[arg-type]
+    await receiver.load(engine, ANNOUNCED)  # type: ignore[arg-type]
+    assert engine.llm.asked == [
+        "init_weight_transfer_engine WeightTransferInitRequest",
+        "start_weight_update",
+        "update_weights WeightTransferUpdateRequest",
+        "finish_weight_update",
+    ]
 
 
 class Engines:
@@ -205,7 +271,7 @@ async def test_the_student_is_sent_while_all_engines_receive_and_other_weights_t
         await engines.everybody_there.wait()
         return ANNOUNCED
 
-    channel = DirectChannel(publish, 5.0)
+    channel = NcclChannel(publish, 5.0)
     channel.announcement = ANNOUNCED
     await channel.deliver(WeightKind.STUDENT, 4, engines, engines.load)
     assert [(received.version, received.buckets) for received in engines.received] == [(4, ANNOUNCED.buckets)] * 2

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from sdft_ray.errors import ClusterError
-from sdft_ray.weights.memory_file import MemoryFile, MemoryHandle, map_memory, pin
+from sdft_ray.weights.shared_memory import MemoryFile, MemoryHandle, map_memory, pin
 
 
 def in_another_process(code: str) -> str:
-    header = "from sdft_ray.weights.memory_file import MemoryFile, MemoryHandle, map_memory; import numpy; "
+    header = "from sdft_ray.weights.shared_memory import MemoryFile, MemoryHandle, map_memory; import numpy; "
     return subprocess.check_output([sys.executable, "-c", header + code], text=True).strip()
 
 
@@ -55,7 +55,7 @@ def test_a_reader_that_is_killed_leaves_the_memory_to_the_others():
     memory = MemoryFile(8)
     array = map_memory(memory.handle, "float32", writable=True)
     code = (
-        "from sdft_ray.weights.memory_file import *; import time; "
+        "from sdft_ray.weights.shared_memory import *; import time; "
         f"mapped = map_memory({memory.handle!r}, 'float32'); print('mapped', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as reader:
@@ -69,7 +69,7 @@ def test_a_reader_that_is_killed_leaves_the_memory_to_the_others():
 def test_a_killed_process_leaves_no_memory_behind_but_what_others_still_map():
     named = set(os.listdir("/dev/shm"))
     code = (
-        "from sdft_ray.weights.memory_file import MemoryFile; import numpy, time; "
+        "from sdft_ray.weights.shared_memory import MemoryFile; import numpy, time; "
         "memory = MemoryFile.holding(numpy.arange(5, dtype='float32')); "
         "print(*memory.handle, flush=True); time.sleep(60)"
     )
