@@ -6,14 +6,18 @@ on several GPUs, was never run on a GPU so far.
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
 
 from sdft_ray.config import ModelConfig
+from sdft_ray.errors import ModelError
+from sdft_ray.inference.failures import CANNOT_START, Place, death_error, family, start_error
 from sdft_ray.inference.weight_loading import WeightLoading
 from sdft_ray.records import Bucket, Publication
 from sdft_ray.weights.opening import mappable
@@ -29,9 +33,13 @@ T = TypeVar("T")
 class InferenceEngine:
     """Base of the engines: how one is started, given new weights and ended."""
 
+    remedy: str  # what a run can do without this engine
+
     def __init__(
         self,
         *,
+        worker: str,
+        log: Path,
         extension: type[WeightLoading],
         model_path: str,
         model: ModelConfig,
@@ -46,6 +54,8 @@ class InferenceEngine:
         """Starts the engine's processes; returns when they are up.
 
         Args:
+            worker: whose engine it is, such as "rollout worker 0".
+            log: that worker's log file, to which the engine's processes print as well.
             extension: methods that the engine's processes gain.
             model_path: local model folder.
             model: dtype of the weights.
@@ -57,11 +67,15 @@ class InferenceEngine:
             maps_weights: whether published weights may be used where they lie: in host memory of this node that does
                 not change while anything is computed.
             arguments: of vLLM, by the names of `AsyncEngineArgs`: what the role alone needs.
+
+        Raises:
+            EngineError: vLLM cannot start it.
         """
         self._request_ids = itertools.count()
         self._maps_weights = maps_weights
-        self._llm = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(
+        self._place = Place(worker, log, log.stat().st_size, model_path, self.remedy)
+        try:
+            settings = AsyncEngineArgs(
                 model=model_path,
                 dtype=model.dtype.name.lower(),
                 max_model_len=max_model_len,
@@ -78,7 +92,13 @@ class InferenceEngine:
                 worker_extension_cls=f"{extension.__module__}.{extension.__qualname__}",
                 **arguments,
             )
-        )
+            if current_platform.is_cpu() and settings.create_model_config().is_hybrid:
+                # vLLM 0.32 finds a prefix's state again only where prompts are read in parts, which ends in an
+                # IndexError of its CPU kernels.
+                settings.enable_prefix_caching = False
+            self._llm = AsyncLLM.from_engine_args(settings)
+        except CANNOT_START as error:
+            raise start_error(self._place, error) from error
 
     async def release_start_up_memory(self) -> None:
         """See `WeightLoading.release_start_up_memory`."""
@@ -92,13 +112,20 @@ class InferenceEngine:
         """Replaces all weights; nothing may be computed meanwhile.
 
         Raises:
-            ModelError: the model has a parameter that the publication lacks.
+            ModelError: the engine has a parameter that the publication lacks.
         """
         await self._on_ranks(WeightLoading.begin_weights, self._maps_weights)
         for bucket in publication.buckets:
             async with mappable(bucket) as in_memory:
                 await self._load_bucket(in_memory)
-        await self._on_ranks(WeightLoading.finish_weights)
+        missing = sorted(set().union(*await self._on_ranks(WeightLoading.finish_weights)))
+        if missing:
+            some = ", ".join(missing[:3])
+            raise ModelError(
+                f"{self._place.worker}: vLLM's engine for {family(self._place.model_path)} cannot take over new "
+                f"weights: it computes with {len(missing)} parameters that no publication holds, such as {some}; "
+                f"{self.remedy}."
+            )
 
     async def _load_bucket(self, bucket: Bucket) -> None:
         """`bucket.array` is the handle of a `MemoryFile`."""
@@ -116,15 +143,30 @@ class InferenceEngine:
         """Waits for a call to the engine's process; vLLM fails open requests when that dies, but not open calls.
 
         Raises:
-            EngineDeadError: the process died.
+            EngineError: the process died.
         """
         answer = asyncio.ensure_future(call)
         while not answer.done():
             await asyncio.wait([answer], timeout=DEATH_CHECK_S)
             if self._llm.errored and not answer.done():
                 answer.cancel()
-                raise self._llm.dead_error
-        return answer.result()
+                raise death_error(self._place)
+        try:
+            return answer.result()
+        except EngineDeadError as error:
+            raise death_error(self._place) from error
+
+    async def _outputs(self, requested: AsyncIterator[T]) -> AsyncIterator[T]:
+        """What a request gives.
+
+        Raises:
+            EngineError: the process died.
+        """
+        try:
+            async for output in requested:
+                yield output
+        except EngineDeadError as error:
+            raise death_error(self._place) from error
 
     def close(self) -> None:
         """Ends the engine's processes."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from sdft_ray.config import ModelConfig, TeacherConfig
 from sdft_ray.models.network import TORCH_DTYPE
@@ -9,9 +10,14 @@ from sdft_ray.records import HiddenPayload, Publication, TeacherPayload, WorkerS
 from sdft_ray.teacher.worker import ScoreRequest, TeacherWorker
 from sdft_ray.tensors import to_array
 
+if TYPE_CHECKING:
+    from sdft_ray.teacher.vllm_engine import ReadingEngine
+
 
 class VllmTeacher(TeacherWorker):
     """Hands a batch to the engine, which reads it in one forward pass; a longer sequence alone, in several."""
+
+    _engine: "ReadingEngine"
 
     def __init__(
         self,
@@ -26,7 +32,7 @@ class VllmTeacher(TeacherWorker):
         shares_device: bool,
         device: str,
     ):
-        """Starts the engine; returns when it is up.
+        """Starts nothing yet.
 
         Args:
             rank: of this worker in its group.
@@ -42,21 +48,26 @@ class VllmTeacher(TeacherWorker):
         super().__init__(
             rank=rank, log_dir=log_dir, device=device, max_tokens_per_forward=teacher.max_tokens_per_forward
         )
+        self._payload_dtype = TORCH_DTYPE[teacher.payload_precision]
+        self._engine_settings: dict[str, Any] = {
+            "model_path": model_path,
+            "model": model,
+            "teacher": teacher,
+            "max_model_len": max_model_len,
+            "tensor_parallel_size": tensor_parallel_size,
+            "shares_device": shares_device,
+        }
+
+    async def ready(self) -> int:
+        """See `TeacherWorker.ready`.
+
+        Raises:
+            EngineError: vLLM cannot start the engine.
+        """
         # Imported here because the driver imports this module to make the actor and has no use for vLLM.
         from sdft_ray.teacher.vllm_engine import ReadingEngine
 
-        self._payload_dtype = TORCH_DTYPE[teacher.payload_precision]
-        self._engine = ReadingEngine(
-            model_path=model_path,
-            model=model,
-            teacher=teacher,
-            max_model_len=max_model_len,
-            tensor_parallel_size=tensor_parallel_size,
-            shares_device=shares_device,
-        )
-
-    async def ready(self) -> int:
-        """See `TeacherWorker.ready`."""
+        self._engine = ReadingEngine(worker=self.name, log=self.log, **self._engine_settings)
         await self._engine.keep_completion_rows()
         return await super().ready()
 
@@ -66,7 +77,8 @@ class VllmTeacher(TeacherWorker):
 
     def close(self) -> None:
         """Ends the engine's processes."""
-        self._engine.close()
+        if hasattr(self, "_engine"):  # not where it could not start
+            self._engine.close()
 
     async def _payloads(self, requests: list[ScoreRequest]) -> list[TeacherPayload]:
         hidden = await asyncio.gather(*(self._engine.hidden_states(*request) for request in requests))
