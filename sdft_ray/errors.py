@@ -15,6 +15,8 @@ def first_line(error: BaseException) -> str:
 class SdftError(Exception):
     """Base of every error whose message alone tells the user what to do; shown without a traceback."""
 
+    log_says_more = False  # whether the logs of the workers are needed to understand it
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Crosses a process as class and message: subclasses take other arguments than their message."""
         return (_restore, (type(self), str(self)))
@@ -68,13 +70,23 @@ class EndpointError(SdftError):
 class WorkerError(SdftError):
     """A worker failed; the first line of its own error is in the message, the rest in its log file."""
 
+    log_says_more = True
+
+
+class EngineError(WorkerError):
+    """An engine of vLLM cannot start with this model, or has died; the cause, in vLLM's words, is in the message."""
+
 
 class WeightVersionError(SdftError):
     """A worker does not hold the weight version that the run relies on."""
 
+    log_says_more = True
+
 
 class GuardError(SdftError):
     """Two parts of a run that have to compute the same do not: training on, or using what it wrote, would be wrong."""
+
+    log_says_more = True
 
 
 class NonFiniteError(SdftError):

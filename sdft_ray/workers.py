@@ -25,14 +25,24 @@ CLOSING_TIMEOUT_S = 10.0  # a scheduler kills 30 s after it has asked
 
 
 class Worker:
-    """Base of every actor: sends its output to a log file and answers `status`."""
+    """Base of every actor: sends its output to a log file and answers `status`.
+
+    A constructor only keeps what it is given. What can fail is done in a call of its own, `ready` or `start`: of an
+    actor that could not be made Ray tells a traceback, not the error.
+    """
 
     role = "worker"
 
     def __init__(self, rank: int, log_dir: str):
         self.rank = rank
         self.weight_version = -1
-        redirect_output(log_path(log_dir, self.role, rank))
+        self.log = log_path(log_dir, self.role, rank)
+        redirect_output(self.log)
+
+    @property
+    def name(self) -> str:
+        """Role and rank, as people are told."""
+        return f"{self.role} worker {self.rank}"
 
     def status(self) -> WorkerStatus:
         """Who this worker is, which weights it holds, and the most memory it has used."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sdft_ray.cluster.job import cancel_on_termination
-from sdft_ray.cluster.material import decoder, make_builder
+from sdft_ray.cluster.material import decoder, find_model, make_builder
 from sdft_ray.cluster.rollouts import ROLE, rollout_workers_only
 from sdft_ray.cluster.run_folder import CHECK_FILE, RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
@@ -22,7 +22,7 @@ from sdft_ray.evaluate.teacher_check.report import TeacherReport
 from sdft_ray.evaluate.teacher_check.sample import CheckSample, draw_sample
 from sdft_ray.evaluate.teacher_check.verdict import judge
 from sdft_ray.models.folder import load_tokenizer
-from sdft_ray.models.resolve import ModelFacts, check_model, resolve_model
+from sdft_ray.models.resolve import ModelFacts, check_model
 from sdft_ray.tracking.console import ConsoleSink
 
 
@@ -117,7 +117,7 @@ def read_check_material(cfg: RunConfig) -> CheckMaterial:
     """
     templates, left_out = templates_to_check(cfg.check, cfg.teacher)
     notes = [f"a built-in template is left out: {reason}" for reason in left_out]
-    model_path = resolve_model(cfg.model.path)
+    model_path = find_model(cfg)
     tokenizer = load_tokenizer(model_path, cfg.model.chat_template)
     builder, facts, more = make_builder(cfg, tokenizer, check_model(model_path, tokenizer))
     data = cfg.data

@@ -16,7 +16,9 @@ from sdft_ray.cluster.stages import Stage, Stages
 from sdft_ray.cluster.topology import Roles, needed_roles, start_roles
 from sdft_ray.config import RunConfig, Target, Wandb
 from sdft_ray.config.written import changed_settings, flat_settings
+from sdft_ray.learner.checkpoint import check_state, layout, read_state
 from sdft_ray.loop import LoopConfig, train
+from sdft_ray.models.folder_check import fingerprint
 from sdft_ray.records import WorkerStatus
 from sdft_ray.report.model_card import write_model_card
 from sdft_ray.tensors import release_freed_memory
@@ -48,6 +50,7 @@ class Job:
         with ExitStack() as on_failure:
             on_failure.push(self.folder)
             check_resumable(self.material.probes, self.folder)
+            self._check_checkpoint()
             self._changed_settings = self._settings_changed_since(self.folder.resumed)
             on_failure.pop_all()
         self._setup_s = 0.0
@@ -127,12 +130,25 @@ class Job:
         if dashboard:
             self.console.say(f"Ray dashboard  {dashboard}  (its token: ray get-auth-token)")
 
+    def _check_checkpoint(self) -> None:
+        """Has the examples go on where the resumed checkpoint stopped, and refuses it where the run cannot go on."""
+        if self.folder.resumed is None:
+            return
+        state = read_state(self.folder.resumed)
+        check_state(
+            self.folder.resumed,
+            state,
+            layout=layout(self._cfg.learner, self._cfg.cluster.learner.num_workers),
+            num_steps=self.material.num_steps,
+            model=fingerprint(self.material.model_path),
+        )
+        self._stages.at(state["weight_version"]).material.examples.load_state(state["data"])
+
     async def _resume(self, roles: Roles) -> None:
         if self.folder.resumed is None:
             return
-        data_state = await roles.learner.resume(self.folder.resumed)
+        await roles.learner.resume(self.folder.resumed)
         version = roles.learner.weight_version
-        self._stages.at(version).material.examples.load_state(data_state)
         await asyncio.gather(roles.completions.load_weights(version), roles.teacher.load_weights(version))
         self.console.say(f"resumed        {self.folder.resumed}")
 

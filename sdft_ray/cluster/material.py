@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sdft_ray.cluster.probes import ProbeMaterial, read_probes
-from sdft_ray.config import CompletionSource, EvaluationSetConfig, Match, RunConfig
+from sdft_ray.config import CompletionSource, EvaluationSetConfig, Match, Mode, RunConfig, TeacherBackend
 from sdft_ray.data.dataset import TokenizedDataset, TokenizedRow, read_dataset
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.stream import ExampleStream
@@ -17,6 +17,7 @@ from sdft_ray.evaluate.harness.sources import check_harness
 from sdft_ray.evaluate.judge import api_key
 from sdft_ray.evaluate.questions import Question, read_questions
 from sdft_ray.models.folder import load_tokenizer
+from sdft_ray.models.folder_check import check_attention, check_folder, check_values
 from sdft_ray.models.resolve import ModelFacts, check_agreement, check_model, resolve_model, with_stop_token
 from sdft_ray.records import GuardRow
 
@@ -82,12 +83,12 @@ def read_material(cfg: RunConfig) -> Material:
         ConfigError, DataError, ModelError: with the key, the value and the remedy.
     """
     check_harness(cfg.harness)
-    model_path = resolve_model(cfg.model.path)
+    model_path = find_model(cfg)
     tokenizer = load_tokenizer(model_path, cfg.model.chat_template)
     facts = check_model(model_path, tokenizer)
     teacher_path = model_path
     if cfg.teacher.path:
-        teacher_path = resolve_model(cfg.teacher.path)
+        teacher_path = _find_teacher(cfg)
         check_agreement(model_path, teacher_path, cfg.model.chat_template)
     data = cfg.data
     builder, facts, notes = make_builder(cfg, tokenizer, facts)
@@ -124,6 +125,31 @@ def read_material(cfg: RunConfig) -> Material:
         max_model_len=max(_longest(cfg, facts, dataset, asked), probes.max_model_len),
         max_teacher_len=_longest_teacher(cfg, dataset),
     )
+
+
+def find_model(cfg: RunConfig) -> str:
+    """The folder of `model.path`, whose weights are those of the network that it describes.
+
+    Raises:
+        ConfigError, ModelError: with the key, the value and the remedy.
+    """
+    folder = resolve_model(cfg.model.path)
+    check_folder("model.path", cfg.model.path, folder)
+    check_attention(folder, cfg.model.attention)
+    if cfg.mode is not Mode.train:  # no learner loads it
+        check_values("model.path", cfg.model.path, folder)
+    return folder
+
+
+def _find_teacher(cfg: RunConfig) -> str:
+    """The folder of `teacher.path`. Raises as `find_model`."""
+    folder = resolve_model(cfg.teacher.path)
+    check_folder("teacher.path", cfg.teacher.path, folder)
+    if cfg.teacher.backend is TeacherBackend.VLLM:
+        check_values("teacher.path", cfg.teacher.path, folder)
+    else:
+        check_attention(folder, cfg.model.attention)
+    return folder
 
 
 def make_builder(cfg: RunConfig, tokenizer: Any, facts: ModelFacts) -> tuple[PromptBuilder, ModelFacts, list[str]]:

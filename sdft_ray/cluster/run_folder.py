@@ -6,7 +6,8 @@ The rule: nothing that a run has written is deleted, cut or overwritten by the n
   unfinished run without a checkpoint begins again with resume=auto, since nothing else can be done with it.
 - What a resumed run takes back or writes anew moves to `earlier/` beside it (`tracking/earlier.py`), and only once
   the start has succeeded; the checkpoints beyond the resumed one move to `checkpoints/earlier/`.
-- A start that is refused leaves a folder as it was, and takes no name. Where workers have failed their logs stay.
+- A start that is refused leaves a folder as it was, and takes no name. The logs of its workers stay only where they say
+  more than the error: a worker has failed, or the start was interrupted.
 - One run at a time writes to a folder. The kernel releases its lock, however the run ends.
 
 Two things are deleted: checkpoints beyond `keep_checkpoints`, which orders that, and what a kill has left of an
@@ -36,6 +37,7 @@ from sdft_ray.tracking.summary import SUMMARY_FILE
 EVALUATION_FILE = "evaluation.json"  # what mode=evaluate comes to
 CHECK_FILE = "check_teacher.json"  # what mode=check_teacher comes to
 MODEL = "model"
+LOGS = "logs"
 LOCK_FILE = ".lock"
 OWN_FIRST = {LOCK_FILE, "driver.log"}  # what a start writes before it has succeeded
 # What evaluators continue, which are made before the folder is the run's. The sinks, made after, cut their own files.
@@ -63,7 +65,7 @@ class RunFolder:
     @property
     def logs(self) -> Path:
         """Log files of the driver and all workers."""
-        return self.path / "logs"
+        return self.path / LOGS
 
     @property
     def checkpoints(self) -> Path:
@@ -106,7 +108,7 @@ class RunFolder:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         """Releases the folder; a start that was refused takes a folder that it made itself away again."""
         if self._is_new and _is_refusal(error):
-            _take_away(self.path)
+            _take_away(self.path, with_logs=_says_all(error))
         if self._lock is not None:
             self._lock.close()
 
@@ -122,16 +124,16 @@ def open_run_folder(cfg: RunConfig) -> RunFolder:
     _checkpoint_to_resume(cfg, path)  # refused before anything is made
     is_new = not path.exists()
     try:
-        (path / "logs").mkdir(parents=True, exist_ok=True)
+        (path / LOGS).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        problem = f"{path}/logs cannot be made ({error.strerror})"
+        problem = f"{path}/{LOGS} cannot be made ({error.strerror})"
         remedy = "set runs_dir and name so that this is a folder that can be written"
         raise ConfigError("runs_dir", cfg.runs_dir, problem, remedy) from error
     try:
         lock = _lock(cfg, path)
     except ConfigError:
         if is_new:
-            _take_away(path)
+            _take_away(path, with_logs=False)
         raise
     resumed = _checkpoint_to_resume(cfg, path)  # again: a run that has just ended may have saved another
     return RunFolder(path, resumed, is_new=is_new, lock=lock)
@@ -144,10 +146,25 @@ def _is_refusal(error: BaseException | None) -> bool:
     return isinstance(error, SdftError | KeyboardInterrupt | asyncio.CancelledError)
 
 
-def _take_away(path: Path) -> None:
-    """Removes a folder in which nothing but a start that has not succeeded has written; its workers' logs stay."""
-    if not any(file.name not in OWN_FIRST and file.stat().st_size for file in _files(path)):
-        shutil.rmtree(path)
+def _says_all(error: BaseException | None) -> bool:
+    """True when the message of a refusal leaves nothing to be looked up in the logs of the workers."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_says_all, error.exceptions))
+    return isinstance(error, SdftError) and not error.log_says_more
+
+
+def _take_away(path: Path, *, with_logs: bool) -> None:
+    """Removes a folder in which nothing but a start that has not succeeded has written.
+
+    Args:
+        path: the folder.
+        with_logs: whether what workers have logged goes, too; where it does not, the folder stays with it.
+    """
+    for file in _files(path):
+        goes = file.name in OWN_FIRST or (with_logs and file.parent == path / LOGS)
+        if not goes and file.stat().st_size:
+            return
+    shutil.rmtree(path)
 
 
 def _checkpoint_to_resume(cfg: RunConfig, path: Path) -> Path | None:
@@ -196,7 +213,7 @@ def _written(path: Path) -> Iterator[Path]:
     """What runs have written into the folder, except logs and the settings of a start that came to nothing."""
     for file in _files(path):
         inside = file.relative_to(path)
-        if inside.parts[0] not in ("logs", EARLIER, LOCK_FILE, CONFIG_FILE) and file.stat().st_size:
+        if inside.parts[0] not in (LOGS, EARLIER, LOCK_FILE, CONFIG_FILE) and file.stat().st_size:
             yield file
 
 

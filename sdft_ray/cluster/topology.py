@@ -27,6 +27,7 @@ from sdft_ray.config import NEVER, CompletionSource, RunConfig, Target
 from sdft_ray.evaluate.evaluator import NoEvaluation
 from sdft_ray.evaluate.progress import Counting
 from sdft_ray.learner.group import LearnerGroup
+from sdft_ray.models.folder_check import fingerprint
 from sdft_ray.records import WorkerStatus
 from sdft_ray.roles import Completions, Evaluator, Teacher
 from sdft_ray.rollout.given import GivenCompletions
@@ -114,6 +115,7 @@ async def start_roles(stages: Stages, folder: RunFolder, phase: Phase, counting:
         learner=cfg.learner,
         loss=cfg.loss,
         plan=stages.plan,
+        model=fingerprint(material.model_path),
         sampled=cfg.method.completion is CompletionSource.STUDENT,
         num_report_samples=cfg.tracking.num_samples,
         checkpoints=folder.checkpoints,

@@ -6,15 +6,19 @@ on several GPUs, was never run on a GPU so far.
 
 import asyncio
 import itertools
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any, TypeVar
 
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
 
 from sdft_ray.config import ModelConfig
+from sdft_ray.errors import ModelError
+from sdft_ray.inference.failures import CANNOT_START, Place, death_error, family, start_error
 from sdft_ray.inference.weight_loading import WeightLoading
 from sdft_ray.records import Bucket, Publication
 from sdft_ray.weights.channel import Meeting, Receiver
@@ -30,9 +34,13 @@ T = TypeVar("T")
 class InferenceEngine:
     """Base of the engines: how one is started, given new weights and ended."""
 
+    remedy: str  # what a run can do without this engine
+
     def __init__(
         self,
         *,
+        worker: str,
+        log: Path,
         extension: type[WeightLoading],
         model_path: str,
         model: ModelConfig,
@@ -48,41 +56,44 @@ class InferenceEngine:
         """Starts the engine's processes; returns when they are up.
 
         Args:
+            worker: whose engine it is, such as "rollout worker 0".
+            log: that worker's log file, and that of the engine's processes.
             extension: methods that the engine's processes gain.
             model_path: local model folder.
             model: dtype of the weights.
             max_model_len: tokens of the longest sequence.
             tensor_parallel_size: GPUs of the engine; 1 on a CPU.
-            shares_device: whether other workers use the same memory, so that the engine must not take what is free.
+            shares_device: whether other workers use the same memory.
             gpu_memory_share: of each of its GPUs, what the engine may fill.
             kv_cache_gib: of an engine that shares its device.
             receiver: its end of the channel that brings new weights.
-            maps_weights: whether published weights may be used where they lie: in host memory of this node that does
-                not change while anything is computed.
+            maps_weights: whether published ones may be used where they lie: in host memory that does not change.
             arguments: of vLLM, by the names of `AsyncEngineArgs`: what the role alone needs.
+
+        Raises:
+            EngineError: vLLM cannot start it.
         """
         self._request_ids = itertools.count()
         self._receiver = receiver
         self._maps_weights = maps_weights
-        self._llm = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(
-                model=model_path,
-                dtype=model.dtype.name.lower(),
-                max_model_len=max_model_len,
-                tensor_parallel_size=tensor_parallel_size,
-                # Named because vLLM would start Ray actors of its own inside our placement group.
-                distributed_executor_backend="mp" if tensor_parallel_size > 1 else "uni",
-                gpu_memory_utilization=gpu_memory_share,
-                # Where memory is shared, measuring what is free would measure the neighbours. (The environment variable
-                # VLLM_CPU_KVCACHE_SPACE takes whole GiB only.)
-                kv_cache_memory_bytes=int(kv_cache_gib * 2**30) if shares_device else None,
-                enforce_eager=current_platform.is_cpu(),
-                skip_tokenizer_init=True,
-                disable_log_stats=True,
-                worker_extension_cls=f"{extension.__module__}.{extension.__qualname__}",
-                **receiver.engine_arguments(),
-                **arguments,
-            )
+        self._place = Place(worker, log, log.stat().st_size, model_path, self.remedy)
+        self._llm = _started(
+            self._place,
+            model=model_path,
+            dtype=model.dtype.name.lower(),
+            max_model_len=max_model_len,
+            tensor_parallel_size=tensor_parallel_size,
+            # Named because vLLM would start Ray actors of its own inside our placement group.
+            distributed_executor_backend="mp" if tensor_parallel_size > 1 else "uni",
+            gpu_memory_utilization=gpu_memory_share,
+            # Of memory that is shared, what is free is not the engine's. (VLLM_CPU_KVCACHE_SPACE takes whole GiB only.)
+            kv_cache_memory_bytes=int(kv_cache_gib * 2**30) if shares_device else None,
+            enforce_eager=current_platform.is_cpu(),
+            skip_tokenizer_init=True,
+            disable_log_stats=True,
+            worker_extension_cls=f"{extension.__module__}.{extension.__qualname__}",
+            **receiver.engine_arguments(),
+            **arguments,
         )
 
     async def release_start_up_memory(self) -> None:
@@ -97,7 +108,7 @@ class InferenceEngine:
         """Replaces all weights; nothing may be computed meanwhile.
 
         Raises:
-            ModelError: the model has a parameter that the publication lacks.
+            ModelError: the engine has a parameter that the publication lacks.
         """
         await self._receiver.load(self, publication)
 
@@ -112,7 +123,14 @@ class InferenceEngine:
             async for bucket in buckets:
                 entries = [(entry.name, entry.shape, entry.offset) for entry in bucket.entries]
                 await self._on_ranks(WeightLoading.load_bucket, tuple(bucket.array), bucket.dtype, entries)
-        await self._on_ranks(WeightLoading.finish_weights)
+        missing = sorted(set().union(*await self._on_ranks(WeightLoading.finish_weights)))
+        if missing:
+            some = ", ".join(missing[:3])
+            raise ModelError(
+                f"{self._place.worker}: vLLM's engine for {family(self._place.model_path)} cannot take over new "
+                f"weights: it computes with {len(missing)} parameters that no publication holds, such as {some}; "
+                f"{self.remedy}."
+            )
 
     async def call_vllm(self, call: Callable[[Any], Awaitable[T]]) -> T:
         """See `LoadingEngine.call_vllm`."""
@@ -129,16 +147,44 @@ class InferenceEngine:
         """Waits for a call to the engine's process; vLLM fails open requests when that dies, but not open calls.
 
         Raises:
-            EngineDeadError: the process died.
+            EngineError: the process died.
         """
         answer = asyncio.ensure_future(call)
         while not answer.done():
             await asyncio.wait([answer], timeout=DEATH_CHECK_S)
             if self._llm.errored and not answer.done():
                 answer.cancel()
-                raise self._llm.dead_error
-        return answer.result()
+                raise death_error(self._place)
+        try:
+            return answer.result()
+        except EngineDeadError as error:
+            raise death_error(self._place) from error
+
+    async def _outputs(self, requested: AsyncIterator[T]) -> AsyncIterator[T]:
+        """What a request gives.
+
+        Raises:
+            EngineError: the process died.
+        """
+        try:
+            async for output in requested:
+                yield output
+        except EngineDeadError as error:
+            raise death_error(self._place) from error
 
     def close(self) -> None:
         """Ends the engine's processes."""
         self._llm.shutdown(timeout=SHUTDOWN_GRACE_S)
+
+
+def _started(place: Place, **arguments: Any) -> AsyncLLM:
+    """The engine of these arguments; raises as `InferenceEngine.__init__`."""
+    try:
+        settings = AsyncEngineArgs(**arguments)
+        if current_platform.is_cpu() and settings.create_model_config().is_hybrid:
+            # vLLM 0.32 finds a prefix's state again only where prompts are read in parts, which ends in an IndexError
+            # of its CPU kernels.
+            settings.enable_prefix_caching = False
+        return AsyncLLM.from_engine_args(settings)
+    except CANNOT_START as error:
+        raise start_error(place, error) from error

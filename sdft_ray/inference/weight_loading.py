@@ -17,7 +17,6 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 from vllm.platforms import current_platform
 
-from sdft_ray.errors import ModelError
 from sdft_ray.inference.checkpoint_names import CheckpointNames
 from sdft_ray.inference.stacked_weights import NETWORKS, StackedWeights
 from sdft_ray.records import Bucket, ParameterEntry
@@ -73,20 +72,15 @@ class WeightLoading:
         with set_current_vllm_config(self.vllm_config), torch.no_grad(), one_thread():
             self._new.load(unpack(bucket, array))
 
-    def finish_weights(self) -> None:
-        """Closes the model again.
-
-        Raises:
-            ModelError: a parameter got no new weights.
-        """
+    def finish_weights(self) -> set[str]:
+        """Closes the model again; answers with its parameters that got no new weights: there should be none."""
         with set_current_vllm_config(self.vllm_config), torch.no_grad(), one_thread():
             missing = self._new.finish()
         torch.accelerator.synchronize()  # copies to a device may still be under way
         if not self._has_loaded:
             release_freed_memory()  # the model folder's weights
             self._has_loaded = True
-        if missing:
-            raise ModelError(f"the publication holds no weights for {', '.join(sorted(missing))}")
+        return missing
 
     def _model(self) -> Any:
         return self.model_runner.get_model()

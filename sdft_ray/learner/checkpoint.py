@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdft_ray.config import LearnerConfig
 from sdft_ray.errors import CheckpointError
 from sdft_ray.learner.average import TeacherAverage
 from sdft_ray.models.state import copy_buffers, saved_buffers
@@ -89,6 +90,42 @@ def read_state(folder: Path) -> dict[str, Any]:
         )
     state: dict[str, Any] = json.loads(path.read_text())
     return state
+
+
+def layout(learner: LearnerConfig, num_ranks: int) -> dict[str, Any]:
+    """What the files of a checkpoint depend on."""
+    return {"num_ranks": num_ranks, "zero_stage": learner.zero_stage, "precision": learner.precision.name}
+
+
+def check_state(folder: Path, state: dict[str, Any], *, layout: dict[str, Any], num_steps: int, model: str) -> None:
+    """Refuses a checkpoint from which this run cannot go on, by the driver's part of it.
+
+    Args:
+        folder: the checkpoint.
+        state: from `read_state`.
+        layout: of this run.
+        num_steps: of this run, all stages together.
+        model: the fingerprint of this run's model.path.
+
+    Raises:
+        CheckpointError: it was saved with another layout or of another model, or lies beyond the end of the run.
+    """
+    if state["layout"] != layout:
+        raise CheckpointError(
+            f"resume={folder}: saved with {state['layout']}, this run has {layout}; use the same "
+            "cluster.learner.num_workers, learner.zero_stage and learner.precision."
+        )
+    version = state["weight_version"]
+    if version > num_steps:
+        raise CheckpointError(
+            f"resume={folder}: it was saved after step {version}, but the run ends at num_steps={num_steps}; "
+            "raise num_steps, or resume an earlier checkpoint."
+        )
+    if state.get("model", model) != model:  # which checkpoints of earlier versions do not tell
+        raise CheckpointError(
+            f"resume={folder}: its run began with another model than this model.path; give the model.path it was "
+            "started with, wherever that lies now, or begin a new run with resume=never."
+        )
 
 
 def save_rank(folder: Path, engine: "StudentEngine", average: TeacherAverage | None, rank: int) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 from sdft_ray.config import LearnerConfig, LossConfig, Normalization
 from sdft_ray.distill.normalization import token_weights
-from sdft_ray.errors import CheckpointError
 from sdft_ray.learner import checkpoint
 from sdft_ray.learner.copying import copied_share
 from sdft_ray.learner.metrics import step_metrics
@@ -31,6 +30,7 @@ class LearnerGroup:
         learner: LearnerConfig,
         loss: LossConfig,
         plan: StagePlan,
+        model: str,
         sampled: bool,
         num_report_samples: int,
         checkpoints: Path,
@@ -41,6 +41,7 @@ class LearnerGroup:
         self._learner = learner
         self._loss = loss
         self._plan = plan
+        self._model = model  # a fingerprint of model.path
         self.packing = Packing.END_TO_END  # the ranks tell what their network computes when they start
         self._sampled = sampled
         self._num_report_samples = num_report_samples
@@ -162,32 +163,22 @@ class LearnerGroup:
         folder = checkpoint.partial_folder(self._checkpoints, self.weight_version)
         await self.workers.on_all(lambda actor: actor.save.remote(str(folder)))
         state = {"weight_version": self.weight_version, "data": dict(data_state), "layout": self._layout()}
+        state["model"] = self._model
         checkpoint.complete(folder, state, self._keep)
 
-    async def resume(self, folder: Path) -> dict[str, Any]:
-        """Restores the checkpoint in `folder`; returns the state of the example stream.
+    async def resume(self, folder: Path) -> None:
+        """Restores the checkpoint in `folder`.
 
         Raises:
-            CheckpointError: it is incomplete, or was saved with another layout of ranks.
+            CheckpointError: it is incomplete, or as `checkpoint.check_state`.
         """
         state = checkpoint.read_state(folder)
-        if state["layout"] != self._layout():
-            raise CheckpointError(
-                f"resume={folder}: saved with {state['layout']}, this run has {self._layout()}; use the same "
-                "cluster.learner.num_workers, learner.zero_stage and learner.precision."
-            )
+        layout, num_steps = self._layout(), self._plan.num_steps
+        checkpoint.check_state(folder, state, layout=layout, num_steps=num_steps, model=self._model)
         version = state["weight_version"]
-        num_steps = self._plan.num_steps
-        if version > num_steps:
-            raise CheckpointError(
-                f"resume={folder}: it was saved after step {version}, but the run ends at num_steps={num_steps}; "
-                "raise num_steps, or resume an earlier checkpoint."
-            )
         versions = await self.workers.on_all(lambda actor: actor.load.remote(str(folder), version))
         self.workers.confirm_version(versions, version)
         self.weight_version = version
-        data_state: dict[str, Any] = state["data"]
-        return data_state
 
     async def export(self, folder: Path) -> None:
         """Writes the student as a Hugging Face folder (without a tokenizer)."""
@@ -204,8 +195,4 @@ class LearnerGroup:
         return answers[0]
 
     def _layout(self) -> dict[str, Any]:
-        return {
-            "num_ranks": self.workers.size,
-            "zero_stage": self._learner.zero_stage,
-            "precision": self._learner.precision.name,
-        }
+        return checkpoint.layout(self._learner, self.workers.size)

@@ -5,7 +5,7 @@ like (`distill.head.Head`).
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,10 +17,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sdft_ray.config import ModelConfig, Precision
 from sdft_ray.distill.head import Head
-from sdft_ray.errors import ModelError
+from sdft_ray.errors import ConfigError, ModelError, first_line
 from sdft_ray.models import attention  # noqa: F401 - makes model.attention=packed known to transformers
 from sdft_ray.models.folder import read_config, without_weights
 from sdft_ray.models.lean_layers import make_lean
+from sdft_ray.models.state import published_state
 
 TORCH_DTYPE = {Precision.FLOAT32: torch.float32, Precision.BFLOAT16: torch.bfloat16}
 
@@ -34,24 +35,49 @@ def load_network(path: str, precision: Precision, model: ModelConfig, **kwargs: 
     """Loads a causal language model whose position ids, restarting at 0, separate packed sequences.
 
     Raises:
-        ModelError: the folder lacks weights of the network; transformers would make them up at random.
+        ModelError: the folder lacks weights of the network, which transformers would make up at random, or a weight
+            is NaN or infinite.
+        ConfigError: the network does not have `model.attention`, or not on this machine.
     """
     kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(read_config(path)), None)
     if kind is None or kind._can_set_attn_implementation():  # else it has an implementation of its own
         kwargs["attn_implementation"] = model.attention
-    network, loaded = AutoModelForCausalLM.from_pretrained(
-        path, dtype=TORCH_DTYPE[precision], output_loading_info=True, **kwargs
-    )
+    try:
+        network, loaded = AutoModelForCausalLM.from_pretrained(
+            path, dtype=TORCH_DTYPE[precision], output_loading_info=True, **kwargs
+        )
+    except ImportError as error:
+        if "flash" not in model.attention:  # whose package the driver may lack, and so does not ask for
+            raise
+        raise ConfigError(
+            "model.attention", model.attention, first_line(error), "set model.attention=packed"
+        ) from error
     missing = sorted(loaded["missing_keys"])
     if missing:
         raise ModelError(
             f"{path} holds no weights for {len(missing)} parameters of "
             f"{type(network).__name__}, such as {missing[0]}; save or download the model anew."
         )
+    check_finite(path, published_state(network).items())
     network.config.use_cache = False
     if precision is Precision.FLOAT32:
         make_lean(network)
     return network
+
+
+def check_finite(where: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Refuses weights with a value that is NaN or infinite: `ModelError`, with the name of the first such tensor.
+
+    Of a parameter that ZeRO 3 has cut up, this rank's part is looked at.
+    """
+    for name, tensor in tensors:
+        held = getattr(tensor, "ds_tensor", tensor).detach()
+        # The extremes are NaN where any value is; no copy is made, as `isfinite` would.
+        if held.is_floating_point() and held.numel() and not all(extreme.isfinite() for extreme in held.aminmax()):
+            raise ModelError(
+                f"{where}: {name} holds NaN or infinite values; download or copy the model anew, or take a checkpoint "
+                "from before its training went wrong."
+            )
 
 
 def completion_hidden(

@@ -25,6 +25,11 @@ CPU_BLOCK_TOKENS = 32
 class SamplingEngine(InferenceEngine):
     """Many completions at once, which pause while weights are loaded and then go on."""
 
+    remedy = (
+        "take another model, or a method that samples nothing (sft, dft, cpt) with evaluation.prior='' "
+        "evaluation.general='' and no evaluation.sets, which starts no engine"
+    )
+
     def __init__(self, *, rollout: RolloutConfig, stop_token_ids: Sequence[int], seed: int, **place: Any):
         """`place` is what `InferenceEngine` asks for besides: the model and where it computes."""
         if current_platform.is_cpu():
@@ -112,7 +117,7 @@ class SamplingEngine(InferenceEngine):
         return output.prompt_logprobs.logprobs[-num_tokens:], output.prompt_logprobs.ranks[-num_tokens:]
 
     def _requested(self, tokens: Sequence[int], params: SamplingParams) -> AsyncIterator[RequestOutput]:
-        return self._llm.generate(tokens_input(list(tokens)), params, request_id=self._next_request_id())
+        return self._outputs(self._llm.generate(tokens_input(list(tokens)), params, request_id=self._next_request_id()))
 
     async def pause(self) -> None:
         """Pauses generation, for new weights.

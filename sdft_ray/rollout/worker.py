@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from sdft_ray.config import ModelConfig, RolloutConfig
 from sdft_ray.records import Publication, Rollout, TokenizedExample, WorkerStatus
@@ -10,11 +11,15 @@ from sdft_ray.weights.channel import Meeting, ends_of
 from sdft_ray.weights.plan import WeightPlan
 from sdft_ray.workers import Worker
 
+if TYPE_CHECKING:
+    from sdft_ray.rollout.engine import SamplingEngine
+
 
 class RolloutWorker(Worker):
     """Samples completions, many at once; new weights do not cost those that are under way."""
 
     role = "rollout"
+    _engine: "SamplingEngine"
 
     def __init__(
         self,
@@ -32,7 +37,7 @@ class RolloutWorker(Worker):
         weights: WeightPlan,
         seed: int,
     ):
-        """Starts the engine; returns when it is up.
+        """Starts nothing yet.
 
         Args:
             rank: of this worker in its group.
@@ -49,28 +54,33 @@ class RolloutWorker(Worker):
             seed: of the engine; completions have their own.
         """
         super().__init__(rank, log_dir)
-        # Imported here because the driver imports this module to make the actor and has no use for vLLM.
-        from sdft_ray.rollout.engine import SamplingEngine
-
         self._rollout = rollout
         self._num_tokens = num_tokens
         self._eos_token_ids = frozenset(eos_token_ids)
         self._loading = asyncio.Lock()
-        self._engine = SamplingEngine(
-            model_path=model_path,
-            model=model,
-            rollout=rollout,
-            stop_token_ids=eos_token_ids,
-            max_model_len=max_model_len,
-            tensor_parallel_size=tensor_parallel_size,
-            shares_device=shares_device,
-            receiver=ends_of(weights.student_channel).receiver(),
-            maps_weights=weights.engines_map,
-            seed=seed,
-        )
+        self._engine_settings: dict[str, Any] = {
+            "model_path": model_path,
+            "model": model,
+            "rollout": rollout,
+            "stop_token_ids": eos_token_ids,
+            "max_model_len": max_model_len,
+            "tensor_parallel_size": tensor_parallel_size,
+            "shares_device": shares_device,
+            "receiver": ends_of(weights.student_channel).receiver(),
+            "maps_weights": weights.engines_map,
+            "seed": seed,
+        }
 
     async def ready(self) -> int:
-        """Prepares the engine; called once, before anything else. Returns the weight version, 0."""
+        """Starts the engine; called once, before anything else. Returns the weight version, 0.
+
+        Raises:
+            EngineError: vLLM cannot start it.
+        """
+        # Imported here because the driver imports this module to make the actor and has no use for vLLM.
+        from sdft_ray.rollout.engine import SamplingEngine
+
+        self._engine = SamplingEngine(worker=self.name, log=self.log, **self._engine_settings)
         await self._engine.drop_padded_rows(self._num_tokens)
         await self._engine.release_start_up_memory()
         self.weight_version = 0
@@ -152,4 +162,5 @@ class RolloutWorker(Worker):
 
     def close(self) -> None:
         """Ends the engine's processes."""
-        self._engine.close()
+        if hasattr(self, "_engine"):  # not where it could not start
+            self._engine.close()

@@ -44,7 +44,7 @@ class TransformersTeacher(TeacherWorker):
         guard_rows: Sequence[GuardRow],
         max_len: int,
     ):
-        """Loads the network.
+        """Loads nothing yet.
 
         Args:
             rank: of this worker in its group.
@@ -59,22 +59,31 @@ class TransformersTeacher(TeacherWorker):
                 while anything is scored.
             guard_rows: what the packing of sequences is checked on.
             max_len: tokens of the longest teacher prompt with its completion.
-
-        Raises:
-            ModelError: the network's head is of an unknown kind, or it computes no packing rightly.
         """
         super().__init__(
             rank=rank, log_dir=log_dir, device=device, max_tokens_per_forward=teacher.max_tokens_per_forward
         )
         self._device = torch.device(device)
-        self._network = load_network(model_path, model.dtype, model).to(self._device).eval().requires_grad_(False)
-        check_head(self._network)
-        self._packer = PayloadPacker(teacher, output_head(self._network), num_tokens, temperature)
-        self._parameters = published_state(self._network)
+        self._model_path, self._model = model_path, model
+        self._teacher = teacher
+        self._num_tokens, self._temperature = num_tokens, temperature
         self._maps_weights = weights.teachers_map
-        self._ema_decay = teacher.ema_decay
-        self._packing = self._check_packing(model, guard_rows, max_len)
+        self._guard_rows, self._max_len = guard_rows, max_len
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forward")
+
+    async def ready(self) -> int:
+        """See `TeacherWorker.ready`.
+
+        Raises:
+            ModelError: the network's head is of an unknown kind, or it computes no packing rightly.
+        """
+        network = load_network(self._model_path, self._model.dtype, self._model)
+        self._network = network.to(self._device).eval().requires_grad_(False)
+        check_head(self._network)
+        self._packer = PayloadPacker(self._teacher, output_head(self._network), self._num_tokens, self._temperature)
+        self._parameters = published_state(self._network)
+        self._packing = self._check_packing()
+        return await super().ready()
 
     def notes(self) -> tuple[str, ...]:
         """See `Worker.notes`."""
@@ -101,7 +110,7 @@ class TransformersTeacher(TeacherWorker):
 
     async def _average_weights(self, publication: Publication) -> None:
         await self._in_thread(
-            partial(average_weights, self._parameters, self.weight_version, publication, self._ema_decay)
+            partial(average_weights, self._parameters, self.weight_version, publication, self._teacher.ema_decay)
         )
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
@@ -122,14 +131,14 @@ class TransformersTeacher(TeacherWorker):
         arrays = (packed.input_ids, packed.position_ids, packed.predictor_index)
         return completion_hidden(self._network, *(torch.from_numpy(array).to(self._device) for array in arrays))
 
-    def _check_packing(self, model: ModelConfig, rows: Sequence[GuardRow], max_len: int) -> Packing:
+    def _check_packing(self) -> Packing:
         verdict = check_packing(
             self._network,
-            rows,
+            self._guard_rows,
             self._hidden,
-            attention=model.attention,
+            attention=self._model.attention,
             enter_mode=self._network.eval,
-            longest=max_len,
+            longest=self._max_len,
         )
         self._notes = (f"teacher: {verdict.sentence(type(self._network).__name__)}",)
         if verdict.packing is Packing.SINGLE:

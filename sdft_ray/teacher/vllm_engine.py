@@ -19,6 +19,8 @@ from sdft_ray.teacher.vllm_rows import TASK, CompletionRows, request_rows
 class ReadingEngine(InferenceEngine):
     """A causal model without its head; a sequence longer than one forward pass is read in pieces."""
 
+    remedy = "set teacher.backend=TRANSFORMERS"
+
     def __init__(self, *, teacher: TeacherConfig, **place: Any):
         """`place` is what `InferenceEngine` asks for besides: the model and where it computes."""
         super().__init__(
@@ -50,5 +52,5 @@ class ReadingEngine(InferenceEngine):
         outputs = self._llm.encode(
             tokens_input(tokens), request_rows(len(completion_tokens)), request_id=self._next_request_id()
         )
-        (hidden,) = [output.outputs.data async for output in outputs]
+        (hidden,) = [output.outputs.data async for output in self._outputs(outputs)]
         return hidden

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from sdft_ray.config import ModelConfig, TeacherConfig
 from sdft_ray.models.network import TORCH_DTYPE
@@ -11,9 +12,14 @@ from sdft_ray.tensors import to_array
 from sdft_ray.weights.channel import ends_of
 from sdft_ray.weights.plan import WeightPlan
 
+if TYPE_CHECKING:
+    from sdft_ray.teacher.vllm_engine import ReadingEngine
+
 
 class VllmTeacher(TeacherWorker):
     """Hands a batch to the engine, which reads it in one forward pass; a longer sequence alone, in several."""
+
+    _engine: "ReadingEngine"
 
     def __init__(
         self,
@@ -29,7 +35,7 @@ class VllmTeacher(TeacherWorker):
         device: str,
         weights: WeightPlan,
     ):
-        """Starts the engine; returns when it is up.
+        """Starts nothing yet.
 
         Args:
             rank: of this worker in its group.
@@ -46,22 +52,27 @@ class VllmTeacher(TeacherWorker):
         super().__init__(
             rank=rank, log_dir=log_dir, device=device, max_tokens_per_forward=teacher.max_tokens_per_forward
         )
+        self._payload_dtype = TORCH_DTYPE[teacher.payload_precision]
+        self._engine_settings: dict[str, Any] = {
+            "model_path": model_path,
+            "model": model,
+            "teacher": teacher,
+            "max_model_len": max_model_len,
+            "tensor_parallel_size": tensor_parallel_size,
+            "shares_device": shares_device,
+            "receiver": ends_of(weights.average_channel).receiver(),
+        }
+
+    async def ready(self) -> int:
+        """See `TeacherWorker.ready`.
+
+        Raises:
+            EngineError: vLLM cannot start the engine.
+        """
         # Imported here because the driver imports this module to make the actor and has no use for vLLM.
         from sdft_ray.teacher.vllm_engine import ReadingEngine
 
-        self._payload_dtype = TORCH_DTYPE[teacher.payload_precision]
-        self._engine = ReadingEngine(
-            model_path=model_path,
-            model=model,
-            teacher=teacher,
-            max_model_len=max_model_len,
-            tensor_parallel_size=tensor_parallel_size,
-            shares_device=shares_device,
-            receiver=ends_of(weights.average_channel).receiver(),
-        )
-
-    async def ready(self) -> int:
-        """See `TeacherWorker.ready`."""
+        self._engine = ReadingEngine(worker=self.name, log=self.log, **self._engine_settings)
         await self._engine.keep_completion_rows()
         return await super().ready()
 
@@ -71,7 +82,8 @@ class VllmTeacher(TeacherWorker):
 
     def close(self) -> None:
         """Ends the engine's processes."""
-        self._engine.close()
+        if hasattr(self, "_engine"):  # not where it could not start
+            self._engine.close()
 
     async def _payloads(self, requests: list[ScoreRequest]) -> list[TeacherPayload]:
         hidden = await asyncio.gather(*(self._engine.hidden_states(*request) for request in requests))

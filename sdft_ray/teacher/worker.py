@@ -45,7 +45,7 @@ class TeacherWorker(Worker, ABC):
         self.weight_version = 0
 
     async def ready(self) -> int:
-        """The weight version, once the network is loaded; called before anything else."""
+        """Loads the network; called once, before anything else. Returns the weight version."""
         return self.weight_version
 
     async def score(

@@ -101,6 +101,7 @@ def begin(rank: Any, folder: str, case: golden.Case) -> LearnerGroup:
         learner=learner,
         loss=case.loss,
         plan=plan,
+        model="",
         sampled=case.target is Target.TEACHER,
         num_report_samples=golden.BATCH_SIZE,
         checkpoints=Path("no-checkpoints"),

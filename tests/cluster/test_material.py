@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file, save_file
 
 from sdft_ray.cluster.material import Material, read_material
-from sdft_ray.errors import ConfigError
+from sdft_ray.errors import ConfigError, SdftError
 from sdft_ray.launch import CONF, typed_config
 from sdft_ray.models.folder import load_tokenizer
 from tests.tiny import END, PAD, make_tiny_model
@@ -97,3 +99,38 @@ def test_special_tokens_in_rows_are_text_unless_asked_for(tmp_path: Path, model:
 def test_a_run_in_which_no_token_could_carry_loss_is_refused(model: str, own_data: list[str], method: str) -> None:
     with pytest.raises(ConfigError, match=r"loss\.skip_first_tokens=99: leaves nothing to train on.*0 counts every"):
         read(model, *own_data, "batch_size=4", f"method={method}", "loss.skip_first_tokens=99")
+
+
+def spoil(folder: str) -> str:
+    weights = Path(folder) / "model.safetensors"
+    save_file(load_file(weights) | {"model.norm.weight": torch.full([64], torch.nan)}, weights, {"format": "pt"})
+    return folder
+
+
+OWN_TEACHER = ["teacher.weights=FROZEN", "teacher.path=TEACHER"]
+REFUSED = {
+    "weights of the student": ([], "model.path=.*model: the folder holds no weights"),
+    "weights of the teacher": (OWN_TEACHER, "teacher.path=.*teacher: the folder holds no weights"),
+    "attention": (["model.attention=foo"], "model.attention=foo: there is no such implementation; take one of eager"),
+    "values that no learner sees": (["mode=evaluate"], "model.path=.*model.norm.weight holds NaN or infinite values"),
+    "values that only an engine sees": (
+        [*OWN_TEACHER, "teacher.backend=VLLM"],
+        "teacher.path=.*model.norm.weight holds NaN or infinite values",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_model_that_no_worker_could_use_is_refused_before_there_are_any(
+    model: str, own_data: list[str], tmp_path: Path, what: str
+) -> None:
+    settings, message = REFUSED[what]
+    teacher = make_tiny_model(tmp_path / "teacher")
+    wrong = teacher if "teacher" in message else model
+    if "NaN" in message:
+        spoil(wrong)
+    elif "weights" in message:
+        (Path(wrong) / "model.safetensors").unlink()
+    given = [setting.replace("TEACHER", teacher) for setting in settings]
+    with pytest.raises(SdftError, match=message):
+        read(model, *own_data, "batch_size=4", *given)

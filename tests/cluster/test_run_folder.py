@@ -6,14 +6,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sdft_ray.cluster.job import Job
 from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
 from sdft_ray.config import RunConfig
-from sdft_ray.errors import CheckpointError, ClusterError, ConfigError
+from sdft_ray.errors import CheckpointError, ClusterError, ConfigError, ModelError, WorkerError
 from sdft_ray.learner.checkpoint import complete, partial_folder
 from sdft_ray.tracking.console import ConsoleSink
 from sdft_ray.tracking.earlier import move_to_earlier
@@ -120,7 +119,7 @@ class RefusingLearner:
 
     weight_version = 0
 
-    async def resume(self, folder: Path) -> dict[str, Any]:
+    async def resume(self, folder: Path) -> None:
         raise CheckpointError(f"resume={folder}: saved with another layout")
 
 
@@ -250,10 +249,35 @@ def test_a_refused_start_leaves_no_folder_and_takes_no_name(tmp_path: Path) -> N
 
 
 def test_a_start_that_fails_in_a_worker_keeps_its_logs_but_does_not_take_the_name(tmp_path: Path) -> None:
-    with pytest.raises(ClusterError), open_run_folder(config(tmp_path, name="a")) as folder:
+    with pytest.raises(WorkerError), open_run_folder(config(tmp_path, name="a")) as folder:
         (folder.logs / "rollout-0.log").write_text("why\n")
-        raise ClusterError("out of memory")
+        raise WorkerError("rollout worker 0 failed; its log says why")
     assert (opened(tmp_path, name="a").logs / "rollout-0.log").read_text() == "why\n"
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_start_that_a_worker_refuses_with_the_whole_reason_leaves_no_folder(tmp_path: Path, several: bool) -> None:
+    error = ModelError("model.path=mine: no such network; take another model")
+    refusal = ExceptionGroup("tasks", [error]) if several else error
+    with pytest.raises(type(refusal)), open_run_folder(config(tmp_path, name="a")) as folder:
+        (folder.logs / "learner-0.log").write_text("loading\n")
+        raise refusal
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_beside_a_failure_keeps_the_logs(tmp_path: Path) -> None:
+    errors = [ModelError("take another model"), WorkerError("teacher worker 0 failed")]
+    with pytest.raises(ExceptionGroup), open_run_folder(config(tmp_path, name="a")) as folder:
+        (folder.logs / "teacher-0.log").write_text("why\n")
+        raise ExceptionGroup("tasks", errors)
+    assert (folder.logs / "teacher-0.log").read_text() == "why\n"
+
+
+def test_what_is_no_log_is_never_taken_away(tmp_path: Path) -> None:
+    with pytest.raises(ModelError), open_run_folder(config(tmp_path, name="a")) as folder:
+        (folder.path / "completions.jsonl").write_text("sampled\n")
+        raise ModelError("take another model")
+    assert (folder.path / "completions.jsonl").read_text() == "sampled\n"
 
 
 def test_a_refused_start_changes_nothing_of_a_folder_that_was_there(tmp_path: Path) -> None:

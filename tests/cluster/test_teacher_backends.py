@@ -9,7 +9,7 @@ import ray
 import torch
 
 from sdft_ray.config import ModelConfig, Precision, TeacherConfig
-from sdft_ray.errors import WorkerError
+from sdft_ray.errors import ModelError
 from sdft_ray.records import Publication, Rollout, TokenizedExample
 from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.teacher.transformers_worker import TransformersTeacher
@@ -190,7 +190,7 @@ def test_a_publication_that_lacks_a_parameter_is_refused_by_its_name(student, wo
     norm = "model.norm.weight"
     without = tuple(bucket for bucket in publication.buckets if norm not in [entry.name for entry in bucket.entries])
     group = WorkerGroup("teacher", [workers.actors["vllm"]], workers.logs)
-    with pytest.raises(WorkerError, match=f"no weights for .*{norm}"):
+    with pytest.raises(ModelError, match=f"parameters that no publication holds, such as .*{norm}.*TRANSFORMERS"):
         asyncio.run(group.on_all(lambda actor: actor.load_weights.remote(Publication(version=99, buckets=without))))
 
 

@@ -109,6 +109,7 @@ def make_group(
         learner=learner,
         loss=LossConfig(skip_first_tokens=1, normalization=normalization),
         plan=StagePlan([stage]),
+        model="",
         sampled=True,
         num_report_samples=num_report_samples,
         checkpoints=Path(),
