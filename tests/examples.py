@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
+from sdft_ray.data.readers import Selection
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import load_rows
 from sdft_ray.records import Example
@@ -18,4 +19,4 @@ def load_examples(
 ) -> list[Example]:
     """The examples of a source of which no row may be bad; see `load_rows`."""
     rules = RowRules(columns=columns or {}, system=system, required=required)
-    return list(load_rows(source, split, rules, num_examples).examples)
+    return list(load_rows(source, Selection(split=split, num_examples=num_examples), rules).examples)

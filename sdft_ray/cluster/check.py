@@ -11,6 +11,7 @@ from sdft_ray.cluster.rollouts import ROLE, rollout_workers_only
 from sdft_ray.cluster.run_folder import CHECK_FILE, RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.config import NEVER, CheckConfig, Match, RunConfig, TeacherConfig, TeacherContext
+from sdft_ray.data.dataset import selection
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import load_rows
 from sdft_ray.data.teacher_template import TEMPLATES, check_template
@@ -123,7 +124,7 @@ def read_check_material(cfg: RunConfig) -> CheckMaterial:
     data = cfg.data
     builder.check_system("data.system", data.system)
     rules = RowRules(columns=data.columns, system=data.system, required=("prompt", "demonstration"))
-    loaded = load_rows(data.source, data.split, rules, data.num_examples, data.on_bad_row)
+    loaded = load_rows(data.source, selection(data), rules, data.on_bad_row)
     examples = list(loaded.examples)
     notes += [*more, *loaded.notes("data.num_examples", data.num_examples)]
     if _match(cfg) is Match.JUDGE:
@@ -144,7 +145,7 @@ def read_check_material(cfg: RunConfig) -> CheckMaterial:
         max_new_tokens=_max_new_tokens(cfg),
         context_length=facts.context_length,
         seed=cfg.seed,
-        lines=loaded.lines,
+        places=loaded.places,
     )
     return CheckMaterial(model_path, tokenizer, facts, sample, tuple(notes))
 

@@ -8,6 +8,7 @@ from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.config import RunConfig
 from sdft_ray.data.dataset import TokenizedRow
 from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.data.readers import Selection
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import load_rows
 from sdft_ray.errors import ConfigError
@@ -44,7 +45,7 @@ def read_probes(
     if source := cfg.evaluation.general:
         columns = {key: column for key, column in cfg.data.columns.items() if key in ("id", "prompt")}
         rules = RowRules(columns=columns, system=cfg.data.system, required=("prompt",), shared_columns=True)
-        examples = load_rows(source, "test", rules, 0).examples
+        examples = load_rows(source, Selection(split="test"), rules).examples
         general = [GeneralPrompt(example.example_id, builder.student(example)) for example in examples]
     for prompt in general:
         if len(prompt.prompt_tokens) + MAX_NEW_TOKENS >= context_length:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Any
 
 from sdft_ray.config.checks import at_least, require
 from sdft_ray.config.learner import Precision
@@ -40,9 +41,12 @@ class ModelConfig:
 class DataConfig:
     """Where examples come from and how long they may be."""
 
-    source: str = "builtin:facts"  # builtin:NAME, a .jsonl file, a folder from datasets.save_to_disk, or a hub name
+    source: str = "builtin:facts"  # builtin:NAME, files (docs/data.md), a folder of save_to_disk, or a hub name
     split: str = "train"
-    num_examples: int = 0  # take only the first N; 0 takes all
+    config_name: str = ""  # of a hub data set that has several configurations
+    revision: str = ""  # of a hub data set: a branch, tag or commit
+    filter: dict[str, Any] = field(default_factory=dict)  # column -> the value that rows to be taken have there
+    num_examples: int = 0  # take only the first N of them; 0 takes all
     columns: dict[str, str] = field(default_factory=dict)  # our key (prompt, demonstration, ...) -> the data's column
     system: str = ""  # system message of every prompt, refused where a prompt has its own; "" leaves it to the template
     max_prompt_tokens: int = 1024  # of the student's prompt

@@ -37,6 +37,9 @@ class EvaluationSetConfig:
 
     source: str = MISSING  # as data.source; a ":SPLIT" at its end overrides split
     split: str = "test"
+    config_name: str = ""  # as data.config_name
+    revision: str = ""  # as data.revision
+    filter: dict[str, Any] = field(default_factory=dict)  # as data.filter
     match: Match = MISSING  # evaluation.match where the set names none
     max_new_tokens: int = MISSING  # of a completion; evaluation.max_new_tokens where the set names none
     num_questions: int = 0  # take only the first N; 0 takes all

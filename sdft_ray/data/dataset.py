@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from sdft_ray.config import CompletionSource, DataConfig, MethodConfig, TooLong
 from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.data.readers import Place, Selection
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import BadRows, load_rows
 from sdft_ray.errors import DataError
@@ -43,12 +44,25 @@ def read_dataset(data: DataConfig, method: MethodConfig, builder: PromptBuilder)
     if method.completion is CompletionSource.DEMONSTRATION or (method.has_teacher and "demonstration" in builder.shown):
         required.append("demonstration")
     rules = RowRules(columns=data.columns, system=data.system, required=required)
-    loaded = load_rows(data.source, data.split, rules, data.num_examples, data.on_bad_row)
+    loaded = load_rows(data.source, selection(data), rules, data.on_bad_row)
     if raw_text:
         dataset = tokenize_texts(loaded.examples, builder, data)
     else:
-        dataset = tokenize_examples(loaded.examples, builder, data, has_teacher=method.has_teacher, lines=loaded.lines)
+        dataset = tokenize_examples(
+            loaded.examples, builder, data, has_teacher=method.has_teacher, places=loaded.places
+        )
     return replace(dataset, notes=(*loaded.notes("data.num_examples", data.num_examples), *dataset.notes))
+
+
+def selection(data: DataConfig) -> Selection:
+    """Which rows of data.source a run takes."""
+    return Selection(
+        split=data.split,
+        config_name=data.config_name,
+        revision=data.revision,
+        filter=data.filter,
+        num_examples=data.num_examples,
+    )
 
 
 def tokenize_examples(
@@ -57,7 +71,7 @@ def tokenize_examples(
     data: DataConfig,
     *,
     has_teacher: bool = True,
-    lines: Sequence[int] = (),
+    places: Sequence[Place] = (),
 ) -> TokenizedDataset:
     """Makes the prompts of every example and applies their budgets; nothing is ever cut.
 
@@ -66,27 +80,28 @@ def tokenize_examples(
         builder: of the prompts.
         data: its budgets, and what happens to examples that cannot be used.
         has_teacher: whether teacher prompts are made.
-        lines: of the examples in their source; () counts from 1.
+        places: of the examples; () counts them from 1.
 
     Raises:
         DataError: an example lacks what the teacher's context shows, or is altered by the chat template, and
             data.on_bad_row=ERROR; a prompt is over its budget and data.too_long=REFUSE; or no example is left.
     """
-    tokenized: list[tuple[int, TokenizedRow]] = []
+    tokenized: list[tuple[Place, TokenizedRow]] = []
     bad = BadRows(data.source, data.on_bad_row)
-    for line, example in zip(lines or range(1, len(examples) + 1), examples, strict=True):
-        with bad.reading(line):
+    places = places or [Place(data.source, line) for line, _ in enumerate(examples, start=1)]
+    for place, example in zip(places, examples, strict=True):
+        with bad.reading(place):
             if has_teacher:
-                builder.check_context(example, data.source, line)
-            tokenized.append((line, _tokenize(example, builder, has_teacher=has_teacher)))
+                builder.check_context(example, *place)
+            tokenized.append((place, _tokenize(example, builder, has_teacher=has_teacher)))
     rows = []
     num_skipped = 0
-    for line, row in tokenized:
+    for place, row in tokenized:
         excess = _excess(row, data)
         if not excess:
             rows.append(row)
         elif data.too_long is TooLong.REFUSE:
-            raise DataError(data.source, line, *excess)
+            raise DataError(*place, *excess)
         else:
             num_skipped += 1
     notes = bad.notes()

@@ -13,6 +13,7 @@ from sdft_ray.records import Example, Message
 
 KEYS = ("id", "prompt", "demonstration", "text", "answer", "acceptable")
 WRITE = {"demonstration": "write what an expert would answer", "text": "write the text"}
+MESSAGES = "messages"  # whole conversations, as fine-tuning services take them
 ROLES = ("system", "user", "assistant")
 _TYPES: dict[type, str] = {
     bool: "a boolean",
@@ -45,12 +46,30 @@ def quoted(value: Any) -> str:
 class Row:
     """One row with its place, so that every refusal can name it."""
 
-    def __init__(self, source: str, line: int, row: Any, rules: RowRules):
-        """Raises `DataError` where the row is no object."""
+    def __init__(self, source: str, line: int, row: Any, rules: RowRules, name: str):
+        """`name` is the example's where the row has no id; raises `DataError` where the row is no object."""
+        self.name = name
         self.source, self.line, self.rules, self.columns = source, line, rules, rules.columns
         if not isinstance(row, Mapping):
             raise self.error(f"is {_type(row)}, not an object: {quoted(row)}", "write one JSON object a line")
-        self.row = row
+        self.row = self._with_prompt(row)
+
+    def _with_prompt(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The row; one of whole conversations, and without a prompt, with prompt and demonstration made of these.
+
+        Raises:
+            DataError: the last turn is neither the user's nor a text of the assistant's.
+        """
+        messages = row.get(MESSAGES)
+        prompt, demonstration = (self.columns.get(key, key) for key in ("prompt", "demonstration"))
+        self.turns = prompt
+        if prompt in row or prompt not in ("prompt", MESSAGES) or not isinstance(messages, list) or not messages:
+            return row
+        self.turns = MESSAGES
+        last = self.message(len(messages) - 1, messages[-1])
+        if last.role != "assistant":
+            return {**row, prompt: messages}
+        return {demonstration: last.content, **row, prompt: messages[:-1]}
 
     def error(self, problem: str, remedy: str) -> DataError:
         """A refusal of this row."""
@@ -115,10 +134,10 @@ class Row:
         return self.checked(self.columns.get(key, key), json.dumps(value, ensure_ascii=False))
 
     def identifier(self) -> str:
-        """The row's id, or one made of its line."""
+        """The row's id, or its name."""
         value = self.value("id", required=False)
         if value is None or value == "":
-            return f"line-{self.line}"
+            return self.name
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise self.wrong_type("id", value, "a string or an integer")
         return self.checked(self.columns.get("id", "id"), str(value))
@@ -156,7 +175,7 @@ class Row:
 
     def message(self, index: int, value: Any) -> Message:
         """One chat turn of the prompt."""
-        place = f"prompt[{index}]"
+        place = f"{self.turns}[{index}]"
         if not isinstance(value, Mapping):
             raise self.error(f"{place} is {_type(value)}: {quoted(value)}", "write every turn as {role, content}")
         role, content = value.get("role"), value.get("content")

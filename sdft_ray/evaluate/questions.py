@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from sdft_ray.config import DataConfig, EvaluationSetConfig, Match
 from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.data.readers import Place, Selection
 from sdft_ray.data.rows import RowRules, quoted
 from sdft_ray.data.sources import BadRows, load_rows
 from sdft_ray.errors import DataError
@@ -72,11 +73,11 @@ def read_questions(key: str, settings: EvaluationSetConfig, data: DataConfig, bu
     )
     on_bad_row = data.on_bad_row if settings.on_bad_row is None else settings.on_bad_row
     bad = BadRows(settings.source, on_bad_row, "data" if settings.on_bad_row is None else key)
-    loaded = load_rows(settings.source, settings.split, rules, settings.num_questions, on_bad_row, bad.key)
+    loaded = load_rows(settings.source, _selection(settings), rules, on_bad_row, bad.key)
     questions: list[Question] = []
-    for line, row in zip(loaded.lines, loaded.examples, strict=True):
-        with bad.reading(line):
-            _check_answer(key, settings, line, row)
+    for place, row in zip(loaded.places, loaded.examples, strict=True):
+        with bad.reading(place):
+            _check_answer(key, settings, place, row)
             questions.append(_question(row, builder))
     if not questions:
         raise bad.none_good()
@@ -84,11 +85,21 @@ def read_questions(key: str, settings: EvaluationSetConfig, data: DataConfig, bu
     return QuestionSet(questions, notes)
 
 
-def _check_answer(key: str, settings: EvaluationSetConfig, line: int, row: Example) -> None:
+def _selection(settings: EvaluationSetConfig) -> Selection:
+    return Selection(
+        split=settings.split,
+        config_name=settings.config_name,
+        revision=settings.revision,
+        filter=settings.filter,
+        num_examples=settings.num_questions,
+    )
+
+
+def _check_answer(key: str, settings: EvaluationSetConfig, place: Place, row: Example) -> None:
     if not row.answer.strip():
         problem = f"evaluation example {row.example_id!r} has no answer"
         remedy = f"fill answer ({key}.columns, else data.columns, names its column), or leave {key} out"
-        raise DataError(settings.source, line, problem, remedy)
+        raise DataError(*place, problem, remedy)
     try:
         check_gold(Gold(row.answer, row.acceptable), settings.match)
     except ValueError as error:
@@ -96,7 +107,7 @@ def _check_answer(key: str, settings: EvaluationSetConfig, line: int, row: Examp
             f"the answer {quoted(row.answer)} of {row.example_id!r} does not fit {key}.match={settings.match.name}: "
             f"{error}"
         )
-        raise DataError(settings.source, line, problem, f"mend it, or set another of {_MATCHES}") from error
+        raise DataError(*place, problem, f"mend it, or set another of {_MATCHES}") from error
 
 
 def _question(row: Example, builder: PromptBuilder) -> Question:

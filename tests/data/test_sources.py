@@ -7,6 +7,7 @@ import datasets
 import pytest
 
 from sdft_ray.config import OnBadRow
+from sdft_ray.data.readers import Selection
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import load_rows, split_source
 from sdft_ray.errors import ConfigError, DataError
@@ -163,15 +164,15 @@ def test_a_malformed_row_is_refused_by_source_line_and_remedy(tmp_path: Path, ro
         read(source)
     for words in [f"{source}, line 2: ", *named]:
         assert words in str(caught.value)
-    loaded = load_rows(source, "train", RULES, 0, OnBadRow.SKIP)
-    assert (loaded.lines, loaded.num_rows) == ((1, 3), 3)
+    loaded = load_rows(source, Selection(), RULES, OnBadRow.SKIP)
+    assert ([place.line for place in loaded.places], loaded.num_rows) == ([1, 3], 3)
     [refused] = map(str, loaded.refused)
     assert str(caught.value) == f"{refused} data.on_bad_row=SKIP would leave such rows out."
 
 
 def test_the_first_three_rows_that_are_left_out_are_shown(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", ROW, *["{"] * 5, ROW | {"prompt": "Why?"})
-    [note] = load_rows(source, "train", RULES, 0, OnBadRow.SKIP).notes("data.num_examples", 0)
+    [note] = load_rows(source, Selection(), RULES, OnBadRow.SKIP).notes("data.num_examples", 0)
     assert note.startswith(f"{source}: 5 bad rows are left out (on_bad_row=SKIP): {source}, line 2: is not JSON")
     assert "line 4: " in note and "line 5: " not in note
 
@@ -179,15 +180,15 @@ def test_the_first_three_rows_that_are_left_out_are_shown(tmp_path: Path) -> Non
 def test_where_no_row_is_good_the_first_refusal_is_the_error(tmp_path: Path) -> None:
     message = "line 1: is not JSON.* All 2 rows are bad: data.on_bad_row=SKIP leaves none"
     with pytest.raises(DataError, match=message):
-        load_rows(write(tmp_path / "a.jsonl", "{", "["), "train", RULES, 0, OnBadRow.SKIP)
+        load_rows(write(tmp_path / "a.jsonl", "{", "["), Selection(), RULES, OnBadRow.SKIP)
 
 
 def test_repeated_rows_and_a_number_beyond_the_data_are_said(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", ROW, ROW | {"prompt": "Why?"}, *[ROW] * 7)
-    beyond, repeated = load_rows(source, "train", RULES, 20).notes("data.num_examples", 20)
+    beyond, repeated = load_rows(source, Selection(num_examples=20), RULES).notes("data.num_examples", 20)
     assert beyond == f"data.num_examples=20: {source} has 9 rows, all are taken"
     assert repeated == f"{source}: 7 rows repeat an earlier one (first: line 3 is line 1)"
-    assert load_rows(source, "train", RULES, 2).notes("data.num_examples", 2) == []
+    assert load_rows(source, Selection(num_examples=2), RULES).notes("data.num_examples", 2) == []
 
 
 def test_the_first_rows_of_a_file_can_be_named_in_its_source(tmp_path: Path) -> None:
@@ -209,7 +210,7 @@ def test_a_file_that_cannot_be_opened_is_refused(tmp_path: Path, monkeypatch: py
 def test_columns_of_other_data_may_be_absent(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", {"prompt": "Q?", "answer": "A"})
     rules = RowRules(columns={"demonstration": "golden"}, system="", required=("prompt",), shared_columns=True)
-    [example] = load_rows(source, "test", rules, 0).examples
+    [example] = load_rows(source, Selection(split="test"), rules).examples
     assert example.demonstration == ""
 
 
@@ -249,9 +250,15 @@ def test_a_missing_file_is_refused_before_the_hub_is_asked(name: str) -> None:
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("prompt,demonstration\n")
-    with pytest.raises(ConfigError, match=r"not a \.jsonl file"):
-        read(str(tmp_path / "a.csv"))
+    (tmp_path / "a.txt").write_text("prompt,demonstration\n")
+    with pytest.raises(ConfigError, match=r"data\.source=.*a\.txt: is of no kind that can be read; give builtin:NAME"):
+        read(str(tmp_path / "a.txt"))
+
+
+def test_a_packed_table_is_of_no_kind_that_can_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet.gz").touch()
+    with pytest.raises(ConfigError, match="is of no kind that can be read"):
+        read(str(tmp_path / "a.parquet.gz"))
 
 
 def test_an_unknown_key_in_columns_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from sdft_ray.config import DataConfig, Match, TeacherContext
 from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.data.readers import Place
 from sdft_ray.data.teacher_template import SHOWN
 from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.evaluate.questions import given_texts
@@ -74,7 +75,7 @@ def draw_sample(
     max_new_tokens: int,
     context_length: int,
     seed: int,
-    lines: Sequence[int] = (),
+    places: Sequence[Place] = (),
 ) -> CheckSample:
     """Draws examples and makes their prompts. Nothing is cut: what is over a budget is counted.
 
@@ -88,7 +89,7 @@ def draw_sample(
         max_new_tokens: of the longest completion that will be asked for.
         context_length: tokens the model reads.
         seed: the same seed draws the same examples.
-        lines: of the examples in their source; () counts from 1.
+        places: of the examples; () counts them from 1.
 
     Raises:
         DataError: there is one example only, or one lacks what the context shows or has an answer that `match`
@@ -98,10 +99,10 @@ def draw_sample(
     if len(examples) < 2:
         problem = "is the only example, so there is no other's demonstration to mislead the teacher with"
         raise DataError(data.source, 1, problem, "give two examples at least")
-    places = _draw(len(examples), num_examples, seed)
-    drawn = [examples[place] for place in places]
-    of_drawn = [lines[place] if lines else place + 1 for place in places]
-    passes = [_passes(*row, builders, data.source, match) for row in zip(drawn, of_drawn, strict=True)]
+    indices = _draw(len(examples), num_examples, seed)
+    drawn = [examples[index] for index in indices]
+    of_drawn = [places[index] if places else Place(data.source, index + 1) for index in indices]
+    passes = [_passes(*row, builders, match) for row in zip(drawn, of_drawn, strict=True)]
     partners = _wrong_partners(drawn, SHOWN[context], match, seed)
     probes = [
         _probe(example, drawn[partner], builders, passes=own_passes, seed=seed)
@@ -142,10 +143,10 @@ def _draw(num_available: int, num_examples: int, seed: int) -> list[int]:
     return sorted(random.Random(f"check-{seed}").sample(range(num_available), min(num_examples, num_available)))
 
 
-def _passes(example: Example, line: int, builders: Mapping[str, PromptBuilder], source: str, match: Match) -> bool:
+def _passes(example: Example, place: Place, builders: Mapping[str, PromptBuilder], match: Match) -> bool:
     """Whether the demonstration itself would count as right; refuses an example that cannot be used."""
     for builder in builders.values():
-        builder.check_context(example, source, line)
+        builder.check_context(example, *place)
     gold = _gold(example)
     if gold is None:
         return True
@@ -153,7 +154,7 @@ def _passes(example: Example, line: int, builders: Mapping[str, PromptBuilder], 
         check_gold(gold, match)
     except ValueError as error:
         problem = f"the answer of {example.example_id!r} does not fit check.match={match.name}: {error}"
-        raise DataError(source, line, problem, "mend it, or set another check.match") from error
+        raise DataError(*place, problem, "mend it, or set another check.match") from error
     return bool(score(example.demonstration, gold, match).right)
 
 

@@ -1,0 +1,177 @@
+"""The same rows in every kind of file give the same examples; a broken file is refused by its name and line."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from sdft_ray.config import OnBadRow
+from sdft_ray.data.readers import Selection
+from sdft_ray.data.rows import RowRules
+from sdft_ray.data.sources import load_rows
+from sdft_ray.errors import ConfigError, DataError
+from sdft_ray.records import Example, Message
+
+RULES = RowRules(columns={}, system="", required=("prompt", "demonstration"))
+ROWS = [
+    {"id": "a", "prompt": "What is, say, new?", "demonstration": 'Nothing "at all".\nReally.', "level": "easy"},
+    {"id": "b", "prompt": "Où?", "demonstration": "Là.", "level": "hard"},
+    {"id": "c", "prompt": "When?", "demonstration": "Now.", "level": "easy"},
+]
+JSON_LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
+
+
+def write_csv(path: Path) -> None:
+    datasets.Dataset.from_list(ROWS).to_csv(str(path), index=False)
+
+
+WRITERS: dict[str, Callable[[Path], Any]] = {
+    "rows.jsonl": lambda path: path.write_text(JSON_LINES),
+    "rows.jsonl.gz": lambda path: path.write_bytes(gzip.compress(JSON_LINES.encode())),
+    "lines.json": lambda path: path.write_text(JSON_LINES),
+    "list.json": lambda path: path.write_text(json.dumps(ROWS, indent=2)),
+    "list.json.gz": lambda path: path.write_bytes(gzip.compress(json.dumps(ROWS).encode())),
+    "rows.csv": write_csv,
+    "rows.parquet": lambda path: datasets.Dataset.from_list(ROWS).to_parquet(str(path)),
+}
+
+
+def examples(source: str, **selection: Any) -> list[Example]:
+    return list(load_rows(source, Selection(**selection), RULES).examples)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kinds")
+    for name, write in WRITERS.items():
+        write(folder / name)
+    datasets.Dataset.from_list(ROWS).save_to_disk(str(folder / "saved"))
+    next((folder / "saved").glob("*.arrow")).rename(folder / "rows.arrow")
+    return folder
+
+
+@pytest.mark.parametrize("name", [*WRITERS, "rows.arrow"])
+def test_every_kind_of_file_gives_the_same_examples(folder: Path, name: str) -> None:
+    found = examples(str(folder / name))
+    assert [example.example_id for example in found] == ["a", "b", "c"]
+    assert found[0].prompt == (Message(role="user", content="What is, say, new?"),)
+    assert [example.demonstration for example in found] == [row["demonstration"] for row in ROWS]
+    assert len(examples(f"{folder / name}[:2]")) == 2
+
+
+def test_rows_are_chosen_by_the_values_of_their_columns_before_they_are_counted(folder: Path) -> None:
+    for name in ("rows.jsonl", "rows.csv", "rows.parquet"):
+        assert [row.example_id for row in examples(str(folder / name), filter={"level": "easy"})] == ["a", "c"]
+        assert len(examples(str(folder / name), filter={"level": "easy"}, num_examples=1)) == 1
+    with pytest.raises(DataError, match=r"none of 3 rows is as data\.filter asks"):
+        examples(str(folder / "rows.jsonl"), filter={"level": "odd"})
+
+
+def test_a_filter_compares_numbers_and_truth_with_the_texts_of_a_csv_file(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,demonstration,n\nQ?,A.,1\nR?,B.,2\n")
+    assert len(examples(str(tmp_path / "a.csv"), filter={"n": 2})) == 1
+
+
+@pytest.mark.parametrize("source", ["{}/*.jsonl", "{}/a.jsonl,{}/b.jsonl", "{0}/a.jsonl, {0}/b.*"])
+def test_several_files_are_one_source_whose_rows_keep_their_files(tmp_path: Path, source: str) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"prompt": f"{name}?", "demonstration": "A."}) + "\n")
+    source = source.format(tmp_path, tmp_path)
+    assert [row.example_id for row in examples(source)] == [f"{tmp_path}/{name}.jsonl-line-1" for name in "ab"]
+    with (tmp_path / "b.jsonl").open("a") as file:
+        file.write("{\n")
+    with pytest.raises(DataError, match=r"b\.jsonl, line 2: is not JSON"):
+        examples(source)
+    loaded = load_rows(source, Selection(), RULES, OnBadRow.SKIP)
+    assert [place.source for place in loaded.places] == [f"{tmp_path}/{name}.jsonl" for name in "ab"]
+
+
+def test_one_id_in_two_files_is_refused_with_both(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
+    with pytest.raises(DataError, match=r"b\.jsonl, line 1: id 'a' is also that of line 1 of .*a\.jsonl"):
+        examples(f"{tmp_path}/*.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"prompt,demonstration\nQ?,A.\nWhat, why?,A.\n", "line 3: has more cells than the first line"),
+        ("a.csv", b"prompt,demonstration\nQ?\n", "line 2: demonstration is null; fill it"),
+        ("a.csv", b'prompt,demonstration\n"Q?,A.\n', "line 2: is no CSV"),
+        ("a.csv", b"prompt,demonstration\nQ?,caf\xe9\n", "line 2: is not UTF-8"),
+        ("a.csv", b"", "there is not a single row"),
+        ("a.csv", b"question,answer\nQ?,A.\n", "line 2: has no column prompt.*columns are: question, answer"),
+        ("a.json", b'[{"prompt": "Q?"},\n{"prompt" }]', "line 2: is not JSON"),
+        ("a.json", b"[]", "there is not a single row"),
+        ("a.json", b'{"prompt": "Q?"}', "line 1: has no column demonstration"),
+        ("a.jsonl", b'{"prompt": "Q?", "demonstration": "A."}\n\n{}', "line 2: is blank"),
+        ("a.jsonl.gz", b"not gzip", r"a\.jsonl\.gz: cannot be read \(Not a gzipped file"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(JSON_LINES.encode())[:-9],
+            r"a\.jsonl\.gz: cannot be read \(Compressed file ended",
+        ),
+        ("a.parquet", b"PAR1 no more", r"a\.parquet: is no \.parquet file that can be read"),
+        ("a.arrow", b"ARROW no more", r"a\.arrow: is no \.arrow file that can be read"),
+    ],
+)
+def test_a_broken_file_is_refused_by_its_name_and_line(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises((ConfigError, DataError), match=message):
+        examples(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("source", ["{}/none*.jsonl", "{}/a.jsonl,{}/none.csv", "{}/none.parquet"])
+def test_a_pattern_or_list_that_stands_for_no_file_is_refused(tmp_path: Path, source: str) -> None:
+    (tmp_path / "a.jsonl").write_text(JSON_LINES)
+    with pytest.raises(ConfigError, match=r"data\.source=.*no (such )?file"):
+        examples(source.format(tmp_path, tmp_path))
+
+
+CONVERSATION = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Hi."},
+    {"role": "assistant", "content": "Hello."},
+    {"role": "user", "content": "What is new?"},
+    {"role": "assistant", "content": "Nothing."},
+]
+
+
+def of_messages(tmp_path: Path, row: dict[str, Any]) -> Example:
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    [example] = examples(str(tmp_path / "a.jsonl"))
+    return example
+
+
+def test_of_a_conversation_the_assistants_last_turn_is_the_demonstration(tmp_path: Path) -> None:
+    example = of_messages(tmp_path, {"messages": CONVERSATION})
+    assert [message.role for message in example.prompt] == ["system", "user", "assistant", "user"]
+    assert example.demonstration == "Nothing."
+
+
+def test_a_demonstration_of_its_own_goes_before_a_conversations_last_turn(tmp_path: Path) -> None:
+    assert of_messages(tmp_path, {"messages": CONVERSATION, "demonstration": "All."}).demonstration == "All."
+    assert of_messages(tmp_path, {"messages": CONVERSATION[:-1], "demonstration": "All."}).demonstration == "All."
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        (CONVERSATION[:-1], "has no column demonstration"),
+        (CONVERSATION[-1:], "prompt has no message"),
+        (
+            [*CONVERSATION[:-1], {"role": "assistant", "content": None, "tool_calls": []}],
+            r"messages\[4\] has the key",
+        ),
+        ([{"role": "user"}], r"the content of messages\[0\] is null"),
+        ([], "has no column prompt"),
+    ],
+)
+def test_a_conversation_without_an_answer_is_refused(tmp_path: Path, messages: list[Any], message: str) -> None:
+    with pytest.raises(DataError, match=f"line 1: {message}"):
+        of_messages(tmp_path, {"messages": messages})
