@@ -74,29 +74,34 @@ class InferenceEngine:
         self._request_ids = itertools.count()
         self._maps_weights = maps_weights
         self._place = Place(worker, log, log.stat().st_size, model_path, self.remedy)
+        self._llm = self._start(
+            model=model_path,
+            dtype=model.dtype.name.lower(),
+            max_model_len=max_model_len,
+            tensor_parallel_size=tensor_parallel_size,
+            # Named because vLLM would start Ray actors of its own inside our placement group.
+            distributed_executor_backend="mp" if tensor_parallel_size > 1 else "uni",
+            gpu_memory_utilization=gpu_memory_share,
+            # Where memory is shared, measuring what is free would measure the neighbours. (The environment variable
+            # VLLM_CPU_KVCACHE_SPACE takes whole GiB only.)
+            kv_cache_memory_bytes=int(kv_cache_gib * 2**30) if shares_device else None,
+            worker_extension_cls=f"{extension.__module__}.{extension.__qualname__}",
+            **arguments,
+        )
+
+    def _start(self, **arguments: Any) -> AsyncLLM:
         try:
             settings = AsyncEngineArgs(
-                model=model_path,
-                dtype=model.dtype.name.lower(),
-                max_model_len=max_model_len,
-                tensor_parallel_size=tensor_parallel_size,
-                # Named because vLLM would start Ray actors of its own inside our placement group.
-                distributed_executor_backend="mp" if tensor_parallel_size > 1 else "uni",
-                gpu_memory_utilization=gpu_memory_share,
-                # Where memory is shared, measuring what is free would measure the neighbours. (The environment variable
-                # VLLM_CPU_KVCACHE_SPACE takes whole GiB only.)
-                kv_cache_memory_bytes=int(kv_cache_gib * 2**30) if shares_device else None,
                 enforce_eager=current_platform.is_cpu(),
                 skip_tokenizer_init=True,
                 disable_log_stats=True,
-                worker_extension_cls=f"{extension.__module__}.{extension.__qualname__}",
                 **arguments,
             )
             if current_platform.is_cpu() and settings.create_model_config().is_hybrid:
-                # vLLM 0.32 finds a prefix's state again only where prompts are read in parts, which ends in an
-                # IndexError of its CPU kernels.
+                # vLLM 0.32 finds the state behind a prefix again only where prompts are read in parts, which ends in
+                # an IndexError of its CPU kernels.
                 settings.enable_prefix_caching = False
-            self._llm = AsyncLLM.from_engine_args(settings)
+            return AsyncLLM.from_engine_args(settings)
         except CANNOT_START as error:
             raise start_error(self._place, error) from error
 
