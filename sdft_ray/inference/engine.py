@@ -77,8 +77,7 @@ class InferenceEngine:
         self._receiver = receiver
         self._maps_weights = maps_weights
         self._place = Place(worker, log, log.stat().st_size, model_path, self.remedy)
-        self._llm = _started(
-            self._place,
+        self._llm = self._start(
             model=model_path,
             dtype=model.dtype.name.lower(),
             max_model_len=max_model_len,
@@ -86,15 +85,29 @@ class InferenceEngine:
             # Named because vLLM would start Ray actors of its own inside our placement group.
             distributed_executor_backend="mp" if tensor_parallel_size > 1 else "uni",
             gpu_memory_utilization=gpu_memory_share,
-            # Of memory that is shared, what is free is not the engine's. (VLLM_CPU_KVCACHE_SPACE takes whole GiB only.)
+            # Where memory is shared, measuring what is free would measure the neighbours. (The environment variable
+            # VLLM_CPU_KVCACHE_SPACE takes whole GiB only.)
             kv_cache_memory_bytes=int(kv_cache_gib * 2**30) if shares_device else None,
-            enforce_eager=current_platform.is_cpu(),
-            skip_tokenizer_init=True,
-            disable_log_stats=True,
             worker_extension_cls=f"{extension.__module__}.{extension.__qualname__}",
             **receiver.engine_arguments(),
             **arguments,
         )
+
+    def _start(self, **arguments: Any) -> AsyncLLM:
+        try:
+            settings = AsyncEngineArgs(
+                enforce_eager=current_platform.is_cpu(),
+                skip_tokenizer_init=True,
+                disable_log_stats=True,
+                **arguments,
+            )
+            if current_platform.is_cpu() and settings.create_model_config().is_hybrid:
+                # vLLM 0.32 finds the state behind a prefix again only where prompts are read in parts, which ends in
+                # an IndexError of its CPU kernels.
+                settings.enable_prefix_caching = False
+            return AsyncLLM.from_engine_args(settings)
+        except CANNOT_START as error:
+            raise start_error(self._place, error) from error
 
     async def release_start_up_memory(self) -> None:
         """See `WeightLoading.release_start_up_memory`."""
@@ -175,16 +188,3 @@ class InferenceEngine:
     def close(self) -> None:
         """Ends the engine's processes."""
         self._llm.shutdown(timeout=SHUTDOWN_GRACE_S)
-
-
-def _started(place: Place, **arguments: Any) -> AsyncLLM:
-    """The engine of these arguments; raises as `InferenceEngine.__init__`."""
-    try:
-        settings = AsyncEngineArgs(**arguments)
-        if current_platform.is_cpu() and settings.create_model_config().is_hybrid:
-            # vLLM 0.32 finds a prefix's state again only where prompts are read in parts, which ends in an IndexError
-            # of its CPU kernels.
-            settings.enable_prefix_caching = False
-        return AsyncLLM.from_engine_args(settings)
-    except CANNOT_START as error:
-        raise start_error(place, error) from error
