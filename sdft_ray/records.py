@@ -5,10 +5,13 @@ hashable and free of any vendor. Only payloads (megabytes a sample) are arrays, 
 Lengths are compared once, at birth.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+NUM_SHOWN = 5  # tokens of a sample whose two distributions are shown, those with the largest divergence
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -171,6 +174,12 @@ class RankReport:
     durations_s: dict[str, float]  # by metric key
 
 
+def largest_positions(divergence: np.ndarray) -> list[int]:
+    """The positions of the `NUM_SHOWN` largest divergences of a completion, counted or not, the largest first."""
+    positions: list[int] = np.argsort(-divergence, kind="stable")[:NUM_SHOWN].tolist()
+    return positions
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TopTokens:
     """The most likely token of both sides at one position of a completion, each with its logprob [nats]."""
@@ -206,7 +215,7 @@ class SampleReport:
     completion_tokens: tuple[int, ...]  # [T]
     num_counted: int  # tokens, at the completion's end, that carry loss
     views: TokenViews  # [T]
-    copied_share: float  # see learner/copying.py
+    copied_share: float  # see data/copying.py
     truncated: bool
 
 
@@ -238,6 +247,11 @@ class ParameterEntry:
     name: str
     shape: tuple[int, ...]
     offset: int  # in elements
+
+    @property
+    def end(self) -> int:
+        """The offset behind its last element."""
+        return self.offset + math.prod(self.shape)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdft_ray.errors import CheckpointError
-from sdft_ray.learner.average import TeacherAverage
 from sdft_ray.models.state import copy_buffers, saved_buffers
 from sdft_ray.tracking.earlier import move_to_earlier
 
 if TYPE_CHECKING:
     from sdft_ray.learner.engine import StudentEngine
+    from sdft_ray.learner.teacher import TeacherAverage
 
 STATE_FILE = "state.json"
 _COMPLETE = re.compile(r"step-(\d+)")
@@ -91,7 +91,7 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def save_rank(folder: Path, engine: "StudentEngine", average: TeacherAverage | None, rank: int) -> None:
+def save_rank(folder: Path, engine: "StudentEngine", average: "TeacherAverage | None", rank: int) -> None:
     """Writes one rank's part: the engine's own files, the moving average, the network's buffers, the random state."""
     engine.save(str(folder))
     own = {
@@ -104,7 +104,7 @@ def save_rank(folder: Path, engine: "StudentEngine", average: TeacherAverage | N
     torch.save(own, folder / f"rank-{rank}.pt")
 
 
-def load_rank(folder: Path, engine: "StudentEngine", average: TeacherAverage | None, rank: int) -> None:
+def load_rank(folder: Path, engine: "StudentEngine", average: "TeacherAverage | None", rank: int) -> None:
     """Restores what `save_rank` wrote.
 
     Raises:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sdft_ray.config import LearnerConfig, LossConfig, Normalization
+from sdft_ray.data.copying import copied_share
 from sdft_ray.distill.normalization import token_weights
 from sdft_ray.errors import CheckpointError
 from sdft_ray.learner import checkpoint
-from sdft_ray.learner.copying import copied_share
 from sdft_ray.learner.metrics import step_metrics
 from sdft_ray.learner.rounds import Round, WeightedSample, cut_rounds
 from sdft_ray.learner.stages import StagePlan

@@ -1,25 +1,33 @@
-"""The loss of one microbatch on one rank: open the payloads, run the student, compare the two distributions."""
+"""The loss of one microbatch on one rank: open the payloads, run the student, compare the two distributions.
 
+Of the few samples that are reported, the most likely tokens where both sides disagree most are made of the hidden
+states again: the loss itself keeps no distribution, and looking for the largest entry of every row would cost a pass
+over each chunk of it.
+
+Legend: T tokens of all completions of the microbatch, H hidden size, V vocabulary entries that count.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sdft_ray.config import LossConfig, Tail, Target
 from sdft_ray.distill.fused_loss import fused_teacher_loss, fused_token_loss
 from sdft_ray.distill.head import Head
 from sdft_ray.distill.reduction import LossOutput
 from sdft_ray.distill.settings import LossSettings
-from sdft_ray.distill.teacher_rows import TeacherRows
+from sdft_ray.distill.teacher_rows import TeacherRows, TopKRows
 from sdft_ray.errors import NonFiniteError
-from sdft_ray.learner.opening import open_payloads
 from sdft_ray.learner.student import Forward
-from sdft_ray.learner.teacher_heads import TeacherHeads
-from sdft_ray.learner.top_tokens import top_tokens
-from sdft_ray.records import Microbatch, TokenViews, TopTokens
+from sdft_ray.learner.teacher import TeacherHeads, open_payloads
+from sdft_ray.records import Microbatch, TokenViews, TopTokens, largest_positions
 from sdft_ray.tensors import to_tensor
 
+Top = tuple[int, float]  # a token and its logprob [nats]
 TopsBySequence = dict[int, tuple[TopTokens, ...]]
 
 TOKEN_TARGETS = {Target.TOKEN: "nll", Target.TOKEN_DFT: "dft"}
@@ -200,3 +208,54 @@ def check_loss(loss: torch.Tensor, by_sample: list[TokenViews], microbatch: Micr
         if not np.isfinite(views.divergence).all()
     ]
     raise NonFiniteError("loss", step, guilty or microbatch.example_ids)
+
+
+@torch.no_grad()
+def top_tokens(
+    microbatch: Microbatch,
+    *,
+    divergence: Tensor,
+    hidden: Tensor,
+    head: Head,
+    teacher: TeacherRows | None,
+    num_vocab: int,
+    temperature: float,
+) -> dict[int, tuple[TopTokens, ...]]:
+    """The most likely token of both sides at the largest divergences of every reported sequence, by sequence.
+
+    Args:
+        microbatch: names the reported sequences.
+        divergence: [T]
+        hidden: [T, H] of the student.
+        head: the student's.
+        teacher: of the same T tokens; None where nothing was scored.
+        num_vocab: V.
+        temperature: of both distributions.
+    """
+    found = {}
+    for sequence in microbatch.reported:
+        rows = np.flatnonzero(microbatch.sequence_ids == sequence)
+        positions = largest_positions(divergence[rows[0] : rows[-1] + 1].float().cpu().numpy())
+        chosen = rows[positions].tolist()
+        of_student = _top_of(head.logits(hidden[chosen], num_vocab), temperature)
+        of_teacher = _teachers(teacher, chosen, num_vocab, temperature) if teacher is not None else [None] * len(chosen)
+        found[sequence] = tuple(
+            TopTokens(position=position, student=student, teacher=theirs)
+            for position, student, theirs in zip(positions, of_student, of_teacher, strict=True)
+        )
+    return found
+
+
+def _teachers(teacher: TeacherRows, rows: list[int], num_vocab: int, temperature: float) -> Iterator[Top]:
+    if isinstance(teacher, TopKRows):
+        for row in rows:
+            best = int(teacher.logprobs[row].argmax())
+            yield int(teacher.ids[row, best]), float(teacher.logprobs[row, best])
+        return
+    for row in rows:
+        yield from _top_of(teacher.logits(slice(row, row + 1), num_vocab), temperature)
+
+
+def _top_of(logits: Tensor, temperature: float) -> Iterator[Top]:
+    logprobs, ids = torch.log_softmax(logits / temperature, dim=-1).max(dim=-1)
+    yield from zip(ids.tolist(), logprobs.tolist(), strict=True)

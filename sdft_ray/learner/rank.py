@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 
 from sdft_ray.errors import NonFiniteError
-from sdft_ray.learner.average import TeacherAverage
 from sdft_ray.learner.bound import MatmulBound
 from sdft_ray.learner.checkpoint import load_rank, save_rank
 from sdft_ray.learner.engine import StudentEngine
@@ -23,7 +22,7 @@ from sdft_ray.learner.metrics import OpenStep
 from sdft_ray.learner.objective import Objective, check_loss, token_sums, views_by_sample
 from sdft_ray.learner.scoring import check_student_packing, row_logprobs, student_logits
 from sdft_ray.learner.settings import LearnerSettings
-from sdft_ray.learner.teacher_heads import TeacherHeads, teacher_head_maker
+from sdft_ray.learner.teacher import TeacherAverage, TeacherHeads, teacher_head_maker
 from sdft_ray.models.network import TORCH_DTYPE, configured_noise, output_head
 from sdft_ray.models.state import published_buffers, saved_buffers
 from sdft_ray.records import GuardRow, Microbatch, Publication, RankReport, TokenViews

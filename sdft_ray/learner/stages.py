@@ -1,10 +1,10 @@
-"""Which stage of a run a step belongs to: a function of the step alone, so resuming needs no state."""
+"""The learning rate and the stage of a step: functions of the step alone, so resuming needs no state."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sdft_ray.config import LearnerConfig
-from sdft_ray.learner.optimizer import learning_rate
+from sdft_ray.config import LearnerConfig, Schedule
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,3 +48,16 @@ class StagePlan:
                 return stage, step
             step -= stage.num_steps
         return self._stages[-1], self._stages[-1].num_steps + step
+
+
+def learning_rate(cfg: LearnerConfig, step: int, num_steps: int) -> float:
+    """The rate of step `step` (from 0) of `num_steps`: a function of the step alone, so resuming needs no state.
+
+    Linear warm-up reaches the full rate with step `warmup_steps`; COSINE then falls to 0 after the last step.
+    """
+    if step < cfg.warmup_steps:
+        return cfg.learning_rate * (step + 1) / (cfg.warmup_steps + 1)
+    if cfg.schedule is Schedule.CONSTANT:
+        return cfg.learning_rate
+    progress = (step - cfg.warmup_steps) / max(1, num_steps - cfg.warmup_steps)
+    return cfg.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from sdft_ray.records import ParameterEntry
 from sdft_ray.tensors import one_thread, to_array
-from sdft_ray.weights.buckets import bucket_elements, plan_buckets
+from sdft_ray.weights.buckets import plan_buckets
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]  # names and full shapes of all parameters, tied ones once
 
@@ -54,7 +54,7 @@ def assemble(
     Returns:
         [elements] on rank 0; what the other ranks get is not defined, unless `on_all_ranks` gives it to them, too.
     """
-    flat = torch.zeros(bucket_elements(entries), dtype=torch.float32, device=device)
+    flat = torch.zeros(entries[-1].end, dtype=torch.float32, device=device)
     place(entries, fragments, flat)
     if dist.get_world_size() > 1:
         # Fragments are disjoint, so the sum only puts them side by side, exactly.

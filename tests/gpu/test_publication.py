@@ -12,8 +12,8 @@ import torch.distributed as dist
 from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
 
 from sdft_ray.config import Channel
-from sdft_ray.learner.average import TeacherAverage
 from sdft_ray.learner.checkpoint import load_rank, save_rank
+from sdft_ray.learner.teacher import TeacherAverage
 from sdft_ray.tensors import peak_gpu_memory_gib, synchronize
 from sdft_ray.weights import nccl
 from sdft_ray.weights.buckets import plan_buckets

@@ -13,7 +13,7 @@ from sdft_ray.distill.reduction import LossOutput
 from sdft_ray.learner.objective import Objective, views_by_sample
 from sdft_ray.learner.rounds import pack_microbatch
 from sdft_ray.learner.student import Student
-from sdft_ray.learner.teacher_heads import TeacherHeads
+from sdft_ray.learner.teacher import TeacherHeads
 from sdft_ray.records import Microbatch, Rollout, Sample, TeacherScores, TopTokens
 from tests.tiny import make_tiny_model
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from sdft_ray.config import Channel
 from sdft_ray.errors import ClusterError
-from sdft_ray.learner.average import TeacherAverage
+from sdft_ray.learner.teacher import TeacherAverage
 from sdft_ray.records import Bucket, Publication
 from sdft_ray.tensors import to_tensor
 from sdft_ray.weights import channel as channel_module
