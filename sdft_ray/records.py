@@ -157,10 +157,19 @@ class Microbatch:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MatmulSeconds:
+    """What the matrix products of a learner rank's weights take, forward and backward, at a plain product's rate."""
+
+    per_token: float  # that the network reads
+    per_head_row: float  # that goes through the output head
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RankReport:
     """What one learner rank saw in one step: sums over its counted tokens, so that ranks can be added up."""
 
     input_tokens: int  # read by the network
+    head_rows: int  # of these, completion positions, which go through the output head
     sequence_tokens: int  # of all sequences, each counted for itself; fillers included
     counted_tokens: int
     loss: float  # this rank's part of the sum that is the loss
@@ -170,7 +179,6 @@ class RankReport:
     correction: float
     mismatch_max: float  # largest |trainer logprob - sampler logprob| [nats]
     grad_norm: float  # global, before clipping
-    bound_s: float  # what the matrix products of its weights take at the rate of a plain matrix product
     durations_s: dict[str, float]  # by metric key
 
 

@@ -20,7 +20,7 @@ from sdft_ray.tracking.earlier import move_to_earlier
 
 if TYPE_CHECKING:
     from sdft_ray.learner.engine import StudentEngine
-    from sdft_ray.learner.teacher import TeacherAverage
+    from sdft_ray.weights.fragments import TeacherAverage
 
 STATE_FILE = "state.json"
 _COMPLETE = re.compile(r"step-(\d+)")

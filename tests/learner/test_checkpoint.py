@@ -15,9 +15,8 @@ from sdft_ray.learner.checkpoint import (
     read_state,
     save_rank,
 )
-from sdft_ray.learner.teacher import TeacherAverage
 from sdft_ray.models.state import saved_buffers
-from sdft_ray.weights.fragments import Fragment
+from sdft_ray.weights.fragments import Fragment, TeacherAverage
 from tests.buffered import FAMILIES, make_buffered
 
 

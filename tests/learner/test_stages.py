@@ -3,7 +3,7 @@
 import pytest
 
 from sdft_ray.config import LearnerConfig, Schedule
-from sdft_ray.learner.stages import LearnerStage, StagePlan, learning_rate
+from sdft_ray.learner.schedule import LearnerStage, StagePlan, learning_rate
 
 
 def stage(num_steps: int, rate: float = 1e-3, batch_size: int = 4) -> LearnerStage:
