@@ -5,10 +5,13 @@ hashable and free of any vendor. Only payloads (megabytes a sample) are arrays, 
 Lengths are compared once, at birth.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+NUM_SHOWN = 5  # tokens of a sample whose two distributions are shown, those with the largest divergence
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,10 +157,19 @@ class Microbatch:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MatmulSeconds:
+    """What the matrix products of a learner rank's weights take, forward and backward, at a plain product's rate."""
+
+    per_token: float  # that the network reads
+    per_head_row: float  # that goes through the output head
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RankReport:
     """What one learner rank saw in one step: sums over its counted tokens, so that ranks can be added up."""
 
     input_tokens: int  # read by the network
+    head_rows: int  # of these, completion positions, which go through the output head
     sequence_tokens: int  # of all sequences, each counted for itself; fillers included
     counted_tokens: int
     loss: float  # this rank's part of the sum that is the loss
@@ -167,8 +179,13 @@ class RankReport:
     correction: float
     mismatch_max: float  # largest |trainer logprob - sampler logprob| [nats]
     grad_norm: float  # global, before clipping
-    bound_s: float  # what the matrix products of its weights take at the rate of a plain matrix product
     durations_s: dict[str, float]  # by metric key
+
+
+def largest_positions(divergence: np.ndarray) -> list[int]:
+    """The positions of the `NUM_SHOWN` largest divergences of a completion, counted or not, the largest first."""
+    positions: list[int] = np.argsort(-divergence, kind="stable")[:NUM_SHOWN].tolist()
+    return positions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,7 +223,7 @@ class SampleReport:
     completion_tokens: tuple[int, ...]  # [T]
     num_counted: int  # tokens, at the completion's end, that carry loss
     views: TokenViews  # [T]
-    copied_share: float  # see learner/copying.py
+    copied_share: float  # see data/copying.py
     truncated: bool
 
 
@@ -238,6 +255,11 @@ class ParameterEntry:
     name: str
     shape: tuple[int, ...]
     offset: int  # in elements
+
+    @property
+    def end(self) -> int:
+        """The offset behind its last element."""
+        return self.offset + math.prod(self.shape)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,8 +8,8 @@ import ray
 from sdft_ray.cluster.material import Asked, Material
 from sdft_ray.cluster.placement import Reservation
 from sdft_ray.config import RunConfig, TeacherBackend
+from sdft_ray.learner.schedule import StagePlan
 from sdft_ray.learner.settings import LearnerSettings
-from sdft_ray.learner.stages import StagePlan
 from sdft_ray.learner.worker import LearnerWorker
 from sdft_ray.rollout.worker import RolloutWorker
 from sdft_ray.teacher.transformers_worker import TransformersTeacher

@@ -12,7 +12,7 @@ from sdft_ray.cluster.material import Material, read_material
 from sdft_ray.config import RunConfig
 from sdft_ray.config.written import flat_settings
 from sdft_ray.errors import ConfigError
-from sdft_ray.learner.stages import LearnerStage, StagePlan
+from sdft_ray.learner.schedule import LearnerStage, StagePlan
 from sdft_ray.records import TokenizedExample
 
 # What a stage may have of its own: the data, and what is read of the settings with every sample or step.

@@ -133,6 +133,7 @@ async def start_roles(stages: Stages, folder: RunFolder, phase: Phase, counting:
             await channel.connect(groups["learner"], groups["rollout"], ranks_per_engine=size)
         await roles.teacher.load_weights(learner.weight_version)  # for workers that map: all others hold version 0
         channel.take_metrics()  # of no step
+        await learner.measure_matmuls()
         if isinstance(roles.completions, RecordedCompletions):
             with phase("sampling the teacher's completions"):
                 await roles.completions.record(stages.drawn())

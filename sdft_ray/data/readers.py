@@ -78,7 +78,7 @@ def open_rows(name: str, selection: Selection) -> Iterator[PlacedRow]:
 
 
 def kind_of(name: str) -> str:
-    """The kind of file that a name ends with, such as .csv, of text also where .gz follows; "" for none that can be read."""
+    """The kind of file that a name ends with, such as .csv, of text also before .gz; "" for none that is read."""
     kind = Path(name.removesuffix(".gz")).suffix
     _, of_text = _READERS.get(kind, (None, False))
     return kind if kind in _READERS and (of_text or not name.endswith(".gz")) else ""

@@ -13,10 +13,9 @@ import math
 import torch
 from torch import Tensor
 
-from sdft_ray.distill.distributions import LOG_OF_ZERO, dot, entropy, gather_logprobs
+from sdft_ray.distill.distributions import LOG_OF_ZERO, TopKRows, dot, entropy, gather_logprobs
 from sdft_ray.distill.divergence import TokenDivergence
 from sdft_ray.distill.reduction import TokenTerms
-from sdft_ray.distill.teacher_rows import TopKRows
 
 
 class TokenChunk:

@@ -1,5 +1,7 @@
 """Divergences between next-token distributions, summed over the whole vocabulary: one class each, with its gradient.
 
+`LossSettings` says which of them a loss minimises, and how its gradient is estimated.
+
 Legend: T tokens, n of them in a chunk, V vocabulary; `...` stands for any leading shape. Everything is in nats.
 In formulas p is the student's distribution and q the teacher's; sums run over v in [0, V).
 
@@ -13,12 +15,17 @@ Formulas: docs/method.md; arXiv 2601.19897, Eq. 1 and App. A.1.
 
 import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
 from sdft_ray.distill.distributions import LOG_OF_ZERO, dot, expectation, in_fp32_at_least
+
+EstimatorName = Literal["analytic", "sampled_token", "rao_blackwell"]
+MismatchName = Literal["none", "sequence", "token"]
+TargetName = Literal["nll", "dft"]
 
 
 class Fused(NamedTuple):
@@ -177,3 +184,57 @@ def make_divergence(name: str, jsd_beta: float) -> TokenDivergence:
 def _centred(log_ratio: Tensor, mean: Tensor, probs: Tensor, of_value: Tensor) -> Tensor:
     """P (log_ratio - mean) times the gradient on the value, in place of `log_ratio` [n, V]."""
     return log_ratio.sub_(mean.unsqueeze(-1)).mul_(probs).mul_(of_value.unsqueeze(-1))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossSettings:
+    """What teacher_loss minimises and how it estimates the gradient.
+
+    Raises:
+        ValueError: a name is unknown, a number is out of range, or the estimator does not fit the divergence.
+    """
+
+    divergence: str
+    """A name of `DIVERGENCES`."""
+    jsd_beta: float
+    """The teacher's share of the JSD's mixture, in (0, 1); read by jsd only."""
+    estimator: EstimatorName
+    """See `reduce_terms` in reduction.py; all but analytic estimate the gradient of the reverse KL only."""
+    temperature: float
+    """The sampling temperature, > 0; both sides' logits are divided by it."""
+    mismatch: MismatchName
+    """How the sampler's probabilities are corrected to the trainer's; see `mismatch_correction`."""
+    mismatch_clip: float = 2.0
+    """The upper bound of a token's probability ratio, > 0 (2.0 in the authors' code)."""
+
+    def __post_init__(self) -> None:
+        self.make_divergence()  # checks its name and jsd_beta
+        check_name("estimator", self.estimator, EstimatorName)
+        check_name("mismatch", self.mismatch, MismatchName)
+        if self.estimator != "analytic" and self.divergence != "reverse_kl":
+            raise ValueError(
+                f"estimator={self.estimator} estimates the gradient of reverse_kl, not of "
+                f"divergence={self.divergence}: choose estimator=analytic, or divergence=reverse_kl"
+            )
+        for key, value in (("temperature", self.temperature), ("mismatch_clip", self.mismatch_clip)):
+            if not value > 0.0:
+                raise ValueError(f"{key}={value} must be greater than 0")
+
+    def make_divergence(self) -> TokenDivergence:
+        """The divergence that these settings name."""
+        return make_divergence(self.divergence, self.jsd_beta)
+
+
+def check_name(key: str, name: str, names: Any) -> None:
+    """Accepts a name that its Literal holds.
+
+    Args:
+        key: what the name is called in the settings.
+        name: the name given.
+        names: the Literal of the names there are.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if name not in get_args(names):
+        raise ValueError(f"{key}={name!r} is unknown: choose one of {', '.join(get_args(names))}")

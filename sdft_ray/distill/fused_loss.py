@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from sdft_ray.distill.chunks import FullChunk, TokenChunk, TopKChunk
-from sdft_ray.distill.head import Head, add_exact_product
+from sdft_ray.distill.distributions import Head, TeacherRows, TopKRows, add_exact_product
+from sdft_ray.distill.divergence import LossSettings, TargetName, check_name
 from sdft_ray.distill.reduction import (
     LossOutput,
     TokenTerms,
@@ -32,8 +33,6 @@ from sdft_ray.distill.reduction import (
     reduce_terms,
     reduce_token_terms,
 )
-from sdft_ray.distill.settings import LossSettings, TargetName, check_name
-from sdft_ray.distill.teacher_rows import TeacherRows, TopKRows
 
 # Elements [n * V] of a chunk: rows enough for the matrix products, buffers small enough not to count.
 CHUNK_ELEMENTS = {"cpu": 16 * 2**20, "cuda": 128 * 2**20}

@@ -5,12 +5,19 @@ q the teacher's next-token distribution; y_t is the token written at position t.
 
     loss = sum_t token_weights_t * correction_t * term_t
 
-`token_weights` [T] hold mask and normalisation over the GLOBAL batch (normalization.py; 0 = not counted), so
+`token_weights` [T] hold mask and normalisation over the GLOBAL batch (learner/schedule.py; 0 = not counted), so
 losses and gradients ADD UP across microbatches, accumulation steps and ranks to those of one big batch. An
 engine that averages over ranks or accumulation steps needs the loss multiplied by their number.
 
-Nothing here sees a vocabulary: whatever computes the terms, from logits or from hidden states, shares this
-file.
+Nothing here sees a vocabulary: whatever computes the terms, from logits or from hidden states, shares this file.
+
+`sequence_ids` [T] long is sorted and equal exactly for the tokens of one sequence; gaps in the numbering are allowed.
+Sums within a sequence are differences of prefix sums and not scatter-adds: they need neither the number of sequences
+(a wait for the GPU) nor atomics, whose order of addition changes from run to run. They are held in fp64, so that what
+one sequence adds does not blur the next.
+
+The sampler's kernels, and under staleness its weights, give the written token another probability than the trainer
+does. The mismatch correction weighs for it by importance (docs/method.md; the authors' code is "sequence", clip 2.0).
 """
 
 from dataclasses import dataclass, fields
@@ -18,9 +25,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from sdft_ray.distill.mismatch import mismatch_correction
-from sdft_ray.distill.packed import sum_of_later
-from sdft_ray.distill.settings import EstimatorName, LossSettings, TargetName
+from sdft_ray.distill.divergence import EstimatorName, LossSettings, TargetName
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -212,3 +217,81 @@ def check_shapes(reference: Tensor, **others: Tensor) -> None:
                 f"{name} has shape {list(tensor.shape)} for tokens of shape {list(reference.shape)}: "
                 "give one entry per completion token"
             )
+
+
+def mismatch_correction(
+    student_logprobs: Tensor,
+    sampler_logprobs: Tensor,
+    token_weights: Tensor,
+    sequence_ids: Tensor,
+    settings: LossSettings,
+) -> Tensor:
+    """The importance weight of each token, without gradient.
+
+    ratio_t = min(exp(student_logprobs_t - sampler_logprobs_t), mismatch_clip); only tokens with
+    token_weights_t != 0 count. By settings.mismatch:
+    - none: 1.
+    - token: ratio_t.
+    - sequence: the mean of ratio_t over the counted tokens of the sequence, the same at each of its tokens.
+
+    Args:
+        student_logprobs: [T] in nats, of the written tokens under the weights in training.
+        sampler_logprobs: [T] in nats, of the same tokens at the same temperature when they were drawn.
+        token_weights: [T], >= 0.
+        sequence_ids: [T] long, sorted.
+        settings: mismatch and mismatch_clip are read.
+
+    Returns:
+        [T] in [0, mismatch_clip], or 1 for "none"; 1 where nothing counts, that is at uncounted tokens for
+        "token" and in sequences without a counted token for "sequence".
+    """
+    if settings.mismatch == "none":
+        return torch.ones_like(student_logprobs)
+    counted = token_weights != 0
+    ratios = (student_logprobs.detach() - sampler_logprobs.detach()).exp().clamp(max=settings.mismatch_clip)
+    if settings.mismatch == "token":
+        return ratios.where(counted, 1.0)
+    num_counted = sequence_sum(counted, sequence_ids)
+    means = sequence_sum(ratios.where(counted, 0.0), sequence_ids) / num_counted
+    return means.where(num_counted > 0, 1.0)
+
+
+def sequence_sum(values: Tensor, sequence_ids: Tensor) -> Tensor:
+    """The sum of the values over the whole sequence each token belongs to.
+
+    Args:
+        values: [T], floating or integer (an integer sum is exact).
+        sequence_ids: [T] long, sorted.
+
+    Returns:
+        [T], the same number at every token of a sequence; dtype of `values`, int64 from bool.
+    """
+    prefix = _prefix_sums(values)
+    starts = torch.searchsorted(sequence_ids, sequence_ids)
+    ends = torch.searchsorted(sequence_ids, sequence_ids, right=True)
+    return (prefix[ends] - prefix[starts]).to(_sum_dtype(values))
+
+
+def sum_of_later(values: Tensor, sequence_ids: Tensor) -> Tensor:
+    """The sum of the values at the later tokens of the same sequence, the token itself left out.
+
+    Args:
+        values: [T], floating or integer (an integer sum is exact).
+        sequence_ids: [T] long, sorted.
+
+    Returns:
+        [T], 0 at the last token of a sequence (up to fp64 rounding); dtype of `values`, int64 from bool.
+    """
+    prefix = _prefix_sums(values)
+    ends = torch.searchsorted(sequence_ids, sequence_ids, right=True)
+    return (prefix[ends] - prefix[1:]).to(_sum_dtype(values))
+
+
+def _prefix_sums(values: Tensor) -> Tensor:
+    """[T + 1]: entry t is the sum of the first t values."""
+    dtype = torch.float64 if values.is_floating_point() else torch.int64
+    return torch.cat([torch.zeros(1, dtype=dtype, device=values.device), values.to(dtype).cumsum(0)])
+
+
+def _sum_dtype(values: Tensor) -> torch.dtype:
+    return values.dtype if values.is_floating_point() else torch.int64

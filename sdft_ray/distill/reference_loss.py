@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sdft_ray.distill.distributions import entropy, gather_logprobs, log_softmax_at
+from sdft_ray.distill.divergence import LossSettings, TargetName, check_name
 from sdft_ray.distill.reduction import (
     LossOutput,
     TokenTerms,
@@ -19,7 +20,6 @@ from sdft_ray.distill.reduction import (
     reduce_terms,
     reduce_token_terms,
 )
-from sdft_ray.distill.settings import LossSettings, TargetName, check_name
 
 
 def teacher_loss(

@@ -16,12 +16,12 @@ import torch
 
 from sdft_ray.config import LearnerConfig
 from sdft_ray.errors import CheckpointError
-from sdft_ray.learner.average import TeacherAverage
 from sdft_ray.models.state import copy_buffers, saved_buffers
 from sdft_ray.tracking.earlier import move_to_earlier
 
 if TYPE_CHECKING:
     from sdft_ray.learner.engine import StudentEngine
+    from sdft_ray.weights.fragments import TeacherAverage
 
 STATE_FILE = "state.json"
 _COMPLETE = re.compile(r"step-(\d+)")
@@ -128,7 +128,7 @@ def check_state(folder: Path, state: dict[str, Any], *, layout: dict[str, Any], 
         )
 
 
-def save_rank(folder: Path, engine: "StudentEngine", average: TeacherAverage | None, rank: int) -> None:
+def save_rank(folder: Path, engine: "StudentEngine", average: "TeacherAverage | None", rank: int) -> None:
     """Writes one rank's part: the engine's own files, the moving average, the network's buffers, the random state."""
     engine.save(str(folder))
     own = {
@@ -141,7 +141,7 @@ def save_rank(folder: Path, engine: "StudentEngine", average: TeacherAverage | N
     torch.save(own, folder / f"rank-{rank}.pt")
 
 
-def load_rank(folder: Path, engine: "StudentEngine", average: TeacherAverage | None, rank: int) -> None:
+def load_rank(folder: Path, engine: "StudentEngine", average: "TeacherAverage | None", rank: int) -> None:
     """Restores what `save_rank` wrote.
 
     Raises:

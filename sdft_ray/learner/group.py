@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from sdft_ray.config import LearnerConfig, LossConfig, Normalization
-from sdft_ray.distill.normalization import token_weights
+from sdft_ray.data.copying import copied_share
 from sdft_ray.learner import checkpoint
-from sdft_ray.learner.copying import copied_share
 from sdft_ray.learner.metrics import step_metrics
-from sdft_ray.learner.rounds import Round, WeightedSample, cut_rounds
-from sdft_ray.learner.stages import StagePlan
+from sdft_ray.learner.schedule import Round, StagePlan, WeightedSample, cut_rounds, token_weights
 from sdft_ray.models.packing import Packing
-from sdft_ray.records import GuardRow, Publication, Sample, SampleReport, StepReport, TokenViews
+from sdft_ray.records import GuardRow, MatmulSeconds, Publication, Sample, SampleReport, StepReport, TokenViews
 from sdft_ray.tracking.phases import PhaseTimer
 from sdft_ray.weights.channel import WeightKind
 from sdft_ray.workers import WorkerGroup
@@ -47,12 +45,17 @@ class LearnerGroup:
         self._num_report_samples = num_report_samples
         self._checkpoints = checkpoints
         self._keep = keep_checkpoints
+        self._matmuls: list[MatmulSeconds] = []
 
     async def start(self) -> None:
         """Returns when every rank has loaded the model and joined the others."""
         address, port = await self.workers.on_first(lambda actor: actor.rendezvous.remote())
         packings = await self.workers.on_all(lambda actor: actor.start.remote(address, port))
         self.packing = max(packings, key=lambda packing: packing.value)  # the most careful, should ranks differ
+
+    async def measure_matmuls(self) -> None:
+        """Measures what `learner/matmul_share` is held against; called when no role has anything to do."""
+        self._matmuls = await self.workers.on_all(lambda actor: actor.measure_matmuls.remote())
 
     async def step(self, samples: AsyncIterator[Sample]) -> StepReport:
         """See `roles.Learner.step`.
@@ -62,7 +65,9 @@ class LearnerGroup:
         """
         trained, wait_s = await self._accumulate(samples)
         reports = await self.workers.on_all(lambda actor: actor.apply.remote())
-        metrics = step_metrics(trained, reports, weight_version=self.weight_version, sampled=self._sampled) | {
+        metrics = step_metrics(
+            trained, reports, weight_version=self.weight_version, sampled=self._sampled, matmuls=self._matmuls
+        ) | {
             "learner/uncounted_samples": float(sum(not sample.num_counted for sample in trained)),
             "learner/learning_rate": self._plan.learning_rate(self.weight_version),
             "loop/wait_s": wait_s,

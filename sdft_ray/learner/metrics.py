@@ -1,12 +1,35 @@
-"""The metrics of one step, from what the ranks summed up and what the samples themselves tell."""
+"""What a step has to tell: of every token, of every microbatch, and the metrics of the whole.
+
+Of the few samples that are reported, the most likely tokens where both sides disagree most are made of the hidden
+states again: the loss itself keeps no distribution, and looking for the largest entry of every row would cost a pass
+over each chunk of it.
+
+Legend: T tokens of all completions of the microbatch, H hidden size, V vocabulary entries that count.
+"""
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from sdft_ray.records import Microbatch, RankReport, SampleReport
+from sdft_ray.distill.distributions import Head, TeacherRows, TopKRows
+from sdft_ray.distill.reduction import LossOutput
+from sdft_ray.records import (
+    MatmulSeconds,
+    Microbatch,
+    RankReport,
+    SampleReport,
+    TokenViews,
+    TopTokens,
+    largest_positions,
+)
+from sdft_ray.tensors import to_tensor
+
+Top = tuple[int, float]  # a token and its logprob [nats]
+TopsBySequence = dict[int, tuple[TopTokens, ...]]
 
 # Completion positions, from 0 at the first token; tokens without loss keep their places.
 POSITION_BUCKETS = {
@@ -17,30 +40,149 @@ POSITION_BUCKETS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class TokenSums:
+    """Sums over the counted tokens of one microbatch, and the divergence of every token."""
+
+    counted_tokens: int
+    loss: float
+    divergence: float
+    student_entropy: float
+    teacher_entropy: float
+    correction: float
+    mismatch_max: float
+
+
+def token_sums(output: LossOutput, microbatch: Microbatch) -> TokenSums:
+    """What the metrics need of one microbatch."""
+    counted = to_tensor(microbatch.token_weights) > 0
+    mismatch = (output.student_logprobs.cpu() - to_tensor(microbatch.sampler_logprobs)).abs()[counted]
+
+    def total(values: torch.Tensor) -> float:
+        return values.cpu()[counted].double().sum().item()
+
+    return TokenSums(
+        counted_tokens=int(counted.sum()),
+        loss=output.loss.item(),
+        divergence=total(output.divergence),
+        student_entropy=total(output.student_entropy),
+        teacher_entropy=total(output.teacher_entropy),
+        correction=total(output.correction),
+        mismatch_max=mismatch.max().item() if len(mismatch) else 0.0,
+    )
+
+
+def views_by_sample(output: LossOutput, tops: TopsBySequence, microbatch: Microbatch) -> list[TokenViews]:
+    """What both sides make of the tokens of each sample of the microbatch."""
+    ends = np.bincount(microbatch.sequence_ids, minlength=len(microbatch.example_ids)).cumsum()[:-1]
+
+    def split(values: torch.Tensor) -> list[np.ndarray]:
+        return np.split(values.float().cpu().numpy(), ends)
+
+    def of_teacher(values: torch.Tensor) -> list[np.ndarray]:
+        scored = split(values)
+        return [part if payload is not None else part[:0] for part, payload in zip(scored, payloads, strict=True)]
+
+    payloads = microbatch.payloads
+    columns = zip(
+        split(output.divergence),
+        split(output.student_logprobs),
+        of_teacher(output.teacher_logprobs),
+        split(output.student_entropy),
+        of_teacher(output.teacher_entropy),
+        strict=True,
+    )
+    return [
+        TokenViews(
+            divergence=divergence,
+            student_logprobs=student_logprobs,
+            teacher_logprobs=teacher_logprobs,
+            student_entropy=student_entropy,
+            teacher_entropy=teacher_entropy,
+            tops=tops.get(sequence, ()),
+        )
+        for sequence, (divergence, student_logprobs, teacher_logprobs, student_entropy, teacher_entropy) in enumerate(
+            columns
+        )
+    ]
+
+
+@torch.no_grad()
+def top_tokens(
+    microbatch: Microbatch,
+    *,
+    divergence: Tensor,
+    hidden: Tensor,
+    head: Head,
+    teacher: TeacherRows | None,
+    num_vocab: int,
+    temperature: float,
+) -> dict[int, tuple[TopTokens, ...]]:
+    """The most likely token of both sides at the largest divergences of every reported sequence, by sequence.
+
+    Args:
+        microbatch: names the reported sequences.
+        divergence: [T]
+        hidden: [T, H] of the student.
+        head: the student's.
+        teacher: of the same T tokens; None where nothing was scored.
+        num_vocab: V.
+        temperature: of both distributions.
+    """
+    found = {}
+    for sequence in microbatch.reported:
+        rows = np.flatnonzero(microbatch.sequence_ids == sequence)
+        positions = largest_positions(divergence[rows[0] : rows[-1] + 1].float().cpu().numpy())
+        chosen = rows[positions].tolist()
+        of_student = _top_of(head.logits(hidden[chosen], num_vocab), temperature)
+        of_teacher = _teachers(teacher, chosen, num_vocab, temperature) if teacher is not None else [None] * len(chosen)
+        found[sequence] = tuple(
+            TopTokens(position=position, student=student, teacher=theirs)
+            for position, student, theirs in zip(positions, of_student, of_teacher, strict=True)
+        )
+    return found
+
+
+def _teachers(teacher: TeacherRows, rows: list[int], num_vocab: int, temperature: float) -> Iterator[Top]:
+    if isinstance(teacher, TopKRows):
+        for row in rows:
+            best = int(teacher.logprobs[row].argmax())
+            yield int(teacher.ids[row, best]), float(teacher.logprobs[row, best])
+        return
+    for row in rows:
+        yield from _top_of(teacher.logits(slice(row, row + 1), num_vocab), temperature)
+
+
+def _top_of(logits: Tensor, temperature: float) -> Iterator[Top]:
+    logprobs, ids = torch.log_softmax(logits / temperature, dim=-1).max(dim=-1)
+    yield from zip(ids.tolist(), logprobs.tolist(), strict=True)
+
+
 class OpenStep:
     """What a rank has accumulated since its last optimizer step."""
 
     def __init__(self) -> None:
         self.example_ids: list[str] = []
-        self.sums: list[Any] = []  # objective.TokenSums of every microbatch
-        self.input_tokens = 0
+        self.sums: list[TokenSums] = []  # of every microbatch
+        self._input_tokens = 0
         self._sequence_tokens = 0
-        self.head_rows = 0
+        self._head_rows = 0
         self._forward_backward_s = 0.0
 
-    def add(self, microbatch: Microbatch, sums: Any, seconds: float) -> None:
-        """Adds a microbatch, its `objective.TokenSums` and the time it took."""
+    def add(self, microbatch: Microbatch, sums: TokenSums, seconds: float) -> None:
+        """Adds a microbatch, its sums and the time it took."""
         self.example_ids += microbatch.example_ids
         self.sums.append(sums)
-        self.input_tokens += len(microbatch.input_ids)
+        self._input_tokens += len(microbatch.input_ids)
         self._sequence_tokens += num_sequence_tokens(microbatch.position_ids)
-        self.head_rows += len(microbatch.predictor_index)
+        self._head_rows += len(microbatch.predictor_index)
         self._forward_backward_s += seconds
 
-    def report(self, grad_norm: float, *, bound_s: float, optimizer_s: float, ema_s: float) -> RankReport:
-        """What the rank tells once the step is taken; `bound_s` is the least that forward and backward can take."""
+    def report(self, grad_norm: float, *, optimizer_s: float, ema_s: float) -> RankReport:
+        """What the rank tells once the step is taken."""
         return RankReport(
-            input_tokens=self.input_tokens,
+            input_tokens=self._input_tokens,
+            head_rows=self._head_rows,
             sequence_tokens=self._sequence_tokens,
             counted_tokens=sum(part.counted_tokens for part in self.sums),
             loss=math.fsum(part.loss for part in self.sums),
@@ -50,7 +192,6 @@ class OpenStep:
             correction=math.fsum(part.correction for part in self.sums),
             mismatch_max=max(part.mismatch_max for part in self.sums),
             grad_norm=grad_norm,
-            bound_s=bound_s,
             durations_s={
                 "learner/forward_backward_s": self._forward_backward_s,
                 "learner/optimizer_s": optimizer_s,
@@ -66,7 +207,12 @@ def num_sequence_tokens(position_ids: np.ndarray) -> int:
 
 
 def step_metrics(
-    samples: Sequence[SampleReport], reports: Sequence[RankReport], *, weight_version: int, sampled: bool
+    samples: Sequence[SampleReport],
+    reports: Sequence[RankReport],
+    *,
+    weight_version: int,
+    sampled: bool,
+    matmuls: Sequence[MatmulSeconds] = (),
 ) -> dict[str, float]:
     """Keys as declared in tracking/metrics.py.
 
@@ -75,6 +221,7 @@ def step_metrics(
         reports: one a rank.
         weight_version: of the weights the step began with.
         sampled: whether the completions have a sampler whose logprobs can be compared.
+        matmuls: one a rank; () where they were not measured.
     """
     prompt_tokens = sum(len(sample.prompt_tokens) for sample in samples)
     completion_tokens = sum(len(sample.completion_tokens) for sample in samples)
@@ -106,8 +253,12 @@ def step_metrics(
         metrics["rollout/copied_share"] = sum(sample.copied_share for sample in samples) / len(samples)
     for key in reports[0].durations_s:
         metrics[key] = max(report.durations_s[key] for report in reports)
-    bound_s = max(report.bound_s for report in reports)
-    metrics["learner/matmul_share"] = bound_s / metrics["learner/forward_backward_s"]
+    if matmuls:
+        least_s = max(
+            report.input_tokens * seconds.per_token + report.head_rows * seconds.per_head_row
+            for report, seconds in zip(reports, matmuls, strict=True)
+        )
+        metrics["learner/matmul_share"] = least_s / metrics["learner/forward_backward_s"]
     return metrics | divergence_by_position(samples)
 
 

@@ -1,41 +1,115 @@
-"""The loss of one microbatch on one rank: open the payloads, run the student, compare the two distributions."""
+"""What the student minimises: the network as DeepSpeed wraps it, and the loss of one microbatch that it ends in.
 
-from dataclasses import dataclass
-from typing import Any
+The head is a module of its own that owns the head's parameters (the network's, not copies), so that whatever
+DeepSpeed does around a module's forward pass it does around exactly them: under ZeRO 3 the head is gathered while the
+loss is computed, and nothing else is.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from sdft_ray.config import LossConfig, Tail, Target
+from sdft_ray.distill.distributions import Head, TeacherRows
+from sdft_ray.distill.divergence import LossSettings
 from sdft_ray.distill.fused_loss import fused_teacher_loss, fused_token_loss
-from sdft_ray.distill.head import Head
 from sdft_ray.distill.reduction import LossOutput
-from sdft_ray.distill.settings import LossSettings
-from sdft_ray.distill.teacher_rows import TeacherRows
 from sdft_ray.errors import NonFiniteError
-from sdft_ray.learner.opening import open_payloads
-from sdft_ray.learner.student import Forward
-from sdft_ray.learner.teacher_heads import TeacherHeads
-from sdft_ray.learner.top_tokens import top_tokens
-from sdft_ray.records import Microbatch, TokenViews, TopTokens
+from sdft_ray.learner.metrics import TopsBySequence, top_tokens
+from sdft_ray.learner.teacher import TeacherHeads, open_payloads
+from sdft_ray.models.network import (
+    PROBE_TOKENS,
+    compare_head,
+    completion_hidden,
+    output_head,
+    plain_attention,
+    train_as_configured,
+    train_as_sampled,
+)
+from sdft_ray.records import Microbatch, TokenViews
 from sdft_ray.tensors import to_tensor
-
-TopsBySequence = dict[int, tuple[TopTokens, ...]]
 
 TOKEN_TARGETS = {Target.TOKEN: "nll", Target.TOKEN_DFT: "dft"}
 
 
-@dataclass(frozen=True, slots=True)
-class TokenSums:
-    """Sums over the counted tokens of one microbatch, and the divergence of every token."""
+class HeadOutput(NamedTuple):
+    """Hidden states [T, H] or logits [T, V] that `StudentHead` is asked for in place of a loss."""
 
-    counted_tokens: int
-    loss: float
-    divergence: float
-    student_entropy: float
-    teacher_entropy: float
-    correction: float
-    mismatch_max: float
+    values: torch.Tensor
+
+    def as_tuple(self) -> tuple[torch.Tensor, ...]:
+        """As `LossOutput.as_tuple`."""
+        return tuple(self)
+
+
+LossOf = Callable[[torch.Tensor, Head], LossOutput | HeadOutput]
+
+
+class Forward(Protocol):
+    """`Student.forward`, of the student itself or of the engine around it."""
+
+    def __call__(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        predictor_index: torch.Tensor,
+        loss_of: LossOf | None,
+    ) -> tuple[torch.Tensor, ...]:
+        """See `Student.forward`."""
+        ...
+
+
+class Student(torch.nn.Module):
+    """A causal language model that ends in a loss instead of logits."""
+
+    def __init__(self, network: PreTrainedModel, *, dropout: bool = False):
+        """`dropout` keeps what makes the training of `network` random."""
+        super().__init__()
+        self.network = network
+        self.head = StudentHead(output_head(network))
+        self._dropout = dropout
+
+    def train(self, mode: bool = True) -> "Student":
+        """The mode of a training step, in which the network computes as it samples unless dropout is kept."""
+        super().train(mode)
+        if mode:
+            (train_as_configured if self._dropout else train_as_sampled)(self.network)
+        return self
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        predictor_index: torch.Tensor,
+        loss_of: LossOf | None,
+    ) -> tuple[torch.Tensor, ...]:
+        """The fields of `loss_of`'s answer for the hidden states [T, H] of the completion positions and the head.
+
+        Without `loss_of`, the network's own logits [T, R] at these positions.
+        """
+        if loss_of is None:
+            output = self.network(input_ids=input_ids[None], position_ids=position_ids[None], use_cache=False)
+            return (output.logits[0, predictor_index],)
+        hidden = completion_hidden(self.network, input_ids, position_ids, predictor_index)
+        result: tuple[torch.Tensor, ...] = self.head(hidden, loss_of)
+        return result
+
+
+class StudentHead(torch.nn.Module):
+    """Holds the parameters that the loss multiplies hidden states with."""
+
+    def __init__(self, head: Head):
+        super().__init__()
+        self.weight, self.bias = head.weight, head.bias
+        self._transform = head.scale, head.softcap
+        self.gradient: Callable[[], torch.Tensor] | None = None  # see `Head.gradient`
+
+    def forward(self, hidden: torch.Tensor, loss_of: LossOf) -> tuple[torch.Tensor, ...]:
+        """A tuple, since DeepSpeed finds the tensors it has to watch in tuples but not in dataclasses."""
+        return loss_of(hidden, Head(self.weight, self.bias, *self._transform, self.gradient)).as_tuple()
 
 
 class Objective:
@@ -132,58 +206,19 @@ class Objective:
         return to_tensor(array).to(self._device)
 
 
-def token_sums(output: LossOutput, microbatch: Microbatch) -> TokenSums:
-    """What the metrics need of one microbatch."""
-    counted = to_tensor(microbatch.token_weights) > 0
-    mismatch = (output.student_logprobs.cpu() - to_tensor(microbatch.sampler_logprobs)).abs()[counted]
+@torch.no_grad()
+def check_partitioned_head(forward: Forward, network: PreTrainedModel, device: torch.device) -> None:
+    """Checks the head as `models.network.check_head` does, on weights that ZeRO 3 has cut up; all ranks together.
 
-    def total(values: torch.Tensor) -> float:
-        return values.cpu()[counted].double().sum().item()
-
-    return TokenSums(
-        counted_tokens=int(counted.sum()),
-        loss=output.loss.item(),
-        divergence=total(output.divergence),
-        student_entropy=total(output.student_entropy),
-        teacher_entropy=total(output.teacher_entropy),
-        correction=total(output.correction),
-        mismatch_max=mismatch.max().item() if len(mismatch) else 0.0,
-    )
-
-
-def views_by_sample(output: LossOutput, tops: TopsBySequence, microbatch: Microbatch) -> list[TokenViews]:
-    """What both sides make of the tokens of each sample of the microbatch."""
-    ends = np.bincount(microbatch.sequence_ids, minlength=len(microbatch.example_ids)).cumsum()[:-1]
-
-    def split(values: torch.Tensor) -> list[np.ndarray]:
-        return np.split(values.float().cpu().numpy(), ends)
-
-    def of_teacher(values: torch.Tensor) -> list[np.ndarray]:
-        scored = split(values)
-        return [part if payload is not None else part[:0] for part, payload in zip(scored, payloads, strict=True)]
-
-    payloads = microbatch.payloads
-    columns = zip(
-        split(output.divergence),
-        split(output.student_logprobs),
-        of_teacher(output.teacher_logprobs),
-        split(output.student_entropy),
-        of_teacher(output.teacher_entropy),
-        strict=True,
-    )
-    return [
-        TokenViews(
-            divergence=divergence,
-            student_logprobs=student_logprobs,
-            teacher_logprobs=teacher_logprobs,
-            student_entropy=student_entropy,
-            teacher_entropy=teacher_entropy,
-            tops=tops.get(sequence, ()),
-        )
-        for sequence, (divergence, student_logprobs, teacher_logprobs, student_entropy, teacher_entropy) in enumerate(
-            columns
-        )
-    ]
+    Raises:
+        ModelError: the network does something to its logits that `Head` does not know.
+    """
+    tokens = torch.arange(PROBE_TOKENS, device=device)
+    inputs = {"input_ids": tokens, "position_ids": tokens, "predictor_index": tokens}
+    with plain_attention(network):
+        (expected,) = forward(**inputs, loss_of=None)
+        (logits,) = forward(**inputs, loss_of=lambda hidden, head: HeadOutput(head.logits(hidden, len(head.weight))))
+    compare_head(network, logits, expected.float(), network.dtype)
 
 
 def check_loss(loss: torch.Tensor, by_sample: list[TokenViews], microbatch: Microbatch, step: int) -> None:

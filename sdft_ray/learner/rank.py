@@ -14,22 +14,21 @@ from pathlib import Path
 import torch
 
 from sdft_ray.errors import NonFiniteError
-from sdft_ray.learner.average import TeacherAverage
-from sdft_ray.learner.bound import MatmulBound
 from sdft_ray.learner.checkpoint import load_rank, save_rank
 from sdft_ray.learner.engine import StudentEngine
 from sdft_ray.learner.export import export_gap, export_student, full_state
-from sdft_ray.learner.metrics import OpenStep
-from sdft_ray.learner.objective import Objective, check_loss, token_sums, views_by_sample
+from sdft_ray.learner.metrics import OpenStep, token_sums, views_by_sample
+from sdft_ray.learner.objective import Objective, check_loss
+from sdft_ray.learner.roofline import matmul_seconds, measure_matmul
 from sdft_ray.learner.scoring import check_student_packing, row_logprobs, student_logits
 from sdft_ray.learner.settings import LearnerSettings
-from sdft_ray.learner.teacher_heads import TeacherHeads, teacher_head_maker
+from sdft_ray.learner.teacher import TeacherHeads, teacher_head_maker
 from sdft_ray.models.network import TORCH_DTYPE, configured_noise, output_head
 from sdft_ray.models.state import published_buffers, saved_buffers
-from sdft_ray.records import GuardRow, Microbatch, Publication, RankReport, TokenViews
+from sdft_ray.records import GuardRow, MatmulSeconds, Microbatch, Publication, RankReport, TokenViews
 from sdft_ray.tensors import release_freed_memory, synchronize
 from sdft_ray.weights.channel import Meeting, RankWeights, Sender, WeightKind, ends_of
-from sdft_ray.weights.fragments import Fragment
+from sdft_ray.weights.fragments import Fragment, TeacherAverage
 
 
 class LearnerRank:
@@ -64,7 +63,6 @@ class LearnerRank:
         if WeightKind.STUDENT in settings.weights.masters_in_place:
             self._engine.move_masters(partial(self._senders[WeightKind.STUDENT].allocate, WeightKind.STUDENT))
         self._average = self._make_average()
-        self._bound = self._make_bound()
         self.weight_version = 0
         self._step = OpenStep()
         self._make_teacher_head = teacher_head_maker(
@@ -78,7 +76,7 @@ class LearnerRank:
         self._make_teacher_head(self.weight_version)
         if settings.weights.whole_masters:
             self._engine.allocate_gradients()
-        release_freed_memory()  # weights that have moved, and what measuring the bound took
+        release_freed_memory()  # weights that have moved
 
     def notes(self) -> tuple[str, ...]:
         """See `Worker.notes`."""
@@ -136,10 +134,15 @@ class LearnerRank:
         synchronize(self._device)
         return step.report(
             grad_norm,
-            bound_s=self._bound.seconds(step.input_tokens, step.head_rows),
             optimizer_s=optimizer_done - started,
             ema_s=time.perf_counter() - optimizer_done,
         )
+
+    def measure_matmuls(self) -> MatmulSeconds:
+        """What the matrix products of the weights take; see `roofline.py`."""
+        head, shapes = output_head(self._network).weight, self._engine.shapes()
+        (name,) = (name for name, param in self._network.named_parameters() if param is head)
+        return matmul_seconds(shapes, dict(shapes)[name], measure_matmul(self._device, head.dtype))
 
     def publish(self, kind: WeightKind) -> Publication | None:
         """Makes the current weights of `kind` available to the workers; handles on rank 0, None elsewhere."""
@@ -212,11 +215,6 @@ class LearnerRank:
         channels = {kind: self._settings.weights.channel_of(kind) for kind in WeightKind}
         senders = {channel: ends_of(channel).sender(weights) for channel in dict.fromkeys(channels.values())}
         return {kind: senders[channel] for kind, channel in channels.items()}
-
-    def _make_bound(self) -> MatmulBound:
-        head, shapes = output_head(self._network).weight, self._engine.shapes()
-        (name,) = (name for name, param in self._network.named_parameters() if param is head)
-        return MatmulBound(shapes, dict(shapes)[name], head.dtype, self._device)
 
     def _make_average(self) -> TeacherAverage | None:
         if not self._settings.weights.keeps_average:

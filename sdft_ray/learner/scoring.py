@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel
 
-from sdft_ray.distill.head import Head
-from sdft_ray.learner.student import HeadOutput
+from sdft_ray.distill.distributions import Head
+from sdft_ray.learner.objective import HeadOutput
 from sdft_ray.models.network import completion_hidden, output_head, train_as_sampled
 from sdft_ray.models.packing import PackedSequences, pack_sequences
 from sdft_ray.models.packing_check import PackingVerdict, check_packing

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from sdft_ray.config import BorderConfig, LearnerConfig, LossConfig, ModelConfig, Target, TeacherConfig
-from sdft_ray.learner.stages import StagePlan
+from sdft_ray.learner.schedule import StagePlan
 from sdft_ray.records import GuardRow
 from sdft_ray.weights.plan import WeightPlan
 

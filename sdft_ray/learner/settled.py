@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdft_ray.learner.student import Student
+from sdft_ray.learner.objective import Student
 
 
 def settle(student: Student, make_moments: Callable[[], None]) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.models.packing import Packing
-from sdft_ray.records import GuardRow, Microbatch, Publication, RankReport, TokenViews
+from sdft_ray.records import GuardRow, MatmulSeconds, Microbatch, Publication, RankReport, TokenViews
 from sdft_ray.weights.channel import Meeting, WeightKind
 from sdft_ray.workers import Worker
 
@@ -64,6 +64,10 @@ class LearnerWorker(Worker):
         report = self._inner.apply()
         self.weight_version = self._inner.weight_version
         return report
+
+    def measure_matmuls(self) -> MatmulSeconds:
+        """What the matrix products of the weights take."""
+        return self._inner.measure_matmuls()
 
     def publish(self, kind: WeightKind) -> Publication | None:
         """Makes the current weights of `kind` available to the workers."""

@@ -24,6 +24,7 @@ from sdft_ray.errors import ModelError
 from sdft_ray.models import varlen
 
 PACKED = "packed"
+MAX_HEAD_SIZE, HEAD_SIZE_UNIT = 256, 8  # of the flash attention behind `varlen`
 NOT_COMPUTED = ("position_bias",)  # what some networks add to their attention
 
 
@@ -130,7 +131,7 @@ def packed_attention(
     pack = _pack_of(query, position_ids)
     window = sliding_window or 0
     attend = partial(_fused, scaling=scaling, dropout=dropout)
-    if softcap is None and s_aux is None and varlen.computes(query, value, dropout):
+    if softcap is None and s_aux is None and takes_whole_pack(query, value, dropout):
         return varlen.attention(query, key, value, pack.borders, scaling=scaling, window=window), None
     if softcap is not None or s_aux is not None:
         attend = partial(_from_scores, scaling=scaling, dropout=dropout, softcap=softcap, sinks=s_aux)
@@ -145,6 +146,13 @@ def packed_attention(
         # The kernels lay a result out token by token, so this is no copy, nor is what follows with one sequence.
         results.append(result.transpose(1, 2))
     return (torch.cat(results, dim=1) if len(results) > 1 else results[0].contiguous()), None
+
+
+def takes_whole_pack(query: torch.Tensor, value: torch.Tensor, dropout: float) -> bool:
+    """True when `varlen`'s kernel takes queries and values [1, heads, N, D] like these; it has no dropout."""
+    size = query.shape[-1]
+    fits = size == value.shape[-1] and size <= MAX_HEAD_SIZE and size % HEAD_SIZE_UNIT == 0
+    return query.is_cuda and query.dtype == torch.bfloat16 and fits and not dropout
 
 
 def _fused(

@@ -1,7 +1,7 @@
 """The network as teacher and learner run it: packed sequences in, hidden states of the completion positions out.
 
 The head is not the network's business: teacher and learner multiply with it where, and in as large pieces as, they
-like (`distill.head.Head`).
+like (`distill.distributions.Head`).
 """
 
 import json
@@ -16,7 +16,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreT
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from sdft_ray.config import ModelConfig, Precision
-from sdft_ray.distill.head import Head
+from sdft_ray.distill.distributions import Head
 from sdft_ray.errors import ConfigError, ModelError, first_line
 from sdft_ray.models import attention  # noqa: F401 - makes model.attention=packed known to transformers
 from sdft_ray.models.folder import read_config, without_weights
@@ -240,7 +240,7 @@ def compare_head(network: torch.nn.Module, logits: torch.Tensor, expected: torch
         raise ModelError(
             f"{type(network).__name__} computes other logits than its output embeddings with a bias, a scale and a cap "
             f"(largest difference {difference.max():.3g}); such a head cannot be distilled here. Take another model, "
-            "or add its transformation to sdft_ray/distill/head.py."
+            "or add its transformation to sdft_ray/distill/distributions.py."
         )
 
 

@@ -14,8 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.attention.varlen import varlen_attn
 
-MAX_HEAD_SIZE, HEAD_SIZE_UNIT = 256, 8  # of flash attention
-
 
 class Borders(NamedTuple):
     """Where the queries and the keys of each sequence begin and end."""
@@ -35,13 +33,6 @@ def borders(shared: int, lengths: list[int], device: torch.device) -> Borders:
         torch.tensor([0, *accumulate(sizes)], dtype=torch.int32, device=device) for sizes in (lengths, num_keys)
     )
     return Borders(shared, lengths, queries, keys, max(lengths), max(num_keys))
-
-
-def computes(query: torch.Tensor, value: torch.Tensor, dropout: float) -> bool:
-    """True when the kernel takes queries and values [1, heads, N, D] like these; it has no dropout."""
-    size = query.shape[-1]
-    fits = size == value.shape[-1] and size <= MAX_HEAD_SIZE and size % HEAD_SIZE_UNIT == 0
-    return query.is_cuda and query.dtype == torch.bfloat16 and fits and not dropout
 
 
 def attention(

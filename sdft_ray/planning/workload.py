@@ -76,7 +76,7 @@ class Workload:
 
     @property
     def _samples_that_fit(self) -> int:
-        """In one microbatch, as `learner.rounds.cut_rounds` fills them: one sample always does."""
+        """In one microbatch, as `learner.schedule.cut_rounds` fills them: one sample always does."""
         return max(1, self.cfg.learner.max_tokens_per_microbatch // self.sequence_tokens)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from sdft_ray.config import Payload, TeacherConfig
-from sdft_ray.distill.head import Head
+from sdft_ray.distill.distributions import Head
 from sdft_ray.models.network import TORCH_DTYPE
 from sdft_ray.records import HiddenPayload, LogitsPayload, TeacherPayload, TopKPayload
 from sdft_ray.tensors import to_array

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 import torch
 
-from sdft_ray.distill.ema import blend
 from sdft_ray.errors import ModelError, WeightVersionError
 from sdft_ray.records import Publication
 from sdft_ray.tensors import one_thread
 from sdft_ray.weights.channel import open_publication
+from sdft_ray.weights.fragments import blend
 
 Parameters = Mapping[str, torch.Tensor]  # and buffers of the network by name: its `published_state`
 

@@ -3,17 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from sdft_ray.records import SampleReport
-
-NUM_SHOWN = 5  # of a sample
-
-
-def largest_positions(divergence: np.ndarray) -> list[int]:
-    """The positions of the `NUM_SHOWN` largest divergences of a completion, counted or not, the largest first."""
-    positions: list[int] = np.argsort(-divergence, kind="stable")[:NUM_SHOWN].tolist()
-    return positions
+from sdft_ray.records import SampleReport, largest_positions
 
 
 def disagreement_rows(sample: SampleReport, decode: Callable[[tuple[int, ...]], str]) -> list[dict[str, Any]]:

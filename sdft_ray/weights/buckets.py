@@ -37,7 +37,7 @@ def plan_buckets(
 
 def bucket_elements(entries: tuple[ParameterEntry, ...]) -> int:
     """Length of the flat array that holds `entries`."""
-    return entries[-1].offset + math.prod(entries[-1].shape)
+    return entries[-1].end
 
 
 def published_bytes(publication: Publication) -> int:
@@ -53,7 +53,7 @@ def unpack(bucket: Bucket, array: np.ndarray) -> Iterator[tuple[str, torch.Tenso
 def views(entries: tuple[ParameterEntry, ...], flat: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
     """The parameters that lie in `flat`."""
     for entry in entries:
-        yield entry.name, flat[entry.offset : entry.offset + math.prod(entry.shape)].view(entry.shape)
+        yield entry.name, flat[entry.offset : entry.end].view(entry.shape)
 
 
 def packed_buffers(buffers: Mapping[str, torch.Tensor]) -> Iterator[tuple[tuple[ParameterEntry, ...], np.ndarray]]:

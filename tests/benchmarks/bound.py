@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from sdft_ray.learner.bound import measure_matmul
+from sdft_ray.learner.roofline import measure_matmul
 from sdft_ray.models.arithmetic import NetworkShape, forward_flops, training_flops
 
 

@@ -19,11 +19,10 @@ import psutil
 import torch
 from torch import Tensor
 
+from sdft_ray.distill.distributions import Head, HiddenRows
+from sdft_ray.distill.divergence import LossSettings
 from sdft_ray.distill.fused_loss import fused_teacher_loss
-from sdft_ray.distill.head import Head
 from sdft_ray.distill.reference_loss import teacher_loss
-from sdft_ray.distill.settings import LossSettings
-from sdft_ray.distill.teacher_rows import HiddenRows
 
 HIDDEN_SIZE = 896  # Qwen2.5-0.5B
 MIB = 2**20

@@ -17,12 +17,11 @@ from sdft_ray.cluster.session import RaySession
 from sdft_ray.config import ClusterConfig, DataConfig, ModelConfig, Payload, Precision, TeacherConfig
 from sdft_ray.data.dataset import tokenize_examples
 from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.distill.distributions import Head
+from sdft_ray.distill.divergence import LossSettings
 from sdft_ray.distill.fused_loss import fused_teacher_loss
-from sdft_ray.distill.head import Head
-from sdft_ray.distill.settings import LossSettings
-from sdft_ray.learner.opening import open_payloads
-from sdft_ray.learner.rounds import pack_microbatch
-from sdft_ray.learner.teacher_heads import TeacherHeads
+from sdft_ray.learner.schedule import pack_microbatch
+from sdft_ray.learner.teacher import TeacherHeads, open_payloads
 from sdft_ray.models.embedded import embedded_model
 from sdft_ray.models.folder import load_tokenizer
 from sdft_ray.models.network import completion_hidden, load_network, output_head

@@ -22,8 +22,8 @@ from sdft_ray.config import (
     TeacherConfig,
 )
 from sdft_ray.learner.group import LearnerGroup
+from sdft_ray.learner.schedule import LearnerStage, StagePlan
 from sdft_ray.learner.settings import LearnerSettings
-from sdft_ray.learner.stages import LearnerStage, StagePlan
 from sdft_ray.learner.worker import LearnerWorker
 from sdft_ray.records import Sample, TeacherScores
 from sdft_ray.workers import WorkerGroup

@@ -37,8 +37,8 @@ from sdft_ray.config import (
 from sdft_ray.errors import CheckpointError, NonFiniteError, WeightVersionError
 from sdft_ray.learner.checkpoint import read_state
 from sdft_ray.learner.group import LearnerGroup
+from sdft_ray.learner.schedule import LearnerStage, StagePlan
 from sdft_ray.learner.settings import LearnerSettings
-from sdft_ray.learner.stages import LearnerStage, StagePlan
 from sdft_ray.learner.worker import LearnerWorker
 from sdft_ray.records import HiddenPayload, LogitsPayload, Rollout, Sample, TeacherScores
 from sdft_ray.rollout.worker import RolloutWorker

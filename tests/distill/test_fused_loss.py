@@ -7,12 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from sdft_ray.distill.distributions import Head, HiddenRows, JoinedRows, LogitsRows
+from sdft_ray.distill.divergence import LossSettings
 from sdft_ray.distill.fused_loss import default_chunk_rows, fused_teacher_loss, fused_token_loss
-from sdft_ray.distill.head import Head
 from sdft_ray.distill.reduction import LossOutput
 from sdft_ray.distill.reference_loss import teacher_loss, token_loss
-from sdft_ray.distill.settings import LossSettings
-from sdft_ray.distill.teacher_rows import HiddenRows, JoinedRows, LogitsRows
 
 NUM_VOCAB, NUM_ROWS, HIDDEN = 37, 40, 8
 LENGTHS = (5, 1, 9, 3)  # with chunks of 4 rows: whole, shared, longer than a chunk, and no multiple of it

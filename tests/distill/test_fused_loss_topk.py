@@ -7,12 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdft_ray.distill.divergence import make_divergence
+from sdft_ray.distill.distributions import Head, HiddenRows, TopKRows
+from sdft_ray.distill.divergence import LossSettings, make_divergence
 from sdft_ray.distill.fused_loss import fused_teacher_loss
-from sdft_ray.distill.head import Head
 from sdft_ray.distill.reduction import LossOutput
-from sdft_ray.distill.settings import LossSettings
-from sdft_ray.distill.teacher_rows import HiddenRows, TopKRows
 
 NUM_VOCAB, NUM_ROWS, HIDDEN, TOKENS = 23, 25, 6, 11
 TAILS: tuple[Literal["bucket"], Literal["renormalize"]] = ("bucket", "renormalize")

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from sdft_ray.distill.mismatch import mismatch_correction
-from sdft_ray.distill.settings import LossSettings
+from sdft_ray.distill.divergence import LossSettings
+from sdft_ray.distill.reduction import mismatch_correction
 
 # Ratios 1.5, 8 (clipped at 2), 0.5 | 0.25, 4 | 3: the first token and the last sequence are not counted.
 STUDENT = torch.log(torch.tensor([0.3, 0.8, 0.1, 0.1, 0.4, 0.9]))

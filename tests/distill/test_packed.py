@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sdft_ray.distill.packed import sequence_sum, sum_of_later
+from sdft_ray.distill.reduction import sequence_sum, sum_of_later
 
 SEQUENCE_IDS = [0, 0, 0, 2, 3, 3]
 VALUES = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from sdft_ray.distill.divergence import LossSettings
 from sdft_ray.distill.reduction import TokenTerms, positions_in_use, reduce_terms
 from sdft_ray.distill.reference_loss import teacher_loss
-from sdft_ray.distill.settings import LossSettings
 
 NUM_VOCAB, LENGTH = 3, 3
 PREFIXES = [prefix for size in range(LENGTH) for prefix in product(range(NUM_VOCAB), repeat=size)]

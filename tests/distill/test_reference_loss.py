@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdft_ray.distill.normalization import token_weights
+from sdft_ray.distill.divergence import LossSettings
 from sdft_ray.distill.reduction import LossOutput
 from sdft_ray.distill.reference_loss import teacher_loss
-from sdft_ray.distill.settings import LossSettings
+from sdft_ray.learner.schedule import token_weights
 
 NUM_VOCAB, HIDDEN_SIZE = 6, 4
 LENGTHS = [5, 2, 4, 3]  # the second sequence is shorter than the 3 skipped tokens: nothing of it counts

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from sdft_ray.distill.settings import LossSettings
+from sdft_ray.distill.divergence import LossSettings
 
 VALID: dict[str, Any] = {
     "divergence": "reverse_kl",

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sdft_ray.models import varlen
+from sdft_ray.models import attention, varlen
 from tests.models.test_attention import make_network, one_by_one, packed_hidden
 from tests.models.test_varlen import kernel_by_definition
 
@@ -35,7 +35,7 @@ def test_one_kernel_for_a_pack_computes_what_torch_documents(shared: int, num_ke
         torch.randn(1, heads, sum(lengths), 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
         for heads in (8, num_key_heads, num_key_heads)
     )
-    assert varlen.computes(query, value, 0.0)
+    assert attention.takes_whole_pack(query, value, 0.0)
     found = varlen.attention(
         query, key, value, varlen.borders(shared, lengths, query.device), scaling=None, window=window
     )

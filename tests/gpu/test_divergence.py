@@ -4,12 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from sdft_ray.distill.distributions import Head, HiddenRows
+from sdft_ray.distill.divergence import LossSettings
 from sdft_ray.distill.fused_loss import fused_teacher_loss
-from sdft_ray.distill.head import Head
 from sdft_ray.distill.reduction import LossOutput
 from sdft_ray.distill.reference_loss import teacher_loss
-from sdft_ray.distill.settings import LossSettings
-from sdft_ray.distill.teacher_rows import HiddenRows
 
 TOKENS, NUM_VOCAB, NUM_ROWS, HIDDEN = 50, 1000, 1008, 64
 CASES = [("reverse_kl", "analytic"), ("forward_kl", "analytic"), ("jsd", "analytic"), ("reverse_kl", "rao_blackwell")]

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from sdft_ray.errors import CheckpointError
-from sdft_ray.learner.average import TeacherAverage
 from sdft_ray.learner.checkpoint import (
     abandon_later,
     complete,
@@ -17,7 +16,7 @@ from sdft_ray.learner.checkpoint import (
     save_rank,
 )
 from sdft_ray.models.state import saved_buffers
-from sdft_ray.weights.fragments import Fragment
+from sdft_ray.weights.fragments import Fragment, TeacherAverage
 from tests.buffered import FAMILIES, make_buffered
 
 

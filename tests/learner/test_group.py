@@ -13,7 +13,7 @@ import pytest
 from sdft_ray.config import LearnerConfig, LossConfig, Normalization
 from sdft_ray.errors import NonFiniteError
 from sdft_ray.learner.group import LearnerGroup
-from sdft_ray.learner.stages import LearnerStage, StagePlan
+from sdft_ray.learner.schedule import LearnerStage, StagePlan
 from sdft_ray.records import Microbatch, RankReport, Rollout, Sample, StepReport, TeacherScores, TokenViews
 from sdft_ray.workers import WorkerGroup
 from tests.fakes import make_views
@@ -64,6 +64,7 @@ class FakeRank:
         self.num_applied += 1
         return RankReport(
             input_tokens=self._input_tokens,
+            head_rows=1,
             sequence_tokens=self._input_tokens,
             counted_tokens=1,
             loss=0.0,
@@ -73,7 +74,6 @@ class FakeRank:
             correction=0.0,
             mismatch_max=0.0,
             grad_norm=0.0,
-            bound_s=0.5,
             durations_s={"learner/forward_backward_s": 1.0},
         )
 

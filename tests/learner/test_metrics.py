@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sdft_ray.learner.metrics import POSITION_BUCKETS, divergence_by_position, num_sequence_tokens, step_metrics
-from sdft_ray.records import RankReport, SampleReport
+from sdft_ray.records import MatmulSeconds, RankReport, SampleReport
 from sdft_ray.tracking.metrics import check_declared
 from tests.fakes import make_views
 
@@ -37,6 +37,7 @@ def report(
 ) -> RankReport:
     return RankReport(
         input_tokens=input_tokens,
+        head_rows=2,
         sequence_tokens=sequence_tokens,
         counted_tokens=counted_tokens,
         loss=0.25,
@@ -46,14 +47,15 @@ def report(
         correction=1.0 * counted_tokens,
         mismatch_max=duration_s / 100,
         grad_norm=3.0,
-        bound_s=1.0,
         durations_s={"learner/ema_s": duration_s, "learner/forward_backward_s": 4.0},
     )
 
 
 def test_sums_of_ranks_become_means_over_counted_tokens() -> None:
     batch = [sample(4, True), sample(2, False)]
-    metrics = step_metrics(batch, [report(2, 1.0, 5.0), report(1, 2.0, 7.0)], weight_version=0, sampled=True)
+    matmuls = [MatmulSeconds(per_token=0.1, per_head_row=0.2), MatmulSeconds(per_token=0.2, per_head_row=0.1)]
+    reports = [report(2, 1.0, 5.0), report(1, 2.0, 7.0)]
+    metrics = step_metrics(batch, reports, weight_version=0, sampled=True, matmuls=matmuls)
     check_declared(metrics)
     assert metrics["learner/loss"] == 0.5
     assert metrics["learner/divergence_nats"] == pytest.approx(1.0)
@@ -62,7 +64,7 @@ def test_sums_of_ranks_become_means_over_counted_tokens() -> None:
     assert metrics["learner/train_tokens"] == 10
     assert metrics["learner/mismatch_max_nats"] == pytest.approx(0.07)
     assert metrics["learner/ema_s"] == 7.0
-    assert metrics["learner/matmul_share"] == 0.25
+    assert metrics["learner/matmul_share"] == pytest.approx(0.25), "of the rank with the most to multiply"
     assert metrics["rollout/copied_share"] == pytest.approx(0.3)
 
 

@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM
 
 from sdft_ray.config import LossConfig, Tail, Target
 from sdft_ray.distill.reduction import LossOutput
-from sdft_ray.learner.objective import Objective, views_by_sample
-from sdft_ray.learner.rounds import pack_microbatch
-from sdft_ray.learner.student import Student
-from sdft_ray.learner.teacher_heads import TeacherHeads
+from sdft_ray.learner.metrics import views_by_sample
+from sdft_ray.learner.objective import Objective, Student
+from sdft_ray.learner.schedule import pack_microbatch
+from sdft_ray.learner.teacher import TeacherHeads
 from sdft_ray.records import Microbatch, Rollout, Sample, TeacherScores, TopTokens
 from tests.tiny import make_tiny_model
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdft_ray.learner.rounds import Round, WeightedSample, cut_rounds, pack_microbatch
+from sdft_ray.learner.schedule import Round, WeightedSample, cut_rounds, pack_microbatch
 from sdft_ray.models.packing import Packing
 from sdft_ray.records import Rollout, Sample, TeacherScores
 

@@ -3,8 +3,7 @@
 import pytest
 
 from sdft_ray.config import LearnerConfig, Schedule
-from sdft_ray.learner.optimizer import learning_rate
-from sdft_ray.learner.stages import LearnerStage, StagePlan
+from sdft_ray.learner.schedule import LearnerStage, StagePlan, learning_rate
 
 
 def stage(num_steps: int, rate: float = 1e-3, batch_size: int = 4) -> LearnerStage:
@@ -34,3 +33,23 @@ def test_what_is_asked_beyond_the_end_is_the_last_stage() -> None:
     plan = StagePlan([stage(3), stage(4, batch_size=8)])
     assert plan.at(7).batch_size == 8
     assert plan.learning_rate(7) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_warm_up_is_linear_and_reaches_the_full_rate_after_its_steps() -> None:
+    cfg = LearnerConfig(learning_rate=1.0, warmup_steps=4, schedule=Schedule.CONSTANT)
+    assert [learning_rate(cfg, step, 10) for step in range(6)] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+
+
+def test_cosine_falls_from_the_full_rate_towards_zero() -> None:
+    cfg = LearnerConfig(learning_rate=2.0, warmup_steps=2, schedule=Schedule.COSINE)
+    rates = [learning_rate(cfg, step, 10) for step in range(10)]
+    assert rates[2] == 2.0
+    assert rates[6] == pytest.approx(1.0)  # half way
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert 0 < rates[-1] < 0.1
+    assert learning_rate(cfg, 10, 10) == pytest.approx(0.0)
+
+
+def test_a_run_shorter_than_its_warm_up_still_has_a_rate() -> None:
+    cfg = LearnerConfig(learning_rate=1.0, warmup_steps=10)
+    assert all(0 < learning_rate(cfg, step, 3) < 1 for step in range(3))

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, CohereConfig, PhiConfig
 
 from sdft_ray.config import ModelConfig, Precision
 from sdft_ray.errors import ModelError
-from sdft_ray.learner.student import Student, check_partitioned_head
+from sdft_ray.learner.objective import Student, check_partitioned_head
 from sdft_ray.models.network import check_folder_head
 from tests.buffered import SIZES
 

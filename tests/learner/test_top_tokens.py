@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sdft_ray.distill.head import Head
-from sdft_ray.distill.teacher_rows import HiddenRows, JoinedRows, LogitsRows, TeacherRows, TopKRows
-from sdft_ray.learner.top_tokens import top_tokens
+from sdft_ray.distill.distributions import Head, HiddenRows, JoinedRows, LogitsRows, TeacherRows, TopKRows
+from sdft_ray.learner.metrics import top_tokens
 from sdft_ray.records import Microbatch, TopTokens
 
 NUM_VOCAB, ROWS, HIDDEN, TEMPERATURE = 11, 13, 6, 0.7

@@ -9,7 +9,7 @@ import torch
 from torch.nn.attention.varlen import varlen_attn
 from transformers import MistralConfig
 
-from sdft_ray.models import varlen
+from sdft_ray.models import attention, varlen
 from sdft_ray.models.attention import packed_attention
 from tests.models.test_attention import make_network, one_by_one, packed_hidden
 from tests.models.test_network import SIZES
@@ -104,7 +104,7 @@ def test_a_network_with_windows_computes_the_same_with_it(share_prefix: bool, mo
         calls.append(args)
         return kernel_by_definition(*args, **kwargs)
 
-    monkeypatch.setattr(varlen, "computes", lambda *_: True)
+    monkeypatch.setattr(attention, "takes_whole_pack", lambda *_: True)
     monkeypatch.setattr(varlen, "attention", partial(varlen.attention, kernel=kernel))
     found = packed_hidden(make_network(config), share_prefix=share_prefix)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
@@ -127,7 +127,7 @@ def test_the_kernel_is_not_asked_for_what_it_does_not_compute() -> None:
             self.shape, self.dtype = (1, 4, 17, size), dtype
 
     def computes(query: Any, value: Any, dropout: float = 0.0) -> bool:
-        return varlen.computes(query, value, dropout)
+        return attention.takes_whole_pack(query, value, dropout)
 
     assert computes(OnGpu(128), OnGpu(128))
     assert not computes(OnGpu(128), OnGpu(128), dropout=0.1)

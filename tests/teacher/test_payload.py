@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sdft_ray.config import Payload, Precision, TeacherConfig
-from sdft_ray.distill.head import Head
+from sdft_ray.distill.distributions import Head
 from sdft_ray.records import HiddenPayload, LogitsPayload, TopKPayload
 from sdft_ray.teacher.payload import PayloadPacker
 from sdft_ray.tensors import to_tensor

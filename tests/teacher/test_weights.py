@@ -3,11 +3,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sdft_ray.distill.ema import blend
 from sdft_ray.errors import ModelError, WeightVersionError
-from sdft_ray.learner.average import TeacherAverage
 from sdft_ray.teacher.weights import average_weights, copy_weights, map_weights
-from sdft_ray.weights.fragments import Fragment
+from sdft_ray.weights.fragments import Fragment, TeacherAverage, blend
 from sdft_ray.weights.shared_memory import map_memory
 from tests.weights.publications import publish
 

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
-from sdft_ray.records import SampleReport, TopTokens
-from sdft_ray.tracking.disagreements import NUM_SHOWN, disagreement_rows
+from sdft_ray.records import NUM_SHOWN, SampleReport, TopTokens
+from sdft_ray.tracking.disagreements import disagreement_rows
 from tests.fakes import make_views
 
 

@@ -15,13 +15,12 @@ import torch.distributed as dist
 
 from sdft_ray.config import Channel
 from sdft_ray.errors import ClusterError
-from sdft_ray.learner.average import TeacherAverage
 from sdft_ray.records import Bucket, Publication
 from sdft_ray.tensors import to_tensor
 from sdft_ray.weights import channel as channel_module
 from sdft_ray.weights.buckets import plan_buckets, unpack, views
 from sdft_ray.weights.channel import Ends, Receiver, Sender, WeightChannel, WeightKind, ends_of, open_publication
-from sdft_ray.weights.fragments import Fragment, assembled
+from sdft_ray.weights.fragments import Fragment, TeacherAverage, assembled
 from sdft_ray.weights.object_store import StoredArray
 from sdft_ray.weights.shared_memory import map_memory
 from tests.weights.publications import fragments_of, publish, shapes_of, weights_of

@@ -1,20 +1,25 @@
-"""The teacher's output heads on a learner rank: with them a hidden state is the full distribution.
+"""The teacher on a learner rank: its output heads, and its payloads opened.
 
 A score and the head that turns it into a distribution must be of one weight version. The learner makes the head of
 every version itself, from its own fp32 fragments of the teacher, so no head ever travels.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
 
+import numpy as np
+import ray
 import torch
 from transformers import PreTrainedModel
 
 from sdft_ray.config import Payload, Target, TeacherBackend, TeacherWeights
-from sdft_ray.distill.head import Head
+from sdft_ray.distill.distributions import Head, HiddenRows, JoinedRows, LogitsRows, TailName, TeacherRows, TopKRows
 from sdft_ray.errors import WeightVersionError
 from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.models.network import TORCH_DTYPE, check_folder_head, load_head, output_head
-from sdft_ray.records import ParameterEntry
+from sdft_ray.records import HiddenPayload, LogitsPayload, Microbatch, ParameterEntry
+from sdft_ray.tensors import to_tensor
 from sdft_ray.weights.fragments import Fragment, Shapes, assemble
 
 
@@ -136,3 +141,36 @@ def teacher_head_maker(
         in_place=settings.weights.heads_in_place,
     )
     return lambda version: heads.hold(version, maker.make(fragments))
+
+
+def open_payloads(microbatch: Microbatch, heads: TeacherHeads, tail: TailName, device: torch.device) -> TeacherRows:
+    """What the teacher says about the microbatch's tokens, on `device`.
+
+    The rows are copies: the object store may free a payload as soon as its last handle is dropped.
+
+    Raises:
+        WeightVersionError: a payload of hidden states was made with weights whose head is not held.
+    """
+    payloads: list[Any] = ray.get(list(microbatch.payloads))
+
+    def joined(arrays: Sequence[np.ndarray]) -> torch.Tensor:
+        return torch.cat([to_tensor(array) for array in arrays]).to(device)
+
+    first = payloads[0]
+    if isinstance(first, LogitsPayload):
+        return LogitsRows(joined([payload.logits for payload in payloads]))
+    if isinstance(first, HiddenPayload):
+        parts = [
+            HiddenRows(joined([payload.hidden for _, payload in group]), heads.of(version))
+            for version, group in groupby(
+                zip(microbatch.teacher_versions, payloads, strict=True), key=lambda pair: pair[0]
+            )
+        ]
+        return parts[0] if len(parts) == 1 else JoinedRows(parts)
+    return TopKRows(
+        ids=joined([payload.ids for payload in payloads]).long(),
+        logprobs=joined([payload.logprobs for payload in payloads]),
+        tail_logprobs=joined([payload.tail_logprobs for payload in payloads]),
+        token_logprobs=joined([payload.token_logprobs for payload in payloads]),
+        tail=tail,
+    )

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from sdft_ray.distill.normalization import token_weights
+from sdft_ray.learner.schedule import token_weights
 
 COUNTS = [4, 0, 1, 10]
 
@@ -59,5 +59,5 @@ def test_an_unknown_mode_is_refused_with_the_ones_there_are():
 
 
 def test_the_driver_can_compute_weights_without_importing_torch():
-    program = "import sys; import sdft_ray.distill.normalization; sys.exit('torch' in sys.modules)"
+    program = "import sys; import sdft_ray.learner.schedule; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

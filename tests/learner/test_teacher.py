@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from sdft_ray.distill.head import Head
+from sdft_ray.distill.distributions import Head
 from sdft_ray.errors import WeightVersionError
-from sdft_ray.learner.teacher_heads import HeadMaker, TeacherHeads
+from sdft_ray.learner.teacher import HeadMaker, TeacherHeads
 from sdft_ray.weights.fragments import Fragment
 
 

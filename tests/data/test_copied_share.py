@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdft_ray.learner.copying import copied_share
+from sdft_ray.data.copying import copied_share
 from sdft_ray.records import Rollout
 
 END = 0

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from sdft_ray.distill.ema import blend
+from sdft_ray.weights.fragments import blend
 
 NUM_STEPS, EMA_DECAY = 300, 0.99
 CLOSED = 1.0 - EMA_DECAY**NUM_STEPS
