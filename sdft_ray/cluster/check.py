@@ -15,12 +15,12 @@ from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import load_rows
 from sdft_ray.data.teacher_template import TEMPLATES, check_template
 from sdft_ray.errors import ConfigError
-from sdft_ray.evaluate.teacher_check.advice import Current
-from sdft_ray.evaluate.teacher_check.measure import Asking, compare_prompts
-from sdft_ray.evaluate.teacher_check.next_command import next_command
-from sdft_ray.evaluate.teacher_check.report import TeacherReport
-from sdft_ray.evaluate.teacher_check.sample import CheckSample, draw_sample
-from sdft_ray.evaluate.teacher_check.verdict import judge
+from sdft_ray.evaluation.teacher_check.advice import Current
+from sdft_ray.evaluation.teacher_check.measure import Asking, compare_prompts
+from sdft_ray.evaluation.teacher_check.next_command import next_command
+from sdft_ray.evaluation.teacher_check.report import TeacherReport
+from sdft_ray.evaluation.teacher_check.sample import CheckSample, draw_sample
+from sdft_ray.evaluation.teacher_check.verdict import judge
 from sdft_ray.models.resolve import ModelFacts, check_model, load_tokenizer, resolve_model
 from sdft_ray.tracking.console import ConsoleSink
 

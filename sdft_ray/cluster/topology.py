@@ -29,8 +29,8 @@ from sdft_ray.cluster.placement import Reservation, reserve
 from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.cluster.stages import Stages
 from sdft_ray.config import NEVER, Channel, CompletionSource, RolePlacement, RunConfig, Target
-from sdft_ray.evaluate.evaluator import NoEvaluation
-from sdft_ray.evaluate.progress import Counting
+from sdft_ray.evaluation.evaluator import NoEvaluation
+from sdft_ray.evaluation.progress import Counting
 from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.records import Publication, WorkerStatus
 from sdft_ray.roles import Completions, Evaluator, Teacher
