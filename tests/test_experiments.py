@@ -55,9 +55,9 @@ def test_every_arm_composes_into_runs_with_folders_of_their_own(experiment: str)
     names, methods = [], []
     for arm in arms_of(experiment):
         for stages in runs_of(experiment, arm):
-            _, cfg, settings = stages[0]
+            _, cfg = stages[0]
             assert (cfg.resume, cfg.seeds) == ("auto", []), "a sweep is simply started again"
-            assert settings["cluster"]["name"] == "8xA100"
+            assert cfg.cluster.name == "8xA100"
             names.append(cfg.name)
             methods.append(cfg.method.name)
     assert len(set(names)) == len(names)

@@ -112,6 +112,13 @@ class RunConfig:
             f"leaves runs_dir={self.runs_dir}",
             "set runs_dir to the folder that holds the run, and name to a name in it",
         )
+        require(
+            isinstance(self.cluster, ClusterConfig),
+            "cluster",
+            self.cluster,
+            "names no machines",
+            "set it to a ClusterConfig, or compose one with +cluster=NAME",
+        )
         at_least(1, "batch_size", self.batch_size)
         at_least(0, "num_steps", self.num_steps)
         at_least(0, "max_staleness", self.max_staleness)

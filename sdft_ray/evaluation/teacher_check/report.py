@@ -34,7 +34,7 @@ class TeacherReport:
     comparison: Comparison
     verdict: Verdict
     now: Current
-    command: str  # to run next; "" where there is little left to teach
+    command: str  # to run next; "" where there is little left to teach, or where no command has asked
 
     def as_dict(self) -> dict[str, Any]:
         """Plain containers, the answers of every example among them."""

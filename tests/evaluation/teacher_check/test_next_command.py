@@ -46,7 +46,7 @@ def composed(line: str) -> RunConfig:
     python, flag, module, *overrides = shlex.split(line)
     assert Path(python).name.startswith("python") and (flag, module) == ("-m", "sdft_ray.launch")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return typed_config(compose("config", overrides))[0]
+        return typed_config(compose("config", overrides))
 
 
 @pytest.mark.parametrize("recipe", [FACTS, SKILLS], ids=lambda recipe: recipe.name)
