@@ -29,7 +29,9 @@ def main() -> None:
         show_help(Console(highlight=False))
         return
     with Outcome() as outcome:
-        check_overrides(get_args_parser().parse_args().overrides)
+        arguments = get_args_parser().parse_args()
+        if not arguments.shell_completion:  # its own arguments, such as install=bash, are no settings
+            check_overrides(arguments.overrides)
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors then, and does not print them in its own way
         try:
             _composed()
