@@ -19,7 +19,11 @@ class Outcome:
     def __init__(self) -> None:
         self.code = 0
         self.remedy = "go on with resume=auto and this run's name"  # of a run that was stopped
-        self.log: Path | None = None  # where a traceback goes; on the terminal where there is none yet
+        self.log: Path | None = None  # where a traceback goes; on the terminal where its folder is not there
+
+    def follow(self, log: Path) -> None:
+        """Sends what goes wrong from now on to a run's log."""
+        self.log = log
 
     def __enter__(self) -> Self:
         return self
@@ -41,7 +45,7 @@ class Outcome:
 
     def _unexpected(self, error: BaseException) -> str:
         details = "".join(traceback.format_exception(error))
-        if self.log is None:
+        if self.log is None or not self.log.parent.is_dir():
             return details
         with self.log.open("a") as file:
             file.write(details)
@@ -49,7 +53,7 @@ class Outcome:
 
     def _end(self, code: int, message: str) -> None:
         self.code = code
-        if self.log is not None:
+        if self.log is not None and self.log.parent.is_dir():
             with self.log.open("a") as file:
                 file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} error: {message}\n")
         print(f"\nerror: {message}", file=sys.stderr, flush=True)

@@ -31,7 +31,7 @@ class Example:
     demonstration: str
     text: str = ""  # the article the demonstration was drawn from; "" where the data has none
     answer: str = ""  # what a right completion has to contain or equal; "" where nothing is scored
-    acceptable: str = ""  # JSON: what else a tool call's arguments may be, see evaluate/scorers/tool_call.py
+    acceptable: str = ""  # JSON: what else a tool call's arguments may be, see evaluation/scorers/tool_call.py
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

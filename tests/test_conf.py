@@ -8,6 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from sdft_ray.config import Precision, RunConfig
+from sdft_ray.config.written import plain_settings
 from sdft_ray.data.dataset import read_dataset
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.stream import ExampleStream
@@ -34,7 +35,7 @@ FILES = sorted(
 
 def compose_with(*overrides: str) -> RunConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return typed_config(compose("config", list(overrides)))[0]
+        return typed_config(compose("config", list(overrides)))
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
@@ -196,8 +197,7 @@ def test_precision_follows_the_machines_unless_it_is_named(cluster: str, precisi
 
 
 def test_the_run_folder_records_the_precision_and_not_that_it_followed() -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        _, settings = typed_config(compose("config", ["+cluster=8xA100"]))
+    settings = plain_settings(compose_with("+cluster=8xA100"))
     assert settings["model"]["dtype"] == settings["learner"]["precision"] == "BFLOAT16"
 
 

@@ -55,10 +55,9 @@ def test_every_documented_command_passes_all_checks_that_need_no_process(
     for stages in started:
         if isinstance(stages[-1], ReportConfig | RunConfig | Console):
             continue
-        configs = [(name, cfg) for name, cfg, _ in stages]
-        if configs[0][1].mode is Mode.train and is_here(configs[0][1].data.source):
+        if stages[0][1].mode is Mode.train and is_here(stages[0][1].data.source):
             tiny = make_tiny_model(tmp_path / "tiny", context=4096)
-            assert Stages([(name, with_model(cfg, tiny)) for name, cfg in configs]).num_steps > 0
+            assert Stages([(name, with_model(cfg, tiny)) for name, cfg in stages]).num_steps > 0
 
 
 def is_here(source: str) -> bool:

@@ -101,8 +101,8 @@ def test_every_test_folder_mirrors_a_folder_of_the_package() -> None:
     assert not strangers, f"folders without a counterpart in sdft_ray/: {strangers}"
 
 
-def test_every_file_that_the_package_or_the_method_page_cites_is_there() -> None:
-    sources = [*PACKAGE.rglob("*.py"), ROOT / "docs" / "method.md"]
+def test_every_file_that_the_package_or_a_page_about_it_cites_is_there() -> None:
+    sources = [*PACKAGE.rglob("*.py"), ROOT / "docs" / "method.md", ROOT / "docs" / "architecture.md"]
     cited = {
         (str(path.relative_to(ROOT)), name)
         for path in sources

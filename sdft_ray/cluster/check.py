@@ -1,7 +1,7 @@
 """mode=check_teacher from beginning to end: rollout workers with the model as it is, asked about some of the data."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,17 +11,18 @@ from sdft_ray.cluster.rollouts import ROLE, rollout_workers_only
 from sdft_ray.cluster.run_folder import CHECK_FILE, RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.config import NEVER, CheckConfig, Match, RunConfig, TeacherConfig, TeacherContext
+from sdft_ray.config.written import plain_settings
 from sdft_ray.data.dataset import selection
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import load_rows
 from sdft_ray.data.teacher_template import TEMPLATES, check_template
 from sdft_ray.errors import ConfigError
-from sdft_ray.evaluate.teacher_check.advice import Current
-from sdft_ray.evaluate.teacher_check.measure import Asking, compare_prompts
-from sdft_ray.evaluate.teacher_check.next_command import next_command
-from sdft_ray.evaluate.teacher_check.report import TeacherReport
-from sdft_ray.evaluate.teacher_check.sample import CheckSample, draw_sample
-from sdft_ray.evaluate.teacher_check.verdict import judge
+from sdft_ray.evaluation.teacher_check.advice import Current
+from sdft_ray.evaluation.teacher_check.measure import Asking, compare_prompts
+from sdft_ray.evaluation.teacher_check.next_command import next_command
+from sdft_ray.evaluation.teacher_check.report import TeacherReport
+from sdft_ray.evaluation.teacher_check.sample import CheckSample, draw_sample
+from sdft_ray.evaluation.teacher_check.verdict import judge
 from sdft_ray.models.folder import load_tokenizer
 from sdft_ray.models.resolve import ModelFacts, check_model
 from sdft_ray.tracking.console import ConsoleSink
@@ -46,24 +47,23 @@ class CheckMaterial:
 class TeacherCheck:
     """A check and what it has opened so far."""
 
-    def __init__(self, cfg: RunConfig, settings: Mapping[str, Any], overrides: Sequence[str]):
+    def __init__(self, cfg: RunConfig, overrides: Sequence[str] | None):
         """Reads model and data and makes the run folder; starts nothing.
 
         Args:
             cfg: the checked settings.
-            settings: the same as plain containers, for config.yaml.
-            overrides: of the command, as it was given.
+            overrides: of the command, which the command to run next is made from; None proposes none.
 
         Raises:
             ConfigError, DataError, ModelError: with the key, the value and the remedy.
         """
         _refuse_what_is_not_asked(cfg)
         # Divergences are those of the distributions themselves, whatever the run samples with.
-        self._overrides = tuple(overrides)
+        self._overrides = overrides
         self.cfg = replace(cfg, rollout=replace(cfg.rollout, temperature=1.0))
         self.material = read_check_material(cfg)
         self.folder: RunFolder = open_run_folder(cfg)
-        self._settings = settings
+        self._settings = plain_settings(cfg)
 
     async def run(self) -> None:
         """Asks, prints the verdict and writes check_teacher.json; leaves no process behind however it ends.
@@ -87,6 +87,9 @@ class TeacherCheck:
                 comparison = await compare_prompts(model, material.sample, asking, console.phase)
         verdict = judge(comparison, seed=cfg.seed)
         now = Current(template=cfg.teacher.template, max_new_tokens=_max_new_tokens(cfg))
+        command = ""
+        if self._overrides is not None:
+            command = next_command(comparison, verdict, now, match=_match(cfg), given=self._overrides)
         report = TeacherReport(
             model=cfg.model.path,
             source=cfg.data.source,
@@ -94,7 +97,7 @@ class TeacherCheck:
             comparison=comparison,
             verdict=verdict,
             now=now,
-            command=next_command(comparison, verdict, now, match=_match(cfg), given=self._overrides),
+            command=command,
         )
         path = self.folder.path / CHECK_FILE
         path.write_text(json.dumps(report.as_dict(), indent=2, ensure_ascii=False, allow_nan=False), encoding="utf-8")

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from sdft_ray.cluster.evaluators import make_evaluator, make_harness
 from sdft_ray.cluster.job import cancel_on_termination
@@ -12,6 +11,7 @@ from sdft_ray.cluster.rollouts import ROLE, rollout_workers_only
 from sdft_ray.cluster.run_folder import EVALUATION_FILE, RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.config import NEVER, RunConfig
+from sdft_ray.config.written import plain_settings
 from sdft_ray.errors import ConfigError
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.tracking.console import ConsoleSink
@@ -22,12 +22,11 @@ from sdft_ray.tracking.summary import git_commit, package_versions
 class EvaluationJob:
     """An evaluation of `model.path` and what it has opened so far."""
 
-    def __init__(self, cfg: RunConfig, settings: Mapping[str, Any]):
+    def __init__(self, cfg: RunConfig):
         """Reads model and questions and makes the run folder; starts nothing.
 
         Args:
             cfg: the checked settings.
-            settings: the same as plain containers, for config.yaml.
 
         Raises:
             ConfigError: there is nothing to ask, or a run to go on with was named.
@@ -41,7 +40,7 @@ class EvaluationJob:
         self._cfg = replace(cfg, evaluation=replace(cfg.evaluation, general="", num_gap_examples=0))
         self.material: Material = read_material(self._cfg)
         self.folder: RunFolder = open_run_folder(cfg)
-        self._settings = settings
+        self._settings = plain_settings(cfg)
         self.console = ConsoleSink(num_steps=0)
 
     async def run(self) -> None:

@@ -4,10 +4,10 @@ from sdft_ray.cluster.material import Material
 from sdft_ray.cluster.probes import make_probes
 from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.config import RunConfig
-from sdft_ray.evaluate.evaluator import NoEvaluation, RolloutEvaluator
-from sdft_ray.evaluate.harness.evaluator import HarnessEvaluator
-from sdft_ray.evaluate.harness.student import Student
-from sdft_ray.evaluate.progress import CountedRespondent, Counting, ShownEvaluator
+from sdft_ray.evaluation.evaluator import NoEvaluation, RolloutEvaluator
+from sdft_ray.evaluation.harness.evaluator import HarnessEvaluator
+from sdft_ray.evaluation.harness.student import Student
+from sdft_ray.evaluation.progress import CountedRespondent, Counting, ShownEvaluator
 from sdft_ray.roles import Evaluator
 from sdft_ray.rollout.pool import RolloutPool
 

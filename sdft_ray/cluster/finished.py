@@ -4,13 +4,11 @@ Imports neither Ray nor torch, so that a finished run is found at once: sweeps a
 """
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from sdft_ray.config import AUTO, NEVER, Mode, RunConfig
-from sdft_ray.config.written import changed_settings
+from sdft_ray.config.written import changed_settings, plain_settings
 from sdft_ray.errors import ConfigError
 from sdft_ray.tracking.summary import read_summary
 
@@ -53,7 +51,7 @@ def run_path(cfg: RunConfig) -> Path:
     return Path(cfg.runs_dir).absolute() / run_name(cfg)
 
 
-def finished_run(cfg: RunConfig, settings: Mapping[str, Any]) -> FinishedRun | None:
+def finished_run(cfg: RunConfig) -> FinishedRun | None:
     """What resume=auto finds finished under this name; None where there is something left to train.
 
     A run whose settings ask for more steps than it has taken goes on from its last checkpoint. Other changes do not
@@ -61,7 +59,6 @@ def finished_run(cfg: RunConfig, settings: Mapping[str, Any]) -> FinishedRun | N
 
     Args:
         cfg: the checked settings, of the first stage.
-        settings: the same as plain containers.
 
     Raises:
         ConfigError: there is no name.
@@ -72,7 +69,7 @@ def finished_run(cfg: RunConfig, settings: Mapping[str, Any]) -> FinishedRun | N
     summary = read_summary(path)
     if summary is None:
         return None
-    kept = changed_settings(path, settings)
+    kept = changed_settings(path, plain_settings(cfg))
     if cfg.num_steps and not cfg.stages:
         is_done = cfg.num_steps <= summary["num_steps"]
     else:  # how many steps these settings come to is known only once the data has been read

@@ -2,8 +2,9 @@
 
 import asyncio
 import signal
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from sdft_ray.cluster.session import RaySession
 from sdft_ray.cluster.stages import Stage, Stages
 from sdft_ray.cluster.topology import Roles, needed_roles, start_roles
 from sdft_ray.config import RunConfig, Target, Wandb
-from sdft_ray.config.written import changed_settings, flat_settings
+from sdft_ray.config.written import changed_settings, flat_settings, plain_settings
 from sdft_ray.learner.checkpoint import check_state, layout, read_state
 from sdft_ray.loop import LoopConfig, train
 from sdft_ray.models.folder_check import fingerprint
@@ -35,15 +36,14 @@ from sdft_ray.tracking.wandb_sink import WandbSink
 class Job:
     """A run and what it has opened so far."""
 
-    def __init__(self, configs: Sequence[tuple[str, RunConfig]], settings: Mapping[str, Any]):
+    def __init__(self, configs: Sequence[tuple[str, RunConfig]]):
         """Reads model and data and makes the run folder; starts nothing.
 
         Args:
             configs: name and checked settings of every stage; "" is the name of the only one of a run without stages.
-            settings: those of the first as plain containers, for config.yaml.
         """
         self._started = time.monotonic()
-        self._settings = settings
+        self._settings = plain_settings(configs[0][1])  # for config.yaml
         self._stages = Stages(configs)
         self._cfg, self.material = self._stages.shared
         self.folder: RunFolder = open_run_folder(self._cfg)
@@ -235,7 +235,12 @@ class Job:
 
 
 def cancel_on_termination() -> None:
-    """Ends the running task on SIGTERM. Set once Ray has started, since Ray puts a handler of its own in place."""
+    """Ends the running task on SIGTERM. Set once Ray has started, since Ray puts a handler of its own in place.
+
+    A thread beside a notebook's cannot: Python handles signals in the main thread alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)

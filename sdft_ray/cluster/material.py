@@ -13,9 +13,9 @@ from sdft_ray.data.dataset import TokenizedDataset, TokenizedRow, read_dataset
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.stream import ExampleStream
 from sdft_ray.errors import ConfigError
-from sdft_ray.evaluate.harness.sources import check_harness
-from sdft_ray.evaluate.judge import api_key
-from sdft_ray.evaluate.questions import Question, read_questions
+from sdft_ray.evaluation.harness.sources import check_harness
+from sdft_ray.evaluation.judge import api_key
+from sdft_ray.evaluation.questions import Question, read_questions
 from sdft_ray.models.folder import load_tokenizer
 from sdft_ray.models.folder_check import check_attention, check_folder, check_values
 from sdft_ray.models.resolve import ModelFacts, check_agreement, check_model, resolve_model, with_stop_token

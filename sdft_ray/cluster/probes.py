@@ -12,10 +12,10 @@ from sdft_ray.data.readers import Selection
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import load_rows
 from sdft_ray.errors import ConfigError
-from sdft_ray.evaluate.context_gap import ContextGap, choose_examples
-from sdft_ray.evaluate.probes import Probe
-from sdft_ray.evaluate.progress import CountedRespondent
-from sdft_ray.evaluate.retention import MAX_NEW_TOKENS, GeneralPrompt, Retention, read_base
+from sdft_ray.evaluation.context_gap import ContextGap, choose_examples
+from sdft_ray.evaluation.probes import Probe
+from sdft_ray.evaluation.progress import CountedRespondent
+from sdft_ray.evaluation.retention import MAX_NEW_TOKENS, GeneralPrompt, Retention, read_base
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from sdft_ray.cluster.finished import run_path
 from sdft_ray.config import AUTO, NEVER, Mode, RunConfig
 from sdft_ray.config.written import CONFIG_FILE, write_settings
 from sdft_ray.errors import CheckpointError, ConfigError, SdftError
-from sdft_ray.evaluate.harness.evaluator import HARNESS_ANSWERS_FILE
+from sdft_ray.evaluation.harness.evaluator import HARNESS_ANSWERS_FILE
 from sdft_ray.learner.checkpoint import abandon_later, complete_checkpoints, read_state
 from sdft_ray.tracking.earlier import EARLIER, move_to_earlier
 from sdft_ray.tracking.jsonl import ANSWERS_FILE, cut_after

@@ -39,6 +39,10 @@ class RaySession:
         self.dashboard = ""  # its address, "" where this Ray has none
 
     def __enter__(self) -> "RaySession":
+        if ray.is_initialized():  # joining it would end it with the run
+            raise ClusterError(
+                "This process is connected to a Ray cluster already; call ray.shutdown() before the run."
+            )
         os.environ.update(DRIVER)
         logging.getLogger("ray").setLevel(logging.ERROR)  # it would tell on the terminal how to do without a token
         if address := os.environ.get("RAY_ADDRESS"):

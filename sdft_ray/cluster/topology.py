@@ -24,8 +24,8 @@ from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.cluster.session import num_alive_nodes
 from sdft_ray.cluster.stages import Stages
 from sdft_ray.config import NEVER, CompletionSource, RunConfig, Target
-from sdft_ray.evaluate.evaluator import NoEvaluation
-from sdft_ray.evaluate.progress import Counting
+from sdft_ray.evaluation.evaluator import NoEvaluation
+from sdft_ray.evaluation.progress import Counting
 from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.models.folder_check import fingerprint
 from sdft_ray.records import WorkerStatus

@@ -20,7 +20,7 @@ PLACEHOLDERS = ("{question}", "{reference}", "{completion}")
 
 
 class Match(Enum):
-    """When a completion counts as right; sdft_ray/evaluate/scorers/ says in full how each is read."""
+    """When a completion counts as right; sdft_ray/evaluation/scorers/ says in full how each is read."""
 
     CONTAINS = auto()  # the answer's words occur in it, in order, ignoring case and punctuation
     EXACT = auto()  # it equals the answer, ignoring case, punctuation and surrounding space

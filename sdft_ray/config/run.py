@@ -104,14 +104,13 @@ class RunConfig:
     report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
-        require(bool(self.runs_dir.strip()), "runs_dir", self.runs_dir, "names no folder", "set runs_dir=runs")
-        inside = PurePath(self.name)
+        self._check_folder()
         require(
-            not self.name or (bool(inside.parts) and not inside.is_absolute() and ".." not in inside.parts),
-            "name",
-            self.name,
-            f"leaves runs_dir={self.runs_dir}",
-            "set runs_dir to the folder that holds the run, and name to a name in it",
+            isinstance(self.cluster, ClusterConfig),
+            "cluster",
+            self.cluster,
+            "names no machines",
+            "set it to a ClusterConfig, or compose one with +cluster=NAME",
         )
         at_least(1, "batch_size", self.batch_size)
         at_least(0, "num_steps", self.num_steps)
@@ -156,6 +155,17 @@ class RunConfig:
                 "is the learner's doing, but with weights.teacher_ema=RECEIVER the teacher workers average",
                 remedy + ", or weights.teacher_ema=LEARNER",
             )
+
+    def _check_folder(self) -> None:
+        require(bool(self.runs_dir.strip()), "runs_dir", self.runs_dir, "names no folder", "set runs_dir=runs")
+        inside = PurePath(self.name)
+        require(
+            not self.name or (bool(inside.parts) and not inside.is_absolute() and ".." not in inside.parts),
+            "name",
+            self.name,
+            f"leaves runs_dir={self.runs_dir}",
+            "set runs_dir to the folder that holds the run, and name to a name in it",
+        )
 
     def _check_seeds(self) -> None:
         """Refuses seeds that cannot each have a run of their own."""

@@ -5,9 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
+
+from sdft_ray.config.run import RunConfig
 
 CONFIG_FILE = "config.yaml"
 ABOUT_THE_COMMAND = ("resume",)  # how a run is started, which says nothing about the run
+
+
+def plain_settings(cfg: RunConfig) -> dict[str, Any]:
+    """Checked settings as plain containers, with members of enums by their names."""
+    settings: Any = OmegaConf.to_container(OmegaConf.structured(cfg), enum_to_str=True)
+    return {str(key): value for key, value in settings.items()}
 
 
 def write_settings(run_dir: Path, settings: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ Hydra and its DictConfig stay in this folder; everybody else gets checked datacl
 """
 
 from sdft_ray.launch.command import main, run
-from sdft_ray.launch.composing import Stage, compose_runs, report_config, typed_config
+from sdft_ray.launch.composing import Stage, compose_config, compose_runs, report_config, typed_config
 from sdft_ray.launch.overrides import CONF
 
-__all__ = ["CONF", "Stage", "compose_runs", "main", "report_config", "run", "typed_config"]
+__all__ = ["CONF", "Stage", "compose_config", "compose_runs", "main", "report_config", "run", "typed_config"]

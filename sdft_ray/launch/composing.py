@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from hydra import compose
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -14,15 +14,31 @@ from sdft_ray.cluster.finished import run_name
 from sdft_ray.config import ReportConfig, RunConfig
 from sdft_ray.config.keys import check_keys
 from sdft_ray.errors import ConfigError, SdftError
-from sdft_ray.launch.overrides import CONF, check_overrides
+from sdft_ray.launch.overrides import CONF, check_overrides, readable
 
 ConfigStore.instance().store(name="run_config", node=RunConfig)
 
-Stage = tuple[str, RunConfig, dict[str, Any]]  # its name, its checked settings, the same as plain containers
+Stage = tuple[str, RunConfig]  # its name, its checked settings
 
 
-def typed_config(composed: DictConfig) -> tuple[RunConfig, dict[str, Any]]:
-    """The checked settings, and the same as plain containers.
+def compose_config(*overrides: str) -> RunConfig:
+    """The checked settings of a run, as the command makes them: `compose_config("+cluster=local", "+recipe=facts")`.
+
+    Raises:
+        ConfigError: no cluster was chosen, a key is none, or a setting has a value that cannot be used.
+        SdftError: the settings do not compose, such as one of a preset that there is not.
+    """
+    check_overrides(overrides)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            composed = compose("config", list(overrides))
+        except HydraException as error:
+            raise readable(error) from error
+    return typed_config(composed)
+
+
+def typed_config(composed: DictConfig) -> RunConfig:
+    """The checked settings.
 
     Raises:
         ConfigError: no cluster was chosen, a key is none, or a setting has a value that cannot be used.
@@ -33,10 +49,7 @@ def typed_config(composed: DictConfig) -> tuple[RunConfig, dict[str, Any]]:
         raise ConfigError("+cluster", "", problem, f"add +cluster=NAME with one of: {clusters}")
     cfg = _checked(composed, RunConfig)
     assert isinstance(cfg, RunConfig)
-    settings: Any = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
-    settings["model"]["dtype"] = cfg.model.dtype.name  # what AUTO stands for here
-    settings["learner"]["precision"] = cfg.learner.precision.name
-    return cfg, settings
+    return cfg
 
 
 def compose_stages(composed: DictConfig) -> list[tuple[str, DictConfig]]:
@@ -71,10 +84,10 @@ def compose_runs(composed: DictConfig) -> list[list[Stage]]:
     stages = compose_stages(composed)
     runs = [stages]
     if composed.seeds:
-        cfg, _ = typed_config(stages[0][1])
+        cfg = typed_config(stages[0][1])
         name = run_name(cfg)  # one for all of them, where it is made of the time
         runs = [[(stage, _of_seed(of_stage, seed, name)) for stage, of_stage in stages] for seed in cfg.seeds]
-    return [[(name, *typed_config(of_stage)) for name, of_stage in run] for run in runs]
+    return [[(name, typed_config(of_stage)) for name, of_stage in run] for run in runs]
 
 
 def _of_seed(composed: DictConfig, seed: int, name: str) -> DictConfig:

@@ -1,7 +1,7 @@
 """What the user sees: start-up phases, a progress bar, a line a step, the table at the end.
 
-On a terminal there is a bar and a spinner; anywhere else (a file, a CI log) there are plain lines only. Every line also
-goes to this module's logger, which the command sends to the run folder.
+On a terminal, and in a notebook that has ipywidgets, there is a bar and a spinner; anywhere else (a file, a CI log)
+there are plain lines only. Every line also goes to this module's logger, which a run sends to its folder.
 """
 
 import io
@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any, Self
 
 from rich import box
@@ -55,6 +56,7 @@ class ConsoleSink:
             console: where to print; standard output by default.
         """
         self._console = console or Console(highlight=False)
+        self._has_bar = _has_bar(self._console)
         self._num_steps = num_steps
         self._step_times_s: deque[float] = deque(maxlen=STEPS_FOR_TIME_LEFT)
         self._bar: TaskID | None = None
@@ -66,7 +68,7 @@ class ConsoleSink:
             TextColumn("{task.fields[numbers]}", markup=False),
             console=self._console,
             transient=True,
-            disable=not self._console.is_terminal,
+            disable=not self._has_bar,
         )
 
     def __enter__(self) -> Self:
@@ -86,7 +88,7 @@ class ConsoleSink:
     @contextmanager
     def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
         """As `phase`; what it yields is told how many there are of how many, and shows that."""
-        if not self._console.is_terminal:
+        if not self._has_bar:
             self.say(f"{what} ...")
         task = self._progress.add_task(what, total=None, numbers="")
         start = said_at = time.monotonic()
@@ -95,7 +97,7 @@ class ConsoleSink:
         def update(num_done: int, num_all: int) -> None:
             nonlocal said_at
             self._progress.update(task, completed=num_done, total=num_all)
-            if not self._console.is_terminal and time.monotonic() - said_at >= COUNT_EVERY_S:
+            if not self._has_bar and time.monotonic() - said_at >= COUNT_EVERY_S:
                 said_at = time.monotonic()
                 self.say(f"{what} ... {num_done} of {num_all}")
 
@@ -128,7 +130,7 @@ class ConsoleSink:
             self._step_times_s.append(metrics["loop/step_s"])
         columns = [form.format(metrics[key]) for key, form in STEP_COLUMNS if key in metrics]
         pace = [*_tokens_per_s(metrics), *self._time_left(step)]
-        plain_pace = [] if self._console.is_terminal else pace
+        plain_pace = [] if self._has_bar else pace
         self.say("  ".join([f"step {step}/{self._num_steps}", *columns, *plain_pace]))
         if self._bar is None:
             self._bar = self._progress.add_task("training", total=self._num_steps, numbers="")
@@ -151,7 +153,7 @@ class ConsoleSink:
             run_dir: the run folder.
         """
         self.close()
-        table = Table("", "before", "after", box=box.SIMPLE_HEAD if self._console.is_terminal else None)
+        table = Table("", "before", "after", box=box.SIMPLE_HEAD if self._has_bar else None)
         for name, value in summary["evaluation"].items():
             key = f"evaluation/{name}"
             table.add_row(_evaluation_name(key), _shown(key, value["before"]), _shown(key, value["after"]))
@@ -168,7 +170,7 @@ class ConsoleSink:
     def show_evaluation(self, metrics: Mapping[str, float], run_dir: str) -> None:
         """Prints one evaluation as a table, and where the run lies."""
         self.close()
-        table = Table("", "", show_header=False, box=box.SIMPLE_HEAD if self._console.is_terminal else None)
+        table = Table("", "", show_header=False, box=box.SIMPLE_HEAD if self._has_bar else None)
         for key, value in metrics.items():
             table.add_row(_evaluation_name(key), _shown(key, value))
         self.show(lambda console: console.print(table))
@@ -179,6 +181,11 @@ class ConsoleSink:
             return []
         mean_s = sum(self._step_times_s) / len(self._step_times_s)
         return [f"{_duration(mean_s * (self._num_steps - step))} left"]
+
+
+def _has_bar(console: Console) -> bool:
+    """True when a bar can move: on a terminal, or in a notebook with the widgets that rich draws it with."""
+    return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
 
 
 def _tokens_per_s(metrics: Mapping[str, float]) -> list[str]:

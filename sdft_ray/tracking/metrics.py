@@ -98,7 +98,7 @@ METRICS: tuple[Metric, ...] = (
         "retention/student_base_kl_nats", "nats", "KL(student || base) per token, at prefixes that the base writes"
     ),
     _metric("harness/mean_accuracy", "share", "unweighted mean of the paper's six prior capabilities"),
-    _metric("harness/{set}_accuracy", "share", "lm_eval's accuracy on a benchmark (sdft_ray/evaluate/harness)"),
+    _metric("harness/{set}_accuracy", "share", "lm_eval's accuracy on a benchmark (sdft_ray/evaluation/harness)"),
 )
 
 

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +82,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def launch(cluster: None, folder: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Runs the command on the tests' Ray cluster; answers its run folder and its output."""
+    """Runs the command, or another program, on the tests' Ray cluster; answers its run folder and its output."""
     runs = tmp_path_factory.mktemp("runs")
     environment = users_environment(RAY_ADDRESS=ray.get_runtime_context().gcs_address)
 
-    def run(name: str, *overrides: str, fails: bool = False) -> tuple[Path, str]:
-        command = [sys.executable, "-m", "sdft_ray.launch", *SETTINGS, f"model.path={folder}"]
+    def run(
+        name: str, *overrides: str, fails: bool = False, program: Sequence[str] = ("-m", "sdft_ray.launch")
+    ) -> tuple[Path, str]:
+        command = [sys.executable, *program, *SETTINGS, f"model.path={folder}"]
         command += [f"runs_dir={runs}", f"name={name}", *overrides]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
         output = done.stdout + done.stderr

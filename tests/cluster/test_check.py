@@ -22,7 +22,7 @@ BUILT_IN = ["single_turn", "single_turn_short", "turns"]
 def config(folder: str, *overrides: str) -> RunConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         settings = [*SETTINGS, f"model.path={folder}", "mode=check_teacher", *overrides]
-        return typed_config(compose("config", settings))[0]
+        return typed_config(compose("config", settings))
 
 
 def test_by_default_the_runs_own_template_is_compared_with_those_built_in() -> None:
@@ -60,7 +60,7 @@ def test_templates_are_written_on_the_command_line(folder: str) -> None:
 
 def test_the_tools_are_scored_as_calls() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = typed_config(compose("config", ["+cluster=local", "data=tools"]))[0]
+        cfg = typed_config(compose("config", ["+cluster=local", "data=tools"]))
     assert cfg.check.match is not None and cfg.check.match.name == "TOOL_CALL"
     assert cfg.check.max_new_tokens == 64
 
@@ -79,7 +79,7 @@ REFUSED = [
 def test_what_a_check_cannot_ask_is_refused(folder: str, tmp_path: Path, overrides: list[str], message: str) -> None:
     cfg = config(folder, f"runs_dir={tmp_path}", *overrides)
     with pytest.raises(ConfigError, match=re.escape(message)):
-        TeacherCheck(cfg, {}, [])
+        TeacherCheck(cfg, [])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -136,5 +136,5 @@ def test_the_command_reports_on_every_prompt_and_starts_rollout_workers_only(
 
 def test_a_check_is_asked_at_temperature_one(folder: str, tmp_path: Path) -> None:
     cfg = config(folder, f"runs_dir={tmp_path}", "rollout.temperature=0.5", "name=cool")
-    check = TeacherCheck(cfg, {"name": "cool"}, [])
+    check = TeacherCheck(cfg, [])
     assert check.cfg.rollout.temperature == 1.0

@@ -3,35 +3,33 @@
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from sdft_ray.cluster.finished import FinishedRun, finished_run
-from sdft_ray.config.written import write_settings
-from sdft_ray.launch import CONF, typed_config
+from sdft_ray.config import RunConfig
+from sdft_ray.config.written import plain_settings, write_settings
+from sdft_ray.launch import compose_config
 from sdft_ray.tracking.earlier import move_to_earlier
 from sdft_ray.tracking.summary import SUMMARY_FILE, write_summary
 
 TWO_EPOCHS = ("num_steps=0", "num_epochs=2")
 
 
-def settings_with(*overrides: str) -> tuple[Any, dict[str, Any]]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return typed_config(compose("config", ["+cluster=local", "name=one", "resume=auto", *overrides]))
+def settings_with(*overrides: str) -> RunConfig:
+    return compose_config("+cluster=local", "name=one", "resume=auto", *overrides)
 
 
 def finish(runs: Path, num_steps: int, *overrides: str) -> Path:
     folder = runs / "one"
     folder.mkdir()
-    write_settings(folder, settings_with(f"runs_dir={runs}", *overrides)[1])
+    write_settings(folder, plain_settings(settings_with(f"runs_dir={runs}", *overrides)))
     write_summary(folder, {"num_steps": num_steps})
     return folder
 
 
 def found(runs: Path, *overrides: str) -> FinishedRun | None:
-    return finished_run(*settings_with(f"runs_dir={runs}", *overrides))
+    return finished_run(settings_with(f"runs_dir={runs}", *overrides))
 
 
 def test_the_same_command_again_finds_the_run_finished(tmp_path: Path) -> None:

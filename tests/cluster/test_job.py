@@ -21,6 +21,17 @@ EVALUATED = [
     "evaluation.general='builtin:general:test[:4]'",
     "loss.skip_first_tokens=0",
 ]
+# A notebook's own event loop runs while a cell does.
+NOTEBOOK = """
+import asyncio, sys
+from sdft_ray import compose_config, train
+
+async def cell():
+    result = train(compose_config(*sys.argv[1:]))
+    print(f"returned {result.folder}, {result.summary['num_steps']} steps")
+
+asyncio.run(cell())
+"""
 RETENTION = ("retention/base_student_kl_nats", "retention/student_base_kl_nats")
 
 
@@ -136,8 +147,11 @@ def test_a_resumed_run_ends_where_the_whole_one_did(first_run: tuple[Path, str],
         assert after[key] == pytest.approx(evaluations(first_run[0])[-1][key], rel=1e-2, abs=1e-5)
 
 
-def test_supervised_fine_tuning_is_the_same_loop_without_a_teacher(launch: Callable[..., Any]) -> None:
-    run, output = launch("sft", "method=sft", "num_steps=6", "learner.schedule=CONSTANT")
+def test_supervised_fine_tuning_from_a_notebook_is_the_same_loop_without_a_teacher(launch: Callable[..., Any]) -> None:
+    settings = ["method=sft", "num_steps=6", "learner.schedule=CONSTANT"]
+    run, output = launch("sft", *settings, program=["-c", NOTEBOOK])
+    assert f"returned {run}, 6 steps" in output
+    assert "loading the saved model again" in (run / "logs" / "driver.log").read_text()
     losses = [line["learner/loss"] for line in step_lines(run)]
     assert losses[-1] < losses[0]
     assert json.loads((run / "summary.json").read_text())["weight_version"] == {"learner": [6]}

@@ -41,7 +41,7 @@ def write(path: Path, *rows: dict[str, str]) -> None:
 def read(model: str, *overrides: str) -> Material:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         settings = ["+cluster=local", "model=custom", f"model.path={model}", "model.dtype=FLOAT32", *overrides]
-        return read_material(typed_config(compose("config", [*settings, "rollout.max_new_tokens=8"]))[0])
+        return read_material(typed_config(compose("config", [*settings, "rollout.max_new_tokens=8"])))
 
 
 def test_own_data_of_fewer_rows_than_a_batch_are_refused_with_the_setting_that_works(

@@ -10,7 +10,7 @@ from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.cluster.topology import needed_roles
 from sdft_ray.config import RunConfig
 from sdft_ray.errors import CheckpointError, ConfigError
-from sdft_ray.evaluate.retention import MAX_NEW_TOKENS
+from sdft_ray.evaluation.retention import MAX_NEW_TOKENS
 from tests.planning.composed import config
 from tests.tiny import make_tiny_model
 

@@ -18,7 +18,7 @@ from tests.tiny import make_tiny_model
 def configs(model: str, *stages: list[str]) -> list[tuple[str, RunConfig]]:
     shared = ["+cluster=local", "model=custom", f"model.path={model}", "batch_size=4", "num_steps=2"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return [(own[0].partition("=")[2], typed_config(compose("config", [*shared, *own]))[0]) for own in stages]
+        return [(own[0].partition("=")[2], typed_config(compose("config", [*shared, *own]))) for own in stages]
 
 
 @pytest.fixture(scope="module")

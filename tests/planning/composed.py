@@ -15,7 +15,7 @@ IN_FP32 = ("model.dtype=FLOAT32", "learner.precision=FLOAT32", "weights.channel=
 
 def config(*overrides: str) -> RunConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return typed_config(compose("config", ["mode=plan", *overrides]))[0]
+        return typed_config(compose("config", ["mode=plan", *overrides]))
 
 
 def workload(*overrides: str) -> Workload:

@@ -1,4 +1,5 @@
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -70,6 +71,18 @@ def test_a_terminal_gets_a_bar_and_the_same_line_above_it() -> None:
     assert "10/40" in text
     assert "200 tokens/s  1 min 0 s left" in text
     assert "\x1b" in text
+
+
+@pytest.mark.parametrize("widgets", [True, False])
+def test_a_notebook_gets_a_bar_where_rich_can_draw_one_and_plain_lines_otherwise(
+    widgets: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The widgets are a fake: the tests' environment has no notebook."""
+    if widgets:
+        (tmp_path / "ipywidgets.py").write_text("")
+        monkeypatch.syspath_prepend(str(tmp_path))
+    sink = ConsoleSink(num_steps=2, console=Console(force_jupyter=True, force_terminal=False, file=io.StringIO()))
+    assert sink._progress.disable != widgets
 
 
 def test_a_phase_that_fails_says_so_and_its_error_goes_on() -> None:

@@ -1,7 +1,7 @@
 """General prompts: 64 everyday requests of eight kinds, without demonstrations and without answers.
 
 What a model makes of them is what it could before it was taught. The `test` half measures how far the student has
-moved from the model it began as (evaluate/retention.py); the `train` half is for methods that train on general
+moved from the model it began as (evaluation/retention.py); the `train` half is for methods that train on general
 prompts. Neither half asks what the other asks, nor what `prior` asks.
 """
 

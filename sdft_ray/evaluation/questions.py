@@ -1,0 +1,124 @@
+"""The rows of an evaluation set as questions, each with an answer it can be held against."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from sdft_ray.config import DataConfig, EvaluationSetConfig, Match
+from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.data.readers import Place, Selection
+from sdft_ray.data.rows import RowRules, quoted
+from sdft_ray.data.sources import BadRows, load_rows
+from sdft_ray.errors import DataError
+from sdft_ray.evaluation.scorers import Gold, check_gold
+from sdft_ray.records import Example, Message
+
+
+class Question(NamedTuple):
+    """One row of an evaluation set."""
+
+    example_id: str
+    prompt_tokens: tuple[int, ...]  # [P]
+    answer: str
+    answer_tokens: tuple[int, ...]  # [T] a gold completion (the demonstration, else the answer) with its end token
+    acceptable: str = ""  # see `scorers.Gold`
+    turns: tuple[Message, ...] = ()  # the prompt before it became tokens
+
+    @property
+    def text(self) -> str:
+        """The prompt as a judge reads it."""
+        if len(self.turns) == 1:
+            return self.turns[0].content
+        return "\n\n".join(f"{turn.role}: {turn.content}" for turn in self.turns)
+
+    @property
+    def given_texts(self) -> tuple[str, ...]:
+        """What a completion may echo."""
+        return given_texts(self.turns)
+
+
+def given_texts(turns: Sequence[Message]) -> tuple[str, ...]:
+    """What a completion of a prompt may echo: all turns but the assistant's, which a right one may well repeat."""
+    return tuple(turn.content for turn in turns if turn.role != "assistant")
+
+
+class QuestionSet(NamedTuple):
+    """An evaluation set as it was read."""
+
+    questions: list[Question]
+    notes: list[str]  # what the user should know of it, a sentence each
+
+
+def read_questions(key: str, settings: EvaluationSetConfig, data: DataConfig, builder: PromptBuilder) -> QuestionSet:
+    """Reads an evaluation set. Its rows need a prompt and an answer; a demonstration may stand beside them.
+
+    Args:
+        key: where the set stands in the settings, such as evaluation.sets.taught.
+        settings: its source, and how its answers are matched.
+        data: columns, system message and on_bad_row of a set that names none.
+        builder: of the prompts.
+
+    Raises:
+        ConfigError: the source does not exist, or the chat template leaves out the system message.
+        DataError: a row is malformed, has no answer, an answer that its match cannot use, or is altered by the chat
+            template, and on_bad_row=ERROR; or no row is left.
+    """
+    system = data.system if settings.system is None else settings.system
+    builder.check_system("data.system" if settings.system is None else f"{key}.system", system)
+    rules = RowRules(
+        columns=data.columns if settings.columns is None else settings.columns,
+        system=system,
+        required=("prompt",),
+        shared_columns=settings.columns is None,
+    )
+    on_bad_row = data.on_bad_row if settings.on_bad_row is None else settings.on_bad_row
+    bad = BadRows(settings.source, on_bad_row, "data" if settings.on_bad_row is None else key)
+    loaded = load_rows(settings.source, _selection(settings), rules, on_bad_row, bad.key)
+    questions: list[Question] = []
+    for place, row in zip(loaded.places, loaded.examples, strict=True):
+        with bad.reading(place):
+            _check_answer(key, settings, place, row)
+            questions.append(_question(row, builder))
+    if not questions:
+        raise bad.none_good()
+    notes = [*loaded.notes(f"{key}.num_questions", settings.num_questions), *bad.notes()]
+    return QuestionSet(questions, notes)
+
+
+def _selection(settings: EvaluationSetConfig) -> Selection:
+    return Selection(
+        split=settings.split,
+        config_name=settings.config_name,
+        revision=settings.revision,
+        filter=settings.filter,
+        num_examples=settings.num_questions,
+    )
+
+
+def _check_answer(key: str, settings: EvaluationSetConfig, place: Place, row: Example) -> None:
+    if not row.answer.strip():
+        problem = f"evaluation example {row.example_id!r} has no answer"
+        remedy = f"fill answer ({key}.columns, else data.columns, names its column), or leave {key} out"
+        raise DataError(*place, problem, remedy)
+    try:
+        check_gold(Gold(row.answer, row.acceptable), settings.match)
+    except ValueError as error:
+        problem = (
+            f"the answer {quoted(row.answer)} of {row.example_id!r} does not fit {key}.match={settings.match.name}: "
+            f"{error}"
+        )
+        raise DataError(*place, problem, f"mend it, or set another of {_MATCHES}") from error
+
+
+def _question(row: Example, builder: PromptBuilder) -> Question:
+    return Question(
+        example_id=row.example_id,
+        prompt_tokens=builder.student(row),
+        answer=row.answer,
+        answer_tokens=builder.demonstration(row if row.demonstration else replace(row, demonstration=row.answer)),
+        acceptable=row.acceptable,
+        turns=row.prompt,
+    )
+
+
+_MATCHES = ", ".join(match.name for match in Match)

@@ -1,0 +1,173 @@
+"""Evaluation sets become questions, or a refusal that names the row and the setting."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sdft_ray.config import DataConfig, EvaluationSetConfig, Match, OnBadRow
+from sdft_ray.errors import ConfigError, DataError, ModelError
+from sdft_ray.evaluation.questions import Question, QuestionSet, read_questions
+from sdft_ray.records import Example, Message
+
+KEY = "evaluation.sets.mine"
+
+
+class Builder:
+    """Counts the characters of a prompt, and shows a demonstration as its length."""
+
+    def check_system(self, key: str, system: str) -> None:
+        if system == "dropped":
+            raise ConfigError(key, system, "is dropped", "set another")
+
+    def student(self, example: Example) -> tuple[int, ...]:
+        return tuple(len(message.content) for message in example.prompt)
+
+    def demonstration(self, example: Example) -> tuple[int, ...]:
+        if "altered" in example.demonstration:
+            raise ModelError("the chat template leaves out a part of the answer.")
+        return (len(example.demonstration),)
+
+
+def read(tmp_path: Path, *rows: dict[str, Any], data: DataConfig | None = None, **settings: Any) -> list[Question]:
+    source = tmp_path / "set.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    of_set = EvaluationSetConfig(**{"source": str(source), "match": Match.CONTAINS, "max_new_tokens": 8, **settings})
+    return read_set(of_set, data).questions
+
+
+def read_set(of_set: EvaluationSetConfig, data: DataConfig | None = None) -> QuestionSet:
+    return read_questions(KEY, of_set, data or DataConfig(), Builder())  # type: ignore[arg-type]
+
+
+def test_a_row_becomes_a_question_with_its_gold_completion(tmp_path: Path) -> None:
+    first, second = read(
+        tmp_path,
+        {"prompt": "Q?", "answer": "yes"},
+        {"prompt": "Why?", "answer": "so", "demonstration": "Because."},
+    )
+    assert (first.prompt_tokens, first.answer, first.answer_tokens) == ((2,), "yes", (3,))
+    assert second.answer_tokens == (8,)
+    assert first.turns == (Message(role="user", content="Q?"),)
+
+
+def test_a_set_has_columns_a_system_message_and_a_number_of_its_own(tmp_path: Path) -> None:
+    data = DataConfig(columns={"answer": "other"}, system="Be brief.")
+    rows = [{"prompt": "Q?", "key": "yes", "other": "no"}] * 3
+    [question] = read(tmp_path, *rows, data=data, columns={"answer": "key"}, system="", num_questions=1)
+    assert (question.answer, question.prompt_tokens) == ("yes", (2,))
+    question = read(tmp_path, *rows, data=data)[2]
+    assert (question.answer, question.prompt_tokens) == ("no", (9, 2))
+
+
+def test_tool_calls_keep_their_acceptable_values(tmp_path: Path) -> None:
+    row = {"prompt": "Q?", "answer": [{"Action": "f", "Action_Input": "{}"}], "acceptable": {"unit": ["cm", ""]}}
+    [question] = read(tmp_path, row, match=Match.TOOL_CALL)
+    assert json.loads(question.answer) == row["answer"]
+    assert json.loads(question.acceptable) == row["acceptable"]
+
+
+def test_a_row_without_an_answer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"line 2: evaluation example 'line-2' has no answer; fill answer \(evaluation.s"
+    ):
+        read(tmp_path, {"prompt": "Q?", "answer": "yes"}, {"prompt": "Q?"})
+
+
+UNFIT = [
+    (Match.CHOICE, "none of them", "is not a letter"),
+    (Match.TOOL_CALL, "f()", "Expecting value"),
+    (Match.YES_NO_MAYBE, "true", "none of yes, no, maybe"),
+    (Match.KNOWLEDGE, "[]", "lists no key fact"),
+    (Match.CONTAINS, "?!", "has no words"),
+    (Match.JUDGE, "?!", "has no words"),
+]
+
+
+@pytest.mark.parametrize(("match", "answer", "problem"), UNFIT)
+def test_an_answer_its_match_cannot_use_is_refused(tmp_path: Path, match: Match, answer: str, problem: str) -> None:
+    with pytest.raises(DataError, match=f"line 1: the answer .*does not fit {KEY}.match={match.name}: .*{problem}"):
+        read(tmp_path, {"prompt": "Q?", "answer": answer}, match=match)
+
+
+def test_the_text_of_an_answer_that_does_not_fit_is_quoted(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the answer 'call f with x' of 'line-1' does not fit"):
+        read(tmp_path, {"prompt": "Q?", "answer": "call f with x"}, match=Match.TOOL_CALL)
+
+
+def test_only_the_rows_that_are_asked_for_are_checked(tmp_path: Path) -> None:
+    good, bad = {"prompt": "Q?", "answer": "A"}, {"prompt": "Q?", "answer": "none of them"}
+    rows = [good] * 4 + [bad] * 28
+    assert len(read(tmp_path, *rows, match=Match.CHOICE, num_questions=4)) == 4
+    cut = EvaluationSetConfig(source=f"{tmp_path}/set.jsonl[:4]", match=Match.CHOICE, max_new_tokens=8)
+    assert len(read_set(cut).questions) == 4
+    with pytest.raises(DataError, match="line 5: "):
+        read(tmp_path, *rows, match=Match.CHOICE)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_bad_rows_of_a_set_are_left_out_on_demand_and_said(tmp_path: Path, own: bool) -> None:
+    rows: list[dict[str, Any]] = [{"prompt": "Q?", "answer": "A"}, {"prompt": "Q?"}, {"answer": "B"}]
+    rows += [{"prompt": "Q?", "answer": f"neither {number}"} for number in range(4)]
+    data = DataConfig(on_bad_row=OnBadRow.ERROR if own else OnBadRow.SKIP)
+    with_set = {"on_bad_row": OnBadRow.SKIP} if own else {}
+    [question] = read(tmp_path, *rows, data=data, match=Match.CHOICE, **with_set)
+    assert question.answer == "A"
+    settings = {"source": f"{tmp_path}/set.jsonl", "match": Match.CHOICE, "max_new_tokens": 8, **with_set}
+    malformed, unfit = read_set(EvaluationSetConfig(**settings), data).notes
+    assert "1 bad rows are left out (on_bad_row=SKIP)" in malformed and "line 3: has no column prompt" in malformed
+    assert "5 bad rows are left out" in unfit
+    assert all(f"line {line}: " in unfit for line in (2, 4, 5)) and "line 6: " not in unfit
+    with pytest.raises(DataError, match="line 1: "):
+        read(tmp_path, *rows[3:], data=data, match=Match.CHOICE, **with_set)
+
+
+def test_a_file_of_prompts_and_answers_is_a_set_whatever_columns_the_training_data_have(tmp_path: Path) -> None:
+    for columns in (
+        {"prompt": "prompt", "demonstration": "demonstration"},
+        {"demonstration": "golden", "text": "page"},
+    ):
+        [question] = read(tmp_path, {"prompt": "Q?", "answer": "yes"}, data=DataConfig(columns=columns))
+        assert question.answer == "yes"
+    with pytest.raises(DataError, match="line 1: has no column golden"):
+        read(tmp_path, {"prompt": "Q?", "answer": "yes"}, columns={"demonstration": "golden"})
+
+
+def test_a_system_message_that_the_chat_template_drops_is_refused_under_its_own_key(tmp_path: Path) -> None:
+    row = {"prompt": "Q?", "answer": "yes"}
+    with pytest.raises(ConfigError, match=r"data\.system=dropped"):
+        read(tmp_path, row, data=DataConfig(system="dropped"))
+    with pytest.raises(ConfigError, match=rf"{KEY}\.system=dropped"):
+        read(tmp_path, row, system="dropped")
+
+
+def test_a_number_of_questions_beyond_the_set_is_said(tmp_path: Path) -> None:
+    read(tmp_path, {"prompt": "Q?", "answer": "yes"})
+    of_set = EvaluationSetConfig(
+        source=f"{tmp_path}/set.jsonl", match=Match.CONTAINS, max_new_tokens=8, num_questions=100
+    )
+    assert read_set(of_set).notes == [f"{KEY}.num_questions=100: {tmp_path}/set.jsonl has 1 rows, all are taken"]
+
+
+def test_a_judge_reads_the_whole_prompt_and_an_echo_is_what_others_said() -> None:
+    turns = (
+        Message(role="system", content="Be brief."),
+        Message(role="user", content="Q?"),
+        Message(role="assistant", content="A."),
+        Message(role="user", content="Why?"),
+    )
+    question = Question("a", (1,), "yes", (1,), turns=turns)
+    assert question.text == "system: Be brief.\n\nuser: Q?\n\nassistant: A.\n\nuser: Why?"
+    assert question.given_texts == ("Be brief.", "Q?", "Why?")
+    assert question._replace(turns=turns[1:2]).text == "Q?"
+
+
+def test_a_question_whose_answer_the_chat_template_alters_is_refused_with_its_line_or_left_out(tmp_path: Path) -> None:
+    rows = {"prompt": "Q?", "answer": "A."}, {"prompt": "Q?", "answer": "altered"}
+    message = r"set\.jsonl, line 2: the chat template leaves out a part of the answer; .* {}\.on_bad_row=SKIP"
+    with pytest.raises(DataError, match=message.format("data")):
+        read(tmp_path, *rows)
+    with pytest.raises(DataError, match=message.format(KEY)):
+        read(tmp_path, *rows, on_bad_row=OnBadRow.ERROR)
+    assert [question.answer for question in read(tmp_path, *rows, on_bad_row=OnBadRow.SKIP)] == ["A."]
