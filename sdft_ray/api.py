@@ -24,6 +24,7 @@ from sdft_ray.config.keys import check_key
 from sdft_ray.errors import ConfigError, SdftError
 from sdft_ray.tracking.summary import SUMMARY_FILE
 
+LOOP_STARTS_WITHIN_S = 10.0  # where an interrupt has come before it
 OnLog = Callable[[Path], None]  # is told the log of the run that begins
 
 
@@ -164,11 +165,11 @@ def _run_in_thread(job: Runnable) -> None:
 
     context = contextvars.copy_context()  # by which a notebook knows the cell that an output belongs to
     with ThreadPoolExecutor(1, thread_name_prefix="sdft_ray") as threads:
-        done = threads.submit(context.run, asyncio.run, follow())
+        threads.submit(int).result()  # makes the thread: a pool whose start of one is interrupted does not wait for it
         try:
-            done.result()
+            threads.submit(context.run, asyncio.run, follow()).result()
         except KeyboardInterrupt:
-            loop, task = started.result()
+            loop, task = started.result(LOOP_STARTS_WITHIN_S)
             try:
                 loop.call_soon_threadsafe(task.cancel)
             except RuntimeError:  # the job has just ended, and its loop with it
