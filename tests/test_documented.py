@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+import sdft_ray
+from sdft_ray.api import RunResult
 from sdft_ray.cluster.stages import Stages
 from sdft_ray.cluster.topology import needed_roles
 from sdft_ray.config import Mode, ReportConfig, RunConfig
@@ -68,6 +70,20 @@ def is_here(source: str) -> bool:
 
 def with_model(cfg: RunConfig, path: str) -> RunConfig:
     return replace(cfg, model=replace(cfg.model, path=path))
+
+
+def test_the_readmes_python_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    asked: list[RunConfig] = []
+
+    def answer(cfg: RunConfig) -> RunResult:
+        asked.append(cfg)
+        return RunResult(Path("runs/mine"), {"verdict": {"usable": "YES"}})
+
+    monkeypatch.setattr(sdft_ray, "train", answer, raising=False)
+    monkeypatch.setattr(sdft_ray, "check_teacher", answer, raising=False)
+    exec(code, {})
+    assert [cfg.data.source for cfg in asked] == ["my_train.jsonl"] * 2
 
 
 GPU_ROW = re.compile(
