@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import open_dict
 
+from sdft_ray.config.written import plain_settings
 from sdft_ray.launch import CONF, Stage, compose_runs
 from sdft_ray.planning.shapes import KNOWN_MODELS
 from sdft_ray.report.paper import paper_tables
@@ -119,8 +120,8 @@ def test_every_row_of_the_papers_table_has_an_arm(experiment: str) -> None:
 def test_the_sequence_of_three_skills_has_three_stages() -> None:
     (arm, *_) = arms_of("sequential")
     (stages, *_) = runs_of("sequential", arm)
-    assert [name for name, _, _ in stages] == ["tooluse", "science", "medical"]
-    assert [list(cfg.evaluation.sets) for _, cfg, _ in stages] == [["tooluse"], ["science"], ["medical"]]
+    assert [name for name, _ in stages] == ["tooluse", "science", "medical"]
+    assert [list(cfg.evaluation.sets) for _, cfg in stages] == [["tooluse"], ["science"], ["medical"]]
 
 
 def _with_reinvoke(experiment: str) -> list[str]:
@@ -129,7 +130,7 @@ def _with_reinvoke(experiment: str) -> list[str]:
 
 
 def _value(stages: list[Stage], key: str) -> str:
-    value: Any = stages[0][2]
+    value: Any = plain_settings(stages[0][1])
     for part in key.split("."):
         value = value[part]
     return str(value)
