@@ -59,7 +59,7 @@ def train(cfg: RunConfig | Sequence[tuple[str, RunConfig]], *, on_log: OnLog = l
     Raises:
         SdftError: what a user can mend, with the key, the value and the remedy.
     """
-    stages = [("", _without_plurals(cfg))] if isinstance(cfg, RunConfig) else list(cfg)
+    stages = [("", _single(cfg))] if isinstance(cfg, RunConfig) else list(cfg)
     if not stages:
         raise ConfigError("stages", "[]", "there is nothing to train", "name one stage or more")
     stages = [(name, checked(of_stage, Mode.train)) for name, of_stage in stages]
@@ -81,7 +81,7 @@ def evaluate(cfg: RunConfig, *, on_log: OnLog = lambda log: None) -> RunResult:
     Raises:
         SdftError: what a user can mend, with the key, the value and the remedy.
     """
-    cfg = checked(_without_plurals(cfg), Mode.evaluate)
+    cfg = checked(_single(cfg), Mode.evaluate)
     from sdft_ray.cluster.evaluation import EvaluationJob
     from sdft_ray.cluster.run_folder import EVALUATION_FILE
 
@@ -101,7 +101,7 @@ def check_teacher(
     Raises:
         SdftError: what a user can mend, with the key, the value and the remedy.
     """
-    cfg = checked(_without_plurals(cfg), Mode.check_teacher)
+    cfg = checked(_single(cfg), Mode.check_teacher)
     from sdft_ray.cluster.check import TeacherCheck
     from sdft_ray.cluster.run_folder import CHECK_FILE
 
@@ -196,14 +196,14 @@ def _logged_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def _without_plurals(cfg: RunConfig) -> RunConfig:
-    """Refuses settings that stand for several runs or stages, which only the command makes."""
+def _single(cfg: RunConfig) -> RunConfig:
+    """Refuses settings that stand for several stages or runs."""
     if cfg.stages:
-        remedy = "give train a list of (name, RunConfig), one a stage"
-        raise ConfigError("stages", cfg.stages, "are composed by the command alone", remedy)
+        problem = "are several data sets in turn, of which this call takes one"
+        raise ConfigError("stages", cfg.stages, problem, "leave them out, or give train a list of (name, RunConfig)")
     if cfg.seeds:
         remedy = "call the function once a seed, with seed and a name of its own"
-        raise ConfigError("seeds", cfg.seeds, "make a run each by the command alone", remedy)
+        raise ConfigError("seeds", cfg.seeds, "are a run each, and this call is one", remedy)
     return cfg
 
 
