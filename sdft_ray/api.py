@@ -24,7 +24,7 @@ from sdft_ray.config.keys import check_key
 from sdft_ray.errors import ConfigError, SdftError
 from sdft_ray.tracking.summary import SUMMARY_FILE
 
-START_TIMEOUT_S = 5.0  # of the thread of a job
+LOOP_STARTS_WITHIN_S = 10.0  # where an interrupt has come before it
 OnLog = Callable[[Path], None]  # is told the log of the run that begins
 
 
@@ -59,7 +59,7 @@ def train(cfg: RunConfig | Sequence[tuple[str, RunConfig]], *, on_log: OnLog = l
     Raises:
         SdftError: what a user can mend, with the key, the value and the remedy.
     """
-    stages = [("", _without_plurals(cfg))] if isinstance(cfg, RunConfig) else list(cfg)
+    stages = [("", _single(cfg))] if isinstance(cfg, RunConfig) else list(cfg)
     if not stages:
         raise ConfigError("stages", "[]", "there is nothing to train", "name one stage or more")
     stages = [(name, checked(of_stage, Mode.train)) for name, of_stage in stages]
@@ -81,7 +81,7 @@ def evaluate(cfg: RunConfig, *, on_log: OnLog = lambda log: None) -> RunResult:
     Raises:
         SdftError: what a user can mend, with the key, the value and the remedy.
     """
-    cfg = checked(_without_plurals(cfg), Mode.evaluate)
+    cfg = checked(_single(cfg), Mode.evaluate)
     from sdft_ray.cluster.evaluation import EvaluationJob
     from sdft_ray.cluster.run_folder import EVALUATION_FILE
 
@@ -101,7 +101,7 @@ def check_teacher(
     Raises:
         SdftError: what a user can mend, with the key, the value and the remedy.
     """
-    cfg = checked(_without_plurals(cfg), Mode.check_teacher)
+    cfg = checked(_single(cfg), Mode.check_teacher)
     from sdft_ray.cluster.check import TeacherCheck
     from sdft_ray.cluster.run_folder import CHECK_FILE
 
@@ -165,11 +165,12 @@ def _run_in_thread(job: Runnable) -> None:
 
     context = contextvars.copy_context()  # by which a notebook knows the cell that an output belongs to
     with ThreadPoolExecutor(1, thread_name_prefix="sdft_ray") as threads:
+        threads.submit(int).result()  # makes the thread: a pool whose start of one is interrupted does not wait for it
         try:
             threads.submit(context.run, asyncio.run, follow()).result()
         except KeyboardInterrupt:
             with suppress(TimeoutError, RuntimeError):  # it has not begun, or has just ended and its loop with it
-                loop, task = started.result(timeout=START_TIMEOUT_S)
+                loop, task = started.result(LOOP_STARTS_WITHIN_S)
                 loop.call_soon_threadsafe(task.cancel)
             raise  # once the thread has ended
 
@@ -193,14 +194,14 @@ def _logged_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def _without_plurals(cfg: RunConfig) -> RunConfig:
-    """Refuses settings that stand for several runs or stages, which only the command makes."""
+def _single(cfg: RunConfig) -> RunConfig:
+    """Refuses settings that stand for several stages or runs."""
     if cfg.stages:
-        remedy = "give train a list of (name, RunConfig), one a stage"
-        raise ConfigError("stages", cfg.stages, "are composed by the command alone", remedy)
+        problem = "are several data sets in turn, of which this call takes one"
+        raise ConfigError("stages", cfg.stages, problem, "leave them out, or give train a list of (name, RunConfig)")
     if cfg.seeds:
         remedy = "call the function once a seed, with seed and a name of its own"
-        raise ConfigError("seeds", cfg.seeds, "make a run each by the command alone", remedy)
+        raise ConfigError("seeds", cfg.seeds, "are a run each, and this call is one", remedy)
     return cfg
 
 

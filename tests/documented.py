@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
-SPAN = re.compile(r"`((?:\.venv/bin/)?python [^`]+|make [^`]+)`")
+SPAN = re.compile(r"`((?:\.venv/bin/)?python [^`]+|make [^`]+|sdft [^`]+)`")
 
 
 def commands(page: Path) -> list[list[str]]:
@@ -24,7 +24,9 @@ def overrides_of(words: list[str]) -> list[str] | None:
     """What a command gives the launcher; None where it starts something else."""
     if words[0].startswith("+"):  # settings to add to the command above
         return ["+cluster=local", *words]
-    if words[1:3] == ["-m", "sdft_ray.launch"] or words[1:2] == ["launch/submit.py"]:
+    if words[0] == "sdft":
+        given = words[1:]
+    elif words[1:3] == ["-m", "sdft_ray.launch"] or words[1:2] == ["launch/submit.py"]:
         given = words[3:]
     else:
         return None

@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+import sdft_ray
+from sdft_ray.api import RunResult
 from sdft_ray.cluster.stages import Stages
+from sdft_ray.cluster.topology import needed_roles
 from sdft_ray.config import Mode, ReportConfig, RunConfig
-from sdft_ray.launch import Stage, command, main
+from sdft_ray.launch import Stage, command, compose_config, main
 from sdft_ray.outcome import Outcome
+from sdft_ray.planning.plan import make_plan
 from tests.documented import PAGES, ROOT, commands, overrides_of, write_named_files
 from tests.tiny import make_tiny_model
 
@@ -66,6 +70,42 @@ def is_here(source: str) -> bool:
 
 def with_model(cfg: RunConfig, path: str) -> RunConfig:
     return replace(cfg, model=replace(cfg.model, path=path))
+
+
+def test_the_readmes_python_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    asked: list[RunConfig] = []
+
+    def answer(cfg: RunConfig) -> RunResult:
+        asked.append(cfg)
+        return RunResult(Path("runs/mine"), {"verdict": {"usable": "YES"}})
+
+    monkeypatch.setattr(sdft_ray, "train", answer, raising=False)
+    monkeypatch.setattr(sdft_ray, "check_teacher", answer, raising=False)
+    exec(code, {})
+    assert [cfg.data.source for cfg in asked] == ["my_train.jsonl"] * 2
+
+
+GPU_ROW = re.compile(
+    r"^\| (qwen2\.5-\S+) \| (\S+) \| (.*?) ?\| (\S+), (\S+), (\S+) \| (\S+) s \| (\d+) min \|$", re.MULTILINE
+)
+EPOCH_STEPS = 126
+
+
+def test_the_readmes_table_of_gpus_is_what_the_planner_predicts() -> None:
+    text = (ROOT / "README.md").read_text()
+    (shared,) = re.findall(r"printed these, with `([^`]+)`", text)
+    rows = GPU_ROW.findall(text)
+    assert len(rows) == text.count("\n| qwen2.5")
+    for model, cluster, own, *predicted in rows:
+        cfg = compose_config(
+            "mode=plan", f"plan.model={model}", f"+cluster={cluster}", *shared.split(), *re.findall(r"`(\S+)`", own)
+        )
+        plan = make_plan(cfg, needed_roles(cfg)).as_dict()
+        assert plan["fits"], model
+        gib = [f"{plan['memory_gib'][role]['total']:.1f}" for role in ("rollout", "teacher", "learner")]
+        step_s = plan["seconds"]["step"]
+        assert [*gib, f"{step_s:.1f}", f"{EPOCH_STEPS * step_s / 60:.0f}"] == predicted, model
 
 
 def test_every_documented_target_and_module_exists() -> None:

@@ -1,4 +1,4 @@
-"""docs/claims.md and docs/claims.json from the findings; what people have written under `BY_HAND` stays."""
+"""docs/claims.md, claims.json and claims.svg from the findings; what people have written under `BY_HAND` stays."""
 
 import json
 import math
@@ -11,14 +11,17 @@ from tests.benchmarks.results import origin
 from tests.claims.arms import ARMS, STAGES
 from tests.claims.claims import FACTS, SETS, Finding
 from tests.claims.measured import BASE_KL, PRIOR_LOGPROB, Measured
+from tests.claims.picture import draw
 
-PAGE, JSON = ROOT / "docs" / "claims.md", ROOT / "docs" / "claims.json"
+PAGE, JSON, PICTURE = (ROOT / "docs" / f"claims.{kind}" for kind in ("md", "json", "svg"))
 BY_HAND = "## Why it came out like this"
 
 
 def write_page(findings: Sequence[Finding], measured: dict[str, Measured]) -> None:
-    """Writes both files."""
-    JSON.write_text(json.dumps([_record(finding) for finding in findings], indent=2) + "\n")
+    """Writes all three files."""
+    records = [_record(finding) for finding in findings]
+    JSON.write_text(json.dumps(records, indent=2) + "\n")
+    PICTURE.write_text(draw(records))
     _, heading, by_hand = PAGE.read_text().partition(BY_HAND) if PAGE.exists() else ("", "", "")
     PAGE.write_text("\n".join(_page(findings, measured)) + "\n" + (f"\n{heading}{by_hand}" if heading else ""))
 
@@ -58,6 +61,8 @@ def _page(findings: Sequence[Finding], measured: dict[str, Measured]) -> Iterato
         'lies on the expected side, "not seen" that all of it lies on the other, "undecided" everything else. So few',
         "seeds tell little of how much runs differ: each is shown, in brackets. One number a run has an interval over",
         f"seeds. {len(findings)} claims are tested, and nothing is corrected for their number.",
+        "",
+        "![New facts against prior knowledge, both after training](claims.svg)",
         "",
         "| claim | in the paper | asked | seen | difference, points | verdict |",
         "|---|---|---|---|---|---|",

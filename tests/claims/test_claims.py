@@ -9,6 +9,8 @@ from sdft_ray.report.runs import read_runs
 from tests.claims.arms import ARMS
 from tests.claims.claims import CLAIMS, NEW, Claim, Verdict, When, examine
 from tests.claims.measured import BASE_KL, Measured
+from tests.claims.page import JSON, PICTURE
+from tests.claims.picture import draw
 from tests.report.folders import settings_of, summary_of, write_run
 
 CLAIM = Claim(name="learns", text="One learns more.", paper="", better="one", worse="other", asked=NEW)
@@ -89,6 +91,13 @@ def test_a_metric_of_whole_runs_needs_two_seeds_and_less_of_it_is_better(tmp_pat
 
 def test_a_claim_waits_for_its_arms(tmp_path: Path) -> None:
     assert examine(CLAIM, {"one": _arm(tmp_path / "one", [_right(3)])}) is None
+
+
+def test_the_picture_is_that_of_the_kept_figures() -> None:
+    drawn = draw(json.loads(JSON.read_text()))
+    assert PICTURE.read_text() == drawn
+    for shown in ("SDFT, forward KL", "SFT", "51.6", "22.5"):
+        assert shown in drawn
 
 
 def _right(count: int) -> dict[str, bool]:
