@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from sdft_ray.config import ModelConfig, Precision
 from sdft_ray.errors import ConfigError, ModelError
 from sdft_ray.models.folder_check import check_attention, check_folder, check_values
-from sdft_ray.models.network import load_network
+from sdft_ray.models.network import check_finite, load_network
 from tests.models.families import FAMILIES, SIZES, Family
 
 FILE = "model.safetensors"
@@ -176,6 +176,13 @@ def test_a_weight_that_is_not_finite_is_named_by_whoever_loads_it(llama: Path, v
     for precision in (Precision.FLOAT32, Precision.BFLOAT16):
         with pytest.raises(ModelError, match=r"model\.layers\.1\.mlp\.up_proj\.weight holds NaN or infinite"):
             load_network(str(llama), precision, ModelConfig(path=str(llama)))
+
+
+def test_of_a_parameter_that_is_cut_up_the_part_that_is_here_is_looked_at() -> None:
+    parameter = torch.nn.Parameter(torch.empty(0))
+    parameter.ds_tensor = torch.tensor([1.0, float("nan")])  # as ZeRO 3 leaves it
+    with pytest.raises(ModelError, match="weight holds NaN"):
+        check_finite("mine", [("weight", parameter)])
 
 
 def test_an_attention_that_there_is_not_is_refused_with_those_there_are(llama: Path) -> None:
