@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers.utils import is_flash_attn_2_available
 
 from sdft_ray.config import ModelConfig, Precision
 from sdft_ray.errors import ConfigError, ModelError
@@ -187,17 +188,27 @@ def test_of_a_parameter_that_is_cut_up_the_part_that_is_here_is_looked_at() -> N
 
 def test_an_attention_that_there_is_not_is_refused_with_those_there_are(llama: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.attention=foo: .*take one of eager, .*packed, sdpa\."):
-        check_attention(str(llama), "foo")
-    for attention in ("packed", "sdpa", "eager", "flash_attention_2"):
-        check_attention(str(llama), attention)
+        check_attention(str(llama), "foo", on_gpu=False)
+    for attention in ("packed", "sdpa", "eager"):
+        check_attention(str(llama), attention, on_gpu=False)
+
+
+@pytest.mark.skipif(is_flash_attn_2_available(), reason="the package is installed")
+def test_an_attention_whose_package_is_not_installed_is_refused_where_it_would_compute(llama: Path) -> None:
+    name = "flash_attention_2"
+    check_attention(str(llama), name, on_gpu=True)  # this machine need not have what workers have
+    with pytest.raises(ConfigError, match=rf"^model\.attention={name}: .*installed.*set model\.attention=packed"):
+        check_attention(str(llama), name, on_gpu=False)
+    with pytest.raises(ConfigError, match=rf"^model\.attention={name}: .*installed; set model\.attention=packed"):
+        load_network(str(llama), Precision.BFLOAT16, ModelConfig(path=str(llama), attention=name))
 
 
 def test_an_attention_that_the_network_does_not_have_is_refused(tmp_path: Path) -> None:
     saved("gpt_oss", tmp_path)
     with pytest.raises(ConfigError, match=r"model\.attention=sdpa: GptOssForCausalLM cannot compute it"):
-        check_attention(str(tmp_path), "sdpa")
+        check_attention(str(tmp_path), "sdpa", on_gpu=False)
 
 
 def test_a_network_with_an_attention_of_its_own_leaves_the_setting_alone(tmp_path: Path) -> None:
     saved("rwkv", tmp_path)
-    check_attention(str(tmp_path), "packed")
+    check_attention(str(tmp_path), "packed", on_gpu=False)
