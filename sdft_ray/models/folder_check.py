@@ -56,7 +56,7 @@ def check_folder(key: str, path: str, folder: str) -> None:
         with _silent():
             _, loaded = kind.from_pretrained(
                 None,
-                config=config,
+                config=config if isinstance(config, kind.config_class) else config.get_text_config(),
                 state_dict=held,
                 device_map={"": "meta"},
                 ignore_mismatched_sizes=True,

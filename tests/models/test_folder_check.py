@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import is_flash_attn_2_available
 
 from sdft_ray.config import ModelConfig, Precision
@@ -83,6 +84,23 @@ def test_what_transformers_leaves_out_on_purpose_passes(tmp_path: Path, family: 
     saved(family, tmp_path)
     change(tmp_path, lambda tensors: tensors.update({name: torch.zeros(4)}))
     check(tmp_path)
+
+
+VISION = {
+    "qwen3_5": {"depth": 1, "num_heads": 2, "out_hidden_size": 64, "num_position_embeddings": 16},
+    "gemma3": {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14},
+}
+
+
+@pytest.mark.parametrize(("family", "text"), [("qwen3_5", "qwen3_5_text"), ("gemma3", "gemma3_text")])
+def test_a_folder_that_holds_an_image_model_besides_passes(tmp_path: Path, family: str, text: str) -> None:
+    """Transformers loads the language model of the one without the rest, and the other as a whole."""
+    language = next(each for each in FAMILIES if each.name == text).config().to_dict()
+    vision = {"hidden_size": 32, "intermediate_size": 32, **VISION[family]}
+    config = CONFIG_MAPPING[family](text_config=language, vision_config=vision)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path)
+    check(tmp_path)
+    check_attention(str(tmp_path), "packed", on_gpu=False)
 
 
 def test_a_tied_head_passes_whether_it_is_in_the_file_or_not(tmp_path: Path) -> None:
