@@ -135,7 +135,7 @@ def find_model(cfg: RunConfig) -> str:
     """
     folder = resolve_model(cfg.model.path)
     check_folder("model.path", cfg.model.path, folder)
-    check_attention(folder, cfg.model.attention)
+    check_attention(folder, cfg.model.attention, on_gpu=cfg.cluster.num_gpus > 0)
     if cfg.mode is not Mode.train:  # no learner loads it
         check_values("model.path", cfg.model.path, folder)
     return folder
@@ -148,7 +148,7 @@ def _find_teacher(cfg: RunConfig) -> str:
     if cfg.teacher.backend is TeacherBackend.VLLM:
         check_values("teacher.path", cfg.teacher.path, folder)
     else:
-        check_attention(folder, cfg.model.attention)
+        check_attention(folder, cfg.model.attention, on_gpu=cfg.cluster.num_gpus > 0)
     return folder
 
 

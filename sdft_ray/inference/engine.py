@@ -141,7 +141,7 @@ class InferenceEngine:
             some = ", ".join(missing[:3])
             raise ModelError(
                 f"{self._place.worker}: vLLM's engine for {family(self._place.model_path)} cannot take over new "
-                f"weights: it computes with {len(missing)} parameters that no publication holds, such as {some}; "
+                f"weights: a publication does not reach {len(missing)} of its parameters, such as {some}; "
                 f"{self.remedy}."
             )
 

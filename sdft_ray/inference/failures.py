@@ -15,6 +15,7 @@ from sdft_ray.errors import EngineError, first_line
 LOGGED_ERROR = re.compile(r"^\((?P<process>[^)]+ pid=\d+)\) ERROR [^\]]*\] ?(?P<said>.*)$")
 FATAL = ("EngineCore failed to start", "EngineCore encountered a fatal error")
 TRACEBACK = "Traceback (most recent call last):"
+MARKER = re.compile(r"\s+[~^]+")  # below the part of a line that failed
 SHOWN_LINES = 8  # of the traceback, its end
 
 # What vLLM raises where it cannot start an engine: it has no class of its own for that.
@@ -54,21 +55,17 @@ def family(model_path: str) -> str:
 
 
 def logged_traceback(log: Path, start: int) -> list[str]:
-    """The traceback that began the engine's end, without its head and the logger's prefixes; [] where there is none.
+    """The frames and the exception that began the engine's end, without the logger's prefixes; [] where there are none.
 
-    Of exceptions that have led to one another the first is shown, which is the cause of the others.
+    Of exceptions that have led to one another the first is taken, which is the cause of the others.
     """
     text = log.read_bytes()[start:].decode(errors="replace") if log.is_file() else ""
     errors = [match for line in text.splitlines() if (match := LOGGED_ERROR.match(line))]
-    fatal = [index for index, match in enumerate(errors) if match["said"].startswith(FATAL)]
-    said = (
-        [match["said"] for match in errors[fatal[-1] :] if match["process"] == errors[fatal[-1]]["process"]]
-        if fatal
-        else []
-    )
+    fatal = max((index for index, match in enumerate(errors) if match["said"].startswith(FATAL)), default=len(errors))
+    said = [match["said"] for match in errors[fatal:] if match["process"] == errors[fatal]["process"]]
     if TRACEBACK not in said:
         return []
-    lines = said[said.index(TRACEBACK) + 1 :]
+    lines = [line for line in said[said.index(TRACEBACK) + 1 :] if not MARKER.fullmatch(line)]
     end = next((index for index, line in enumerate(lines) if not line.startswith(" ")), len(lines) - 1)
     return lines[: end + 1]
 
@@ -86,8 +83,7 @@ def _cause(traceback: list[str]) -> str:
     *code, cause = traceback
     if ":" in cause:
         return cause
-    statements = [line.strip() for line in code if line.strip(" ^~")]
-    return f"{cause} ({statements[-1]})" if statements else cause
+    return f"{cause} ({code[-1].strip()})" if code else cause
 
 
 def _explained(error: BaseException) -> str:

@@ -95,8 +95,7 @@ class LayerwiseReload:
         self._model_config = model_config
         self._loaded: set[str] = set()
         self._names = CheckpointNames(model_config.model)
-        if current_platform.is_cpu():
-            _pack_experts_anew(model)
+        self._experts = _pack_experts_anew(model) if current_platform.is_cpu() else {}
         initialize_layerwise_reload(model)
 
     def load(self, published: Iterable[tuple[str, torch.Tensor]]) -> None:
@@ -112,15 +111,21 @@ class LayerwiseReload:
                 # Tied to the embedding, through which alone vLLM 0.32 reloads the shared parameter. On a
                 # CPU the head computes with a repacked copy of it, which would stay the old one.
                 head.quant_method.process_weights_after_loading(head)
-        return {name for name, _ in self._model.named_parameters()} - self._loaded
+        missing = {name for name, _ in self._model.named_parameters()} - self._loaded
+        # Of experts that vLLM's reload passes over (gpt-oss), the kernel that was taken away is not made anew.
+        return missing | {f"{name}.w13_weight" for name, method in self._experts.items() if method.moe_kernel is None}
 
 
-def _pack_experts_anew(model: Any) -> None:
-    """Has vLLM pack the weights of experts that it is about to reload.
+def _pack_experts_anew(model: Any) -> dict[str, UnquantizedFusedMoEMethod]:
+    """Has vLLM pack the weights of experts that it is about to reload; what will do so, by the name of the layer.
 
     On a CPU, vLLM 0.32 packs them where it first makes a layer's kernel, and never again: later weights would be
     multiplied unpacked, as if they were packed, without an error. A layer without a kernel makes one with its weights.
     """
-    for layer in model.modules():
-        if isinstance(method := getattr(layer, "quant_method", None), UnquantizedFusedMoEMethod):
+    experts = {}
+    for name, layer in model.named_modules():
+        method = getattr(layer, "quant_method", None)
+        if isinstance(method, UnquantizedFusedMoEMethod) and method.moe_kernel is not None:
             method.moe_kernel = None
+            experts[name] = method
+    return experts

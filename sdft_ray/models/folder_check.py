@@ -29,8 +29,7 @@ ANEW = "download or copy the model anew"
 # How a configuration shows that no network can be built from it.
 CANNOT_BUILD = (ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError)
 CANNOT_READ = (OSError, EOFError, ValueError, RuntimeError, pickle.UnpicklingError)
-# Implementations that need a GPU, or the hub; the driver may have neither.
-LEFT_TO_WORKERS = ("flash", "/")
+LEFT_TO_WORKERS = ("flash", "/")  # implementations of a package for GPUs, or of the hub
 
 
 def check_folder(key: str, path: str, folder: str) -> None:
@@ -58,7 +57,7 @@ def check_folder(key: str, path: str, folder: str) -> None:
         with _silent():
             _, loaded = kind.from_pretrained(
                 None,
-                config=config,
+                config=config if isinstance(config, kind.config_class) else config.get_text_config(),
                 state_dict=held,
                 device_map={"": "meta"},
                 ignore_mismatched_sizes=True,
@@ -72,8 +71,13 @@ def check_folder(key: str, path: str, folder: str) -> None:
     _refuse_differences(named, folder, f"{kind.__name__} (model_type={config.model_type})", loaded)
 
 
-def check_attention(folder: str, attention: str) -> None:
+def check_attention(folder: str, attention: str, *, on_gpu: bool) -> None:
     """Refuses a `model.attention` that there is not, or not for this network.
+
+    Args:
+        folder: from `resolve_model`.
+        attention: `model.attention`.
+        on_gpu: whether workers compute with it on GPUs, whose kernels this machine may lack.
 
     Raises:
         ConfigError: names what there is.
@@ -84,13 +88,13 @@ def check_attention(folder: str, attention: str) -> None:
         plain = ", ".join(name for name in there_are if "|" not in name)
         raise ConfigError("model.attention", attention, "there is no such implementation", f"take one of {plain}")
     kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    if not kind._can_set_attn_implementation() or any(sign in attention for sign in LEFT_TO_WORKERS):
+    if not kind._can_set_attn_implementation() or (on_gpu and any(sign in attention for sign in LEFT_TO_WORKERS)):
         return
     try:
         with _silent(), torch.device("meta"):
             AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     except (ValueError, ImportError) as error:
-        problem = f"{kind.__name__} cannot compute it ({first_line(error)})"
+        problem = f"{kind.__name__} cannot compute it ({first_line(error).rstrip('.')})"
         raise ConfigError("model.attention", attention, problem, "set model.attention=packed") from error
 
 

@@ -50,7 +50,7 @@ def load_network(path: str, precision: Precision, model: ModelConfig, **kwargs: 
         if "flash" not in model.attention:  # whose package the driver may lack, and so does not ask for
             raise
         raise ConfigError(
-            "model.attention", model.attention, first_line(error), "set model.attention=packed"
+            "model.attention", model.attention, first_line(error).rstrip("."), "set model.attention=packed"
         ) from error
     missing = sorted(loaded["missing_keys"])
     if missing:

@@ -45,7 +45,7 @@ def kill(job: subprocess.Popen[bytes], process_name: str) -> None:
 ONLY_A_LEARNER = ["method=sft"]  # starts in a quarter of the time
 ENDS = {
     "Ctrl-C": ([], lambda job: stop(job, signal.SIGINT), 130, "error: interrupted"),
-    "dead engine": ([], lambda job: kill(job, "VLLM::EngineCore"), 1, "error: rollout worker 0 failed"),
+    "dead engine": ([], lambda job: kill(job, "VLLM::EngineCore"), 1, "error: rollout worker 0: vLLM's engine"),
     "SIGTERM": (ONLY_A_LEARNER, lambda job: stop(job, signal.SIGTERM), 143, "error: terminated"),
     "dead learner": (ONLY_A_LEARNER, lambda job: kill(job, "ray::Learner"), 1, "error: learner worker 0 failed"),
 }

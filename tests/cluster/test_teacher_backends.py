@@ -190,7 +190,7 @@ def test_a_publication_that_lacks_a_parameter_is_refused_by_its_name(student, wo
     norm = "model.norm.weight"
     without = tuple(bucket for bucket in publication.buckets if norm not in [entry.name for entry in bucket.entries])
     group = WorkerGroup("teacher", [workers.actors["vllm"]], workers.logs)
-    with pytest.raises(ModelError, match=f"parameters that no publication holds, such as .*{norm}.*TRANSFORMERS"):
+    with pytest.raises(ModelError, match=f"does not reach 3 of its parameters, such as .*{norm}.*TRANSFORMERS"):
         asyncio.run(group.on_all(lambda actor: actor.load_weights.remote(Publication(version=99, buckets=without))))
 
 

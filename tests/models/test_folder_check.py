@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, LlamaConfig, LlamaForCausalLM
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.utils import is_flash_attn_2_available
 
 from sdft_ray.config import ModelConfig, Precision
 from sdft_ray.errors import ConfigError, ModelError
 from sdft_ray.models.folder_check import check_attention, check_folder, check_values
-from sdft_ray.models.network import load_network
+from sdft_ray.models.network import check_finite, load_network
 from tests.models.families import FAMILIES, SIZES, Family
 
 FILE = "model.safetensors"
@@ -82,6 +84,23 @@ def test_what_transformers_leaves_out_on_purpose_passes(tmp_path: Path, family: 
     saved(family, tmp_path)
     change(tmp_path, lambda tensors: tensors.update({name: torch.zeros(4)}))
     check(tmp_path)
+
+
+VISION = {
+    "qwen3_5": {"depth": 1, "num_heads": 2, "out_hidden_size": 64, "num_position_embeddings": 16},
+    "gemma3": {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14},
+}
+
+
+@pytest.mark.parametrize(("family", "text"), [("qwen3_5", "qwen3_5_text"), ("gemma3", "gemma3_text")])
+def test_a_folder_that_holds_an_image_model_besides_passes(tmp_path: Path, family: str, text: str) -> None:
+    """Transformers loads the language model of the one without the rest, and the other as a whole."""
+    language = next(each for each in FAMILIES if each.name == text).config().to_dict()
+    vision = {"hidden_size": 32, "intermediate_size": 32, **VISION[family]}
+    config = CONFIG_MAPPING[family](text_config=language, vision_config=vision)
+    AutoModelForImageTextToText.from_config(config).save_pretrained(tmp_path)
+    check(tmp_path)
+    check_attention(str(tmp_path), "packed", on_gpu=False)
 
 
 def test_a_tied_head_passes_whether_it_is_in_the_file_or_not(tmp_path: Path) -> None:
@@ -178,19 +197,36 @@ def test_a_weight_that_is_not_finite_is_named_by_whoever_loads_it(llama: Path, v
             load_network(str(llama), precision, ModelConfig(path=str(llama)))
 
 
+def test_of_a_parameter_that_is_cut_up_the_part_that_is_here_is_looked_at() -> None:
+    parameter = torch.nn.Parameter(torch.empty(0))
+    parameter.ds_tensor = torch.tensor([1.0, float("nan")])  # as ZeRO 3 leaves it
+    with pytest.raises(ModelError, match="weight holds NaN"):
+        check_finite("mine", [("weight", parameter)])
+
+
 def test_an_attention_that_there_is_not_is_refused_with_those_there_are(llama: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.attention=foo: .*take one of eager, .*packed, sdpa\."):
-        check_attention(str(llama), "foo")
-    for attention in ("packed", "sdpa", "eager", "flash_attention_2"):
-        check_attention(str(llama), attention)
+        check_attention(str(llama), "foo", on_gpu=False)
+    for attention in ("packed", "sdpa", "eager"):
+        check_attention(str(llama), attention, on_gpu=False)
+
+
+@pytest.mark.skipif(is_flash_attn_2_available(), reason="the package is installed")
+def test_an_attention_whose_package_is_not_installed_is_refused_where_it_would_compute(llama: Path) -> None:
+    name = "flash_attention_2"
+    check_attention(str(llama), name, on_gpu=True)  # this machine need not have what workers have
+    with pytest.raises(ConfigError, match=rf"^model\.attention={name}: .*installed.*set model\.attention=packed"):
+        check_attention(str(llama), name, on_gpu=False)
+    with pytest.raises(ConfigError, match=rf"^model\.attention={name}: .*installed; set model\.attention=packed"):
+        load_network(str(llama), Precision.BFLOAT16, ModelConfig(path=str(llama), attention=name))
 
 
 def test_an_attention_that_the_network_does_not_have_is_refused(tmp_path: Path) -> None:
     saved("gpt_oss", tmp_path)
     with pytest.raises(ConfigError, match=r"model\.attention=sdpa: GptOssForCausalLM cannot compute it"):
-        check_attention(str(tmp_path), "sdpa")
+        check_attention(str(tmp_path), "sdpa", on_gpu=False)
 
 
 def test_a_network_with_an_attention_of_its_own_leaves_the_setting_alone(tmp_path: Path) -> None:
     saved("rwkv", tmp_path)
-    check_attention(str(tmp_path), "packed")
+    check_attention(str(tmp_path), "packed", on_gpu=False)
