@@ -26,9 +26,9 @@ PASSED_ON = (
 )
 PASSED_ON_PREFIXES = ("NCCL_", "TORCH_NCCL_", "GLOO_")  # how ranks reach one another is a matter of the machines
 
-# How often a thread looks for the others at a barrier before it sleeps. GNU OpenMP takes 300,000 unless a process of its
-# own has more threads than there are cores, then this. It cannot see the other roles on the same cores: two processes
-# of two threads each on two cores needed 41 s for products that took 15 s with this, and alone 21 s and 19 s.
+# How often a thread looks for the others at a barrier before it sleeps. GNU OpenMP takes 300,000, and this where one
+# process has more threads than there are cores. It cannot see the other roles on the same cores: two processes of two
+# threads each on two cores needed 41 s for products that took 15 s with this. A process alone was no slower with it.
 SPIN_COUNT = "1000"
 
 # What torch 2.13 reads of its GPU allocator: the first that is set.
