@@ -28,7 +28,7 @@ from sdft_ray.cluster.material import Material
 from sdft_ray.cluster.placement import Reservation, reserve
 from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.cluster.stages import Stages
-from sdft_ray.config import NEVER, Channel, CompletionSource, RolePlacement, RunConfig, Target
+from sdft_ray.config import NEVER, Channel, CompletionSource, RolePlacement, RunConfig
 from sdft_ray.evaluate.evaluator import NoEvaluation
 from sdft_ray.evaluate.progress import Counting
 from sdft_ray.learner.group import LearnerGroup
@@ -80,17 +80,6 @@ def _notes(actor: Any) -> Any:
     return actor.notes.remote()
 
 
-def needed_roles(cfg: RunConfig) -> list[str]:
-    """The roles the method and the evaluation need workers for."""
-    asked = cfg.evaluation.sets or cfg.evaluation.prior or cfg.evaluation.general or cfg.harness.tasks
-    roles = ["learner"]
-    if cfg.method.target is Target.TEACHER:
-        roles.insert(0, "teacher")
-    if cfg.method.samples or asked:
-        roles.insert(0, "rollout")
-    return roles
-
-
 async def start_roles(stages: Stages, folder: RunFolder, phase: Phase, counting: Counting) -> Roles:
     """Starts all workers at once and wires the roles; on failure ends what it started.
 
@@ -102,7 +91,7 @@ async def start_roles(stages: Stages, folder: RunFolder, phase: Phase, counting:
     """
     cfg, material = stages.shared
     logs = str(folder.logs)
-    needed = needed_roles(cfg)
+    needed = cfg.needed_roles()
     reservations = reserve(cfg.cluster, needed)
     makers: dict[str, Callable[[RunConfig, Material, Reservation, str], list[Any]]] = {
         "rollout": make_rollout_workers,
