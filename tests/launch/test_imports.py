@@ -1,4 +1,4 @@
-"""What the command imports before it knows that there is something to start: seconds that a wrong setting would cost."""
+"""What the command imports before it knows that there is something to start: a wrong setting would wait for it."""
 
 import json
 import subprocess
