@@ -25,8 +25,8 @@ RETENTION = ("retention/base_student_kl_nats", "retention/student_base_kl_nats")
 
 
 @pytest.fixture(scope="module")
-def first_run(launch: Callable[..., Any]) -> tuple[Path, str]:
-    return launch(
+def first_run(command: Callable[..., Any]) -> tuple[Path, str]:
+    return command(
         "first", *EVALUATED, "num_steps=4", "checkpoint_every=2", "tracking.wandb=offline", "learner.zero_stage=3"
     )
 
