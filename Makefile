@@ -69,8 +69,10 @@ run: model  ## the package's defaults on this machine; settings with ARGS="..."
 	@$(BIN)/python -m sdft_ray.launch +cluster=local $(ARGS)
 
 # Two processes with a thread each, a file at a time: much of a test is the start of a process that computes on one core.
-test: setup  ## all tests that need no GPU
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu" --numprocesses 2 --dist loadfile $(ARGS)
+# In the order of the folders: xdist's own takes files with few tests last, which are those that start processes, and a
+# core would idle while the longest of them ends.
+test: setup  ## all tests that need no GPU; with FAST=1 those that start no Ray, vLLM or DeepSpeed
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu$(if $(FAST), and not cluster)" --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Its environment holds TRL, Liger and matplotlib and sees all of $(VENV), which stays as it is.
 bench: model $(BENCH)/ready  ## measure, and write docs/benchmarks.md; some with ARGS="fused payloads"

@@ -12,7 +12,6 @@ from rich.console import Console
 import sdft_ray
 from sdft_ray.api import RunResult
 from sdft_ray.cluster.stages import Stages
-from sdft_ray.cluster.topology import needed_roles
 from sdft_ray.config import Mode, ReportConfig, RunConfig
 from sdft_ray.launch import Stage, command, compose_config, main
 from sdft_ray.outcome import Outcome
@@ -101,7 +100,7 @@ def test_the_readmes_table_of_gpus_is_what_the_planner_predicts() -> None:
         cfg = compose_config(
             "mode=plan", f"plan.model={model}", f"+cluster={cluster}", *shared.split(), *re.findall(r"`(\S+)`", own)
         )
-        plan = make_plan(cfg, needed_roles(cfg)).as_dict()
+        plan = make_plan(cfg, cfg.needed_roles()).as_dict()
         assert plan["fits"], model
         gib = [f"{plan['memory_gib'][role]['total']:.1f}" for role in ("rollout", "teacher", "learner")]
         step_s = plan["seconds"]["step"]

@@ -14,7 +14,7 @@ from sdft_ray.cluster.probes import check_resumable
 from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.cluster.stages import Stage, Stages
-from sdft_ray.cluster.topology import Roles, needed_roles, start_roles
+from sdft_ray.cluster.topology import Roles, start_roles
 from sdft_ray.config import RunConfig, Target, Wandb
 from sdft_ray.config.written import changed_settings, flat_settings, plain_settings
 from sdft_ray.learner.checkpoint import check_state, layout, read_state
@@ -62,7 +62,7 @@ class Job:
         Raises:
             CancelledError: on SIGTERM, which a scheduler sends before it kills.
         """
-        with self.console, RaySession(self._cfg.cluster, needed_roles(self._cfg)) as session:
+        with self.console, RaySession(self._cfg.cluster, self._cfg.needed_roles()) as session:
             cancel_on_termination()
             self._introduce(session.dashboard)
             roles = await start_roles(self._stages, self.folder, self.console.phase, self.console.counting)

@@ -23,7 +23,7 @@ from sdft_ray.cluster.placement import Reservation, reserve
 from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.cluster.session import num_alive_nodes
 from sdft_ray.cluster.stages import Stages
-from sdft_ray.config import NEVER, CompletionSource, RunConfig, Target
+from sdft_ray.config import NEVER, CompletionSource, RunConfig
 from sdft_ray.evaluation.evaluator import NoEvaluation
 from sdft_ray.evaluation.progress import Counting
 from sdft_ray.learner.group import LearnerGroup
@@ -77,17 +77,6 @@ def _notes(actor: Any) -> Any:
     return actor.notes.remote()
 
 
-def needed_roles(cfg: RunConfig) -> list[str]:
-    """The roles the method and the evaluation need workers for."""
-    asked = cfg.evaluation.sets or cfg.evaluation.prior or cfg.evaluation.general or cfg.harness.tasks
-    roles = ["learner"]
-    if cfg.method.target is Target.TEACHER:
-        roles.insert(0, "teacher")
-    if cfg.method.samples or asked:
-        roles.insert(0, "rollout")
-    return roles
-
-
 async def start_roles(stages: Stages, folder: RunFolder, phase: Phase, counting: Counting) -> Roles:
     """Starts all workers at once and wires the roles; on failure ends what it started.
 
@@ -99,7 +88,7 @@ async def start_roles(stages: Stages, folder: RunFolder, phase: Phase, counting:
     """
     cfg, material = stages.shared
     logs = str(folder.logs)
-    needed = needed_roles(cfg)
+    needed = cfg.needed_roles()
     reservations = reserve(cfg.cluster, needed)
     weights = plan_weights(cfg, num_alive_nodes())
     makers: dict[str, Callable[[RunConfig, Material, WeightPlan, Reservation, str], list[Any]]] = {

@@ -167,6 +167,17 @@ class RunConfig:
             "set runs_dir to the folder that holds the run, and name to a name in it",
         )
 
+    def needed_roles(self) -> list[str]:
+        """The roles that the method and the evaluation need workers for."""
+        evaluation = self.evaluation
+        is_asked = evaluation.sets or evaluation.prior or evaluation.general or self.harness.tasks
+        needed = {
+            "rollout": self.method.samples or is_asked,
+            "teacher": self.method.target is Target.TEACHER,
+            "learner": True,
+        }
+        return [role for role, is_needed in needed.items() if is_needed]
+
     def _check_seeds(self) -> None:
         """Refuses seeds that cannot each have a run of their own."""
         require(

@@ -17,10 +17,9 @@ def show_plan(cfg: RunConfig) -> None:
     """
     from rich.console import Console
 
-    from sdft_ray.cluster.topology import needed_roles
     from sdft_ray.planning.plan import make_plan
 
-    make_plan(cfg, needed_roles(cfg)).show(Console(highlight=False))
+    make_plan(cfg, cfg.needed_roles()).show(Console(highlight=False))
 
 
 def show_report(runs: list[str], cfg: ReportConfig) -> None:

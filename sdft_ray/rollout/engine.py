@@ -67,6 +67,7 @@ class SamplingEngine(InferenceEngine):
         temperature: float,
         top_p: float = 1.0,
         seed: int | None = None,
+        with_logprobs: bool = True,
     ) -> AsyncIterator[tuple[list[int], list[float]]]:
         """Yields twice at most: the first token as soon as it is there, then all others.
 
@@ -76,10 +77,11 @@ class SamplingEngine(InferenceEngine):
             temperature: 0 is greedy.
             top_p: share of the probability mass that is sampled from.
             seed: makes the completion reproducible whatever else is in the batch, up to rounding.
+            with_logprobs: False spares the engine passes over the whole vocabulary for every token.
 
         Yields:
             New token ids, a stop token among them, and their logprobs [nats] in the distribution sampled from
-            (that of temperature 1 for greedy completions).
+            (that of temperature 1 for greedy completions); without logprobs an empty list in their place.
         """
         params = SamplingParams(
             temperature=temperature,
@@ -88,7 +90,7 @@ class SamplingEngine(InferenceEngine):
             max_tokens=max_new_tokens,
             stop_token_ids=self._stop_token_ids,
             ignore_eos=True,  # the ids above stop a completion, not what vLLM reads from the model folder
-            logprobs=0,
+            logprobs=0 if with_logprobs else None,
             flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
@@ -96,7 +98,7 @@ class SamplingEngine(InferenceEngine):
         )
         async for output in self._requested(prompt_tokens, params):
             completion = output.outputs[0]
-            yield list(completion.token_ids), list(completion.logprobs.logprobs)
+            yield list(completion.token_ids), list(completion.logprobs.logprobs) if with_logprobs else []
 
     async def logprobs(
         self, prompt_tokens: Sequence[int], completion_tokens: Sequence[int]

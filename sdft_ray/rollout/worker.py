@@ -117,7 +117,9 @@ class RolloutWorker(Worker):
 
     async def answer(self, prompt_tokens: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
         """The greedy completion; its last token is an end-of-sequence token unless it was cut."""
-        outputs = self._engine.generate(prompt_tokens, max_new_tokens=max_new_tokens, temperature=0.0)
+        outputs = self._engine.generate(
+            prompt_tokens, max_new_tokens=max_new_tokens, temperature=0.0, with_logprobs=False
+        )
         return tuple([token async for tokens, _ in outputs for token in tokens])
 
     async def sample(
@@ -125,7 +127,12 @@ class RolloutWorker(Worker):
     ) -> tuple[int, ...]:
         """A completion drawn as asked, whatever the settings of rollouts are; its end is that of `answer`."""
         outputs = self._engine.generate(
-            prompt_tokens, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
+            prompt_tokens,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            with_logprobs=False,
         )
         return tuple([token async for tokens, _ in outputs for token in tokens])
 

@@ -52,7 +52,7 @@ def run_with_peak_memory(
 def _sizes(process: psutil.Process, size_of: Callable[[psutil.Process], int]) -> Counter[str]:
     """Bytes of the process and its descendants, by process name."""
     sizes: Counter[str] = Counter()
-    for member in _family(process):
+    for member in family(process):
         try:
             sizes[member.name()] += size_of(member)
         except (psutil.NoSuchProcess, psutil.AccessDenied):  # it ended meanwhile
@@ -60,7 +60,8 @@ def _sizes(process: psutil.Process, size_of: Callable[[psutil.Process], int]) ->
     return sizes
 
 
-def _family(process: psutil.Process) -> list[psutil.Process]:
+def family(process: psutil.Process) -> list[psutil.Process]:
+    """The process and its descendants; none where it has ended."""
     try:
         return [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:

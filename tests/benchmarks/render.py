@@ -17,6 +17,7 @@ MEASUREMENTS = {
     "method_cost": "Cost of the method",
     "peer": "Beside TRL",
     "publish": "Publishing weights",
+    "start": "From the command to the first step",
     "prefix": "Common prefixes",
     "growth": "Growth",
     "plan_memory": "The planner's memory",
@@ -54,6 +55,8 @@ HEADLINES = (
     Headline("trl_samples_ratio_tools", "samples a second over TRL's, 16 tool calls", at_least=1.5),
     Headline("trl_memory_ratio_tools", "peak memory over TRL's, 16 tool calls", at_most=0.6),
     Headline("publish_share_of_step", "share of the demo's step that new weights take", at_most=0.15),
+    Headline("start_s", "from the command to the demo's first step, second start, s", at_most=45),
+    Headline("start_processor_s", "processor time of all processes until then, s"),
     Headline("plan_memory_error", "largest relative error of the planner's memory", at_most=0.15),
 )
 

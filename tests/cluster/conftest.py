@@ -16,6 +16,7 @@ from sdft_ray.cluster.environment import DRIVER, actor_environment
 from sdft_ray.cluster.session import prepare_to_join
 from sdft_ray.config import RolePlacement
 from tests.cluster.command import ROOT, SETTINGS, users_environment
+from tests.cluster.in_process import run_in_process
 from tests.tiny import make_tiny_model
 
 # As in a run, with one thread for each role.
@@ -30,8 +31,9 @@ ENVIRONMENT = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what computes on the shared cluster or joins a head; a module that starts its own Ray marks itself."""
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if isinstance(item, pytest.Function) and {"cluster", "head"} & set(item.fixturenames):
             item.add_marker(pytest.mark.cluster)
 
 
@@ -81,19 +83,39 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def launch(cluster: None, folder: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Runs the command, or another program, on the tests' Ray cluster; answers its run folder and its output."""
-    runs = tmp_path_factory.mktemp("runs")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def command(cluster: None, folder: str, runs: Path) -> Any:
+    """Runs the command, or another program, in a process of its own on the tests' Ray cluster; answers as `launch`."""
     environment = users_environment(RAY_ADDRESS=ray.get_runtime_context().gcs_address)
 
-    def run(
-        name: str, *overrides: str, fails: bool = False, program: Sequence[str] = ("-m", "sdft_ray.launch")
-    ) -> tuple[Path, str]:
-        command = [sys.executable, *program, *SETTINGS, f"model.path={folder}"]
-        command += [f"runs_dir={runs}", f"name={name}", *overrides]
+    def run(name: str, *overrides: str, program: Sequence[str] = ("-m", "sdft_ray.launch")) -> tuple[Path, str]:
+        command = [sys.executable, *program, *settings(folder, runs, name), *overrides]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
         output = done.stdout + done.stderr
-        assert (done.returncode != 0) == fails, output
+        assert done.returncode == 0, output
         return runs / name, output
 
     return run
+
+
+@pytest.fixture(scope="module")
+def launch(cluster: None, folder: str, runs: Path) -> Any:
+    """Runs the command in this process; answers its run folder and its output.
+
+    Seconds of imports are spared, and of the command only its `RaySession` is.
+    """
+
+    def run(name: str, *overrides: str, fails: bool = False) -> tuple[Path, str]:
+        code, output = run_in_process(*settings(folder, runs, name), *overrides)
+        assert (code != 0) == fails, output
+        return runs / name, output
+
+    return run
+
+
+def settings(folder: str, runs: Path, name: str) -> list[str]:
+    return [*SETTINGS, f"model.path={folder}", f"runs_dir={runs}", f"name={name}"]

@@ -2,19 +2,18 @@
 
 import json
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import ray
 from hydra import compose, initialize_config_dir
 
 from sdft_ray.cluster.check import TeacherCheck, read_check_material, templates_to_check
 from sdft_ray.config import CheckConfig, RunConfig, TeacherConfig, TeacherContext
 from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.launch import CONF, typed_config
-from tests.cluster.command import ROOT, SETTINGS, users_environment
+from tests.cluster.command import SETTINGS
 
 BUILT_IN = ["single_turn", "single_turn_short", "turns"]
 
@@ -111,19 +110,15 @@ def test_one_example_is_refused(folder: str) -> None:
 
 
 def test_the_command_reports_on_every_prompt_and_starts_rollout_workers_only(
-    cluster: None, folder: str, tmp_path: Path
+    launch: Callable[..., Any], folder: str
 ) -> None:
-    command = [sys.executable, "-m", "sdft_ray.launch", *SETTINGS, f"model.path={folder}", f"runs_dir={tmp_path}"]
-    command += ["mode=check_teacher", "name=check", "check.num_examples=99"]
-    environment = users_environment(RAY_ADDRESS=ray.get_runtime_context().gcs_address)
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "check.num_examples=99: the data has 8 examples, all are taken" in done.stdout
-    assert "teacher check of" in done.stdout and "verdict: " in done.stdout and "set: " in done.stdout
-    assert "\nnext: " in done.stdout and f"model.path={folder}" in done.stdout.partition("\nnext: ")[2]
-    logs = {path.name for path in (tmp_path / "check" / "logs").iterdir()}
+    run_dir, output = launch("check", "mode=check_teacher", "check.num_examples=99")
+    assert "check.num_examples=99: the data has 8 examples, all are taken" in output
+    assert "teacher check of" in output and "verdict: " in output and "set: " in output
+    assert "\nnext: " in output and f"model.path={folder}" in output.partition("\nnext: ")[2]
+    logs = {path.name for path in (run_dir / "logs").iterdir()}
     assert "rollout-0.log" in logs and not {"teacher-0.log", "learner-0.log"} & logs
-    found = json.loads((tmp_path / "check" / "check_teacher.json").read_text())
+    found = json.loads((run_dir / "check_teacher.json").read_text())
     assert set(found["teachers"]) == set(BUILT_IN)
     assert found["num_examples"] == len(found["examples"]) == 8
     for measured in (found["student"], *found["teachers"].values(), found["wrong_demonstration"]):

@@ -1,13 +1,12 @@
 """mode=evaluate as a user runs it, on a tiny random model."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.command import ROOT, SETTINGS
+from tests.cluster.command import SETTINGS
+from tests.cluster.in_process import run_in_process
 
 
 def test_a_model_is_evaluated_as_it_is_by_rollout_workers_alone(launch: Callable[..., Any], folder: str) -> None:
@@ -22,7 +21,6 @@ def test_a_model_is_evaluated_as_it_is_by_rollout_workers_alone(launch: Callable
 
 
 def test_an_evaluation_that_has_nothing_to_ask_is_refused(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "sdft_ray.launch", *SETTINGS, "model.path=nowhere", f"runs_dir={tmp_path}"]
-    done = subprocess.run([*command, "mode=evaluate"], cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 1
-    assert "mode=evaluate has nothing to ask" in done.stderr
+    code, output = run_in_process(*SETTINGS, "model.path=nowhere", f"runs_dir={tmp_path}", "mode=evaluate")
+    assert code == 1
+    assert "mode=evaluate has nothing to ask" in output

@@ -36,8 +36,8 @@ RETENTION = ("retention/base_student_kl_nats", "retention/student_base_kl_nats")
 
 
 @pytest.fixture(scope="module")
-def first_run(launch: Callable[..., Any]) -> tuple[Path, str]:
-    return launch(
+def first_run(command: Callable[..., Any]) -> tuple[Path, str]:
+    return command(
         "first", *EVALUATED, "num_steps=4", "checkpoint_every=2", "tracking.wandb=offline", "learner.zero_stage=3"
     )
 
@@ -147,9 +147,9 @@ def test_a_resumed_run_ends_where_the_whole_one_did(first_run: tuple[Path, str],
         assert after[key] == pytest.approx(evaluations(first_run[0])[-1][key], rel=1e-2, abs=1e-5)
 
 
-def test_supervised_fine_tuning_from_a_notebook_is_the_same_loop_without_a_teacher(launch: Callable[..., Any]) -> None:
+def test_supervised_fine_tuning_from_a_notebook_is_the_same_loop_without_a_teacher(command: Callable[..., Any]) -> None:
     settings = ["method=sft", "num_steps=6", "learner.schedule=CONSTANT"]
-    run, output = launch("sft", *settings, program=["-c", NOTEBOOK])
+    run, output = command("sft", *settings, program=["-c", NOTEBOOK])
     assert f"returned {run}, 6 steps" in output
     assert "loading the saved model again" in (run / "logs" / "driver.log").read_text()
     losses = [line["learner/loss"] for line in step_lines(run)]

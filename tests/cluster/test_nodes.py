@@ -5,7 +5,11 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.cluster.command import ROOT
+
+pytestmark = pytest.mark.cluster
 
 # A process of its own, since one is connected to one Ray at a time.
 PROGRAM = """

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import ray
 
-from sdft_ray.cluster.environment import actor_environment
+from sdft_ray.cluster.environment import SPIN_COUNT, actor_environment
 from sdft_ray.cluster.placement import reserve
 from sdft_ray.cluster.session import check_resources
 from sdft_ray.config import ClusterConfig, RolePlacement
@@ -59,6 +59,11 @@ def test_a_worker_computes_with_its_threads_and_no_more(cluster: None) -> None:
     assert environment["OMP_NUM_THREADS"] == "2"
     assert environment["DS_ACCELERATOR"] == "cpu"
     release(reservations, {"learner": actors})
+
+
+def test_threads_that_wait_for_one_another_on_a_cpu_leave_its_cores_to_other_roles() -> None:
+    assert actor_environment("learner", RolePlacement())["GOMP_SPINCOUNT"] == SPIN_COUNT
+    assert "GOMP_SPINCOUNT" not in actor_environment("learner", RolePlacement(gpus_per_worker=1))
 
 
 def test_a_gpu_worker_is_not_told_to_use_the_cpu() -> None:

@@ -7,7 +7,6 @@ import pytest
 from sdft_ray.cluster.material import Material, read_material
 from sdft_ray.cluster.probes import check_resumable
 from sdft_ray.cluster.run_folder import RunFolder
-from sdft_ray.cluster.topology import needed_roles
 from sdft_ray.config import RunConfig
 from sdft_ray.errors import CheckpointError, ConfigError
 from sdft_ray.evaluation.retention import MAX_NEW_TOKENS
@@ -81,8 +80,8 @@ def test_a_file_of_prompts_needs_none_of_the_data_columns(folder: str, tmp_path:
 
 
 def test_general_prompts_need_rollout_workers_and_the_gap_only_uses_them(folder: str) -> None:
-    assert needed_roles(composed(folder, "method=sft")) == ["rollout", "learner"]
-    assert needed_roles(composed(folder, "method=sft", "evaluation.general=")) == ["learner"]
+    assert composed(folder, "method=sft").needed_roles() == ["rollout", "learner"]
+    assert composed(folder, "method=sft", "evaluation.general=").needed_roles() == ["learner"]
 
 
 def test_a_resumed_run_that_lost_the_bases_completions_ends_before_anything_starts(folder: str, tmp_path: Path) -> None:

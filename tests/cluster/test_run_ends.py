@@ -13,6 +13,8 @@ import pytest
 
 from tests.cluster.command import ROOT, SETTINGS, users_environment
 
+pytestmark = pytest.mark.cluster
+
 
 def test_gpus_that_are_not_there_are_refused_within_seconds(folder: str, tmp_path: Path) -> None:
     """On a Ray of its own, which has none."""

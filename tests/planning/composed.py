@@ -2,7 +2,6 @@
 
 from hydra import compose, initialize_config_dir
 
-from sdft_ray.cluster.topology import needed_roles
 from sdft_ray.config import RunConfig
 from sdft_ray.launch import CONF, typed_config
 from sdft_ray.planning.plan import Plan, plan_of
@@ -25,4 +24,4 @@ def workload(*overrides: str) -> Workload:
 
 def plan(*overrides: str) -> Plan:
     cfg = config(*overrides)
-    return plan_of(read_workload(cfg, needed_roles(cfg)))
+    return plan_of(read_workload(cfg, cfg.needed_roles()))
