@@ -19,8 +19,7 @@ def start(model: str, runs: Path, *overrides: str) -> Job:
     """What the command does before it starts Ray."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         settings = [*SETTINGS, f"model.path={model}", f"runs_dir={runs}", "name=run", "num_steps=4", *overrides]
-        cfg, plain = typed_config(compose("config", settings))
-    return Job([("", cfg)], plain)
+        return Job([("", typed_config(compose("config", settings)))])
 
 
 @pytest.fixture
