@@ -94,8 +94,12 @@ class Retention:
             self._write()
 
     async def measure(self, version: int) -> dict[str, float]:
-        """Both divergences, per token; asked for version 0 it samples from the base, which version 0 is."""
-        if version == 0 and not self._base:
+        """Both divergences, per token; asked for version 0 it samples from the base, which version 0 is.
+
+        The base is read once for both sides then, and both divergences are 0.
+        """
+        is_base = version == 0 and not self._base
+        if is_base:
             self._base = await self._sample_base()
             self._write()
         if not self._base:
@@ -103,9 +107,11 @@ class Retention:
                 f"there are no completions of the base model, and weights {version} cannot make them; set "
                 "evaluation.general='' or begin a new run."
             )
-        student = await asyncio.gather(
-            *(self._sampler.logprobs(base.prompt_tokens, base.completion_tokens) for base in self._base)
-        )
+        student = [base.logprobs for base in self._base]
+        if not is_base:
+            student = await asyncio.gather(
+                *(self._sampler.logprobs(base.prompt_tokens, base.completion_tokens) for base in self._base)
+            )
         pairs = zip(
             (lp for base in self._base for lp in base.logprobs), (lp for lps in student for lp in lps), strict=True
         )

@@ -102,6 +102,14 @@ def test_the_base_is_sampled_once_and_held_against_the_student_ever_after(tmp_pa
     assert workers.sampled == [((9, 1), MAX_NEW_TOKENS, 0), ((9, 2), MAX_NEW_TOKENS, 1)]
 
 
+def test_the_base_is_read_once_before_the_first_step_and_once_at_every_evaluation_after_it(tmp_path: Path) -> None:
+    workers = Workers()
+    retention = Retention(workers, PROMPTS, run_dir=tmp_path)
+    for version, num_read in ((0, 2), (5, 4), (10, 6)):
+        measure(retention, version)
+        assert workers.num_read == num_read
+
+
 def test_every_prompt_is_completed_before_the_first_completion_is_read(tmp_path: Path) -> None:
     class Careful(Workers):
         async def sample(
