@@ -18,7 +18,7 @@ import pytest
 import sdft_ray
 from sdft_ray.api import RunResult, checked, run_job
 from sdft_ray.config import ClusterConfig, DataConfig, EvaluationConfig, Match, Mode, RunConfig
-from sdft_ray.config.written import plain_settings, write_settings
+from sdft_ray.config.saved import plain_settings, write_settings
 from sdft_ray.errors import ConfigError, SdftError
 from sdft_ray.launch import compose_config
 from sdft_ray.tracking.summary import write_summary

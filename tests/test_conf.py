@@ -8,7 +8,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from sdft_ray.config import Precision, RunConfig
-from sdft_ray.config.written import plain_settings
+from sdft_ray.config.saved import plain_settings
 from sdft_ray.data.dataset import read_dataset
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.stream import ExampleStream

@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import open_dict
 
-from sdft_ray.config.written import plain_settings
+from sdft_ray.config.saved import plain_settings
 from sdft_ray.launch import CONF, Stage, compose_runs
 from sdft_ray.planning.shapes import KNOWN_MODELS
 from sdft_ray.report.paper import paper_tables

@@ -12,8 +12,7 @@ import pytest
 from sdft_ray.errors import NonFiniteError, WorkerError
 from sdft_ray.loop import LoopConfig, train
 from sdft_ray.records import Rollout, StepReport, TeacherScores, TokenizedExample
-from sdft_ray.rollout.given import GivenCompletions
-from sdft_ray.rollout.recorded import RecordedCompletions
+from sdft_ray.rollout.completions import GivenCompletions, RecordedCompletions
 from tests.fakes import (
     FakeCompletions,
     FakeEvaluator,

@@ -5,8 +5,8 @@ from typing import Any
 
 import ray
 
-from sdft_ray.cluster.material import Asked, Material
 from sdft_ray.cluster.placement import Reservation
+from sdft_ray.cluster.run_inputs import Asked, RunInputs
 from sdft_ray.config import RunConfig, TeacherBackend
 from sdft_ray.learner.schedule import StagePlan
 from sdft_ray.learner.settings import LearnerSettings
@@ -30,7 +30,7 @@ def _actors(kind: type[Worker], reservation: Reservation, options: dict[str, Any
 
 
 def make_rollout_workers(
-    cfg: RunConfig, material: Asked, weights: WeightPlan, reservation: Reservation, logs: str
+    cfg: RunConfig, inputs: Asked, weights: WeightPlan, reservation: Reservation, logs: str
 ) -> list[Any]:
     """The rollout actors in their places; they are not waited for."""
     placement = reservation.placement
@@ -39,12 +39,12 @@ def make_rollout_workers(
         reservation,
         {"max_concurrency": MAX_OPEN_CALLS},
         log_dir=logs,
-        model_path=material.model_path,
+        model_path=inputs.model_path,
         model=cfg.model,
         rollout=replace(cfg.rollout, gpu_memory_share=cfg.rollout.gpu_memory_share * placement.gpu_share),
-        num_tokens=material.facts.num_tokens,
-        eos_token_ids=material.facts.eos_token_ids,
-        max_model_len=material.max_model_len,
+        num_tokens=inputs.facts.num_tokens,
+        eos_token_ids=inputs.facts.eos_token_ids,
+        max_model_len=inputs.max_model_len,
         tensor_parallel_size=placement.tensor_parallel_size,
         shares_device=placement.shares_device,
         weights=weights,
@@ -53,13 +53,13 @@ def make_rollout_workers(
 
 
 def make_teacher_workers(
-    cfg: RunConfig, material: Material, weights: WeightPlan, reservation: Reservation, logs: str
+    cfg: RunConfig, inputs: RunInputs, weights: WeightPlan, reservation: Reservation, logs: str
 ) -> list[Any]:
     """The teacher actors in their places; they are not waited for."""
     placement = reservation.placement
     shared = {
         "log_dir": logs,
-        "model_path": material.teacher_path,
+        "model_path": inputs.teacher_path,
         "model": cfg.model,
         "device": placement.device,
         "weights": weights,
@@ -70,7 +70,7 @@ def make_teacher_workers(
             reservation,
             {"max_concurrency": MAX_OPEN_CALLS},
             teacher=replace(cfg.teacher, gpu_memory_share=cfg.teacher.gpu_memory_share * placement.gpu_share),
-            max_model_len=material.max_teacher_len,
+            max_model_len=inputs.max_teacher_len,
             tensor_parallel_size=placement.tensor_parallel_size,
             shares_device=placement.shares_device,
             **shared,
@@ -80,34 +80,34 @@ def make_teacher_workers(
         reservation,
         {"max_concurrency": MAX_OPEN_CALLS},
         teacher=cfg.teacher,
-        num_tokens=material.facts.num_tokens,
+        num_tokens=inputs.facts.num_tokens,
         temperature=cfg.rollout.temperature,
-        guard_rows=material.guard_rows,
-        max_len=material.max_teacher_len,
+        guard_rows=inputs.guard_rows,
+        max_len=inputs.max_teacher_len,
         **shared,
     )
 
 
 def make_learner_workers(
-    cfg: RunConfig, material: Material, weights: WeightPlan, reservation: Reservation, logs: str, *, plan: StagePlan
+    cfg: RunConfig, inputs: RunInputs, weights: WeightPlan, reservation: Reservation, logs: str, *, plan: StagePlan
 ) -> list[Any]:
     """The learner's actors in their places, which have not met yet."""
     settings = LearnerSettings(
-        model_path=material.model_path,
+        model_path=inputs.model_path,
         model=cfg.model,
         learner=cfg.learner,
         loss=cfg.loss,
         target=cfg.method.target,
         teacher=cfg.teacher,
-        teacher_path=material.teacher_path,
+        teacher_path=inputs.teacher_path,
         max_staleness=cfg.max_staleness,
         temperature=cfg.rollout.temperature,
-        num_tokens=material.facts.num_tokens,
+        num_tokens=inputs.facts.num_tokens,
         plan=plan,
         border=cfg.border,
         weights=weights,
-        guard_rows=material.guard_rows,
-        max_len=material.max_model_len,
+        guard_rows=inputs.guard_rows,
+        max_len=inputs.max_model_len,
         seed=cfg.seed,
         device=reservation.placement.device,
     )

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sdft_ray.cluster.job import cancel_on_termination
-from sdft_ray.cluster.material import decoder, find_model, make_builder
 from sdft_ray.cluster.rollouts import ROLE, rollout_workers_only
 from sdft_ray.cluster.run_folder import CHECK_FILE, RunFolder, open_run_folder
+from sdft_ray.cluster.run_inputs import decoder, find_model, make_builder
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.config import NEVER, CheckConfig, Match, RunConfig, TeacherConfig, TeacherContext
-from sdft_ray.config.written import plain_settings
+from sdft_ray.config.saved import plain_settings
 from sdft_ray.data.dataset import selection
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import load_rows
@@ -29,7 +29,7 @@ from sdft_ray.tracking.console import ConsoleSink
 
 
 @dataclass(frozen=True, slots=True)
-class CheckMaterial:
+class CheckInputs:
     """What a check is made from."""
 
     model_path: str
@@ -61,7 +61,7 @@ class TeacherCheck:
         # Divergences are those of the distributions themselves, whatever the run samples with.
         self._overrides = overrides
         self.cfg = replace(cfg, rollout=replace(cfg.rollout, temperature=1.0))
-        self.material = read_check_material(cfg)
+        self.inputs = read_check_inputs(cfg)
         self.folder: RunFolder = open_run_folder(cfg)
         self._settings = plain_settings(cfg)
 
@@ -71,7 +71,7 @@ class TeacherCheck:
         Raises:
             CancelledError: on SIGTERM, which a scheduler sends before it kills.
         """
-        cfg, material = self.cfg, self.material
+        cfg, inputs = self.cfg, self.inputs
         console = ConsoleSink(num_steps=0)
         with console, RaySession(cfg.cluster, [ROLE]):
             cancel_on_termination()
@@ -79,12 +79,12 @@ class TeacherCheck:
             asking = Asking(
                 match=_match(cfg),
                 max_new_tokens=_max_new_tokens(cfg),
-                eos_token_ids=frozenset(material.facts.eos_token_ids),
-                decode=decoder(material.tokenizer, keep_special=False),
+                eos_token_ids=frozenset(inputs.facts.eos_token_ids),
+                decode=decoder(inputs.tokenizer, keep_special=False),
             )
-            async with rollout_workers_only(cfg, material, str(self.folder.logs), console.phase) as model:
+            async with rollout_workers_only(cfg, inputs, str(self.folder.logs), console.phase) as model:
                 self.folder.begin(self._settings)
-                comparison = await compare_prompts(model, material.sample, asking, console.phase)
+                comparison = await compare_prompts(model, inputs.sample, asking, console.phase)
         verdict = judge(comparison, seed=cfg.seed)
         now = Current(template=cfg.teacher.template, max_new_tokens=_max_new_tokens(cfg))
         command = ""
@@ -105,15 +105,15 @@ class TeacherCheck:
         console.say(f"written to {path}")
 
     def _introduce(self, console: ConsoleSink) -> None:
-        asked, available = self.cfg.check.num_examples, self.material.sample.num_available
+        asked, available = self.cfg.check.num_examples, self.inputs.sample.num_available
         if asked > available:
             console.say(f"check.num_examples={asked}: the data has {available} examples, all are taken")
-        for note in self.material.notes:
+        for note in self.inputs.notes:
             console.say(note)
         console.say(f"run folder     {self.folder.path}")
 
 
-def read_check_material(cfg: RunConfig) -> CheckMaterial:
+def read_check_inputs(cfg: RunConfig) -> CheckInputs:
     """Reads and checks model, data and templates.
 
     Raises:
@@ -150,7 +150,7 @@ def read_check_material(cfg: RunConfig) -> CheckMaterial:
         seed=cfg.seed,
         places=loaded.places,
     )
-    return CheckMaterial(model_path, tokenizer, facts, sample, tuple(notes))
+    return CheckInputs(model_path, tokenizer, facts, sample, tuple(notes))
 
 
 def templates_to_check(check: CheckConfig, teacher: TeacherConfig) -> tuple[list[str], tuple[str, ...]]:

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from sdft_ray.cluster.evaluators import make_evaluator, make_harness
 from sdft_ray.cluster.job import cancel_on_termination
-from sdft_ray.cluster.material import Material, read_material
 from sdft_ray.cluster.rollouts import ROLE, rollout_workers_only
 from sdft_ray.cluster.run_folder import EVALUATION_FILE, RunFolder, open_run_folder
+from sdft_ray.cluster.run_inputs import RunInputs, read_inputs
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.config import NEVER, RunConfig
-from sdft_ray.config.written import plain_settings
+from sdft_ray.config.saved import plain_settings
 from sdft_ray.errors import ConfigError
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.tracking.console import ConsoleSink
@@ -38,7 +38,7 @@ class EvaluationJob:
             raise ConfigError("evaluation.sets", "{}", problem, "name sets, evaluation.prior or harness.tasks")
         # How far the model has moved, and what its teacher could still add, are questions of a training run.
         self._cfg = replace(cfg, evaluation=replace(cfg.evaluation, general="", num_gap_examples=0))
-        self.material: Material = read_material(self._cfg)
+        self.inputs: RunInputs = read_inputs(self._cfg)
         self.folder: RunFolder = open_run_folder(cfg)
         self._settings = plain_settings(cfg)
         self.console = ConsoleSink(num_steps=0)
@@ -48,10 +48,10 @@ class EvaluationJob:
         with self.console, RaySession(self._cfg.cluster, [ROLE]):
             cancel_on_termination()
             self.console.say(f"evaluating {self._cfg.model.path} on {self._cfg.cluster.name}")
-            for note in self.material.notes:
+            for note in self.inputs.notes:
                 self.console.say(note)
             async with rollout_workers_only(
-                self._cfg, self.material, str(self.folder.logs), self.console.phase
+                self._cfg, self.inputs, str(self.folder.logs), self.console.phase
             ) as rollouts:
                 self.folder.begin(self._settings)
                 metrics = await self._measure(rollouts)
@@ -59,7 +59,7 @@ class EvaluationJob:
         self.console.show_evaluation(metrics, str(self.folder.path))
 
     async def _measure(self, rollouts: RolloutPool) -> dict[str, float]:
-        wiring = (self._cfg, self.material, self.folder, rollouts, self.console.counting)
+        wiring = (self._cfg, self.inputs, self.folder, rollouts, self.console.counting)
         metrics = await make_evaluator(*wiring).evaluate(0)
         metrics |= await make_harness(*wiring).evaluate(0)
         check_declared(metrics)

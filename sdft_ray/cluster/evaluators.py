@@ -1,8 +1,8 @@
 """What a run or mode=evaluate asks the rollout workers, made from the settings."""
 
-from sdft_ray.cluster.material import Material
 from sdft_ray.cluster.probes import make_probes
 from sdft_ray.cluster.run_folder import RunFolder
+from sdft_ray.cluster.run_inputs import RunInputs
 from sdft_ray.config import RunConfig
 from sdft_ray.evaluation.evaluator import NoEvaluation, RolloutEvaluator
 from sdft_ray.evaluation.harness.evaluator import HarnessEvaluator
@@ -13,19 +13,19 @@ from sdft_ray.rollout.pool import RolloutPool
 
 
 def make_evaluator(
-    cfg: RunConfig, material: Material, folder: RunFolder, rollouts: RolloutPool, counting: Counting
+    cfg: RunConfig, inputs: RunInputs, folder: RunFolder, rollouts: RolloutPool, counting: Counting
 ) -> Evaluator:
     """What evaluates on the run's own sets, where it has something to ask."""
     respondent = CountedRespondent(rollouts)
-    probes = make_probes(material.probes, folder, respondent)
-    if not (material.evaluation_sets or material.prior or probes):
+    probes = make_probes(inputs.probes, folder, respondent)
+    if not (inputs.evaluation_sets or inputs.prior or probes):
         return NoEvaluation()
     evaluator = RolloutEvaluator(
         respondent,
         settings=cfg.evaluation,
-        sets=material.evaluation_sets,
-        prior=material.prior,
-        decode=material.decode(keep_special=False),
+        sets=inputs.evaluation_sets,
+        prior=inputs.prior,
+        decode=inputs.decode(keep_special=False),
         run_dir=folder.path,
         seed=cfg.seed,
         probes=probes,
@@ -34,7 +34,7 @@ def make_evaluator(
 
 
 def make_harness(
-    cfg: RunConfig, material: Material, folder: RunFolder, rollouts: RolloutPool, counting: Counting
+    cfg: RunConfig, inputs: RunInputs, folder: RunFolder, rollouts: RolloutPool, counting: Counting
 ) -> Evaluator:
     """What evaluates prior capabilities through lm_eval, where the run names tasks."""
     if not cfg.harness.tasks:
@@ -42,9 +42,9 @@ def make_harness(
     respondent = CountedRespondent(rollouts)
     student = Student(
         respondent,
-        tokenizer=material.tokenizer,
-        eos_token_ids=material.facts.eos_token_ids,
-        max_tokens=min(cfg.harness.max_tokens, material.max_model_len - 1),
+        tokenizer=inputs.tokenizer,
+        eos_token_ids=inputs.facts.eos_token_ids,
+        max_tokens=min(cfg.harness.max_tokens, inputs.max_model_len - 1),
         max_open=2 * cfg.rollout.max_concurrent * cfg.cluster.rollout.num_workers,  # no engine waits for questions
     )
     evaluator = HarnessEvaluator(student, cfg.harness, run_dir=folder.path)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdft_ray.config import AUTO, NEVER, Mode, RunConfig
-from sdft_ray.config.written import changed_settings, plain_settings
+from sdft_ray.config.saved import changed_settings, plain_settings
 from sdft_ray.errors import ConfigError
 from sdft_ray.tracking.summary import read_summary
 

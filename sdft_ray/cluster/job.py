@@ -16,7 +16,7 @@ from sdft_ray.cluster.session import RaySession
 from sdft_ray.cluster.stages import Stage, Stages
 from sdft_ray.cluster.topology import Roles, start_roles
 from sdft_ray.config import RunConfig, Target, Wandb
-from sdft_ray.config.written import changed_settings, flat_settings, plain_settings
+from sdft_ray.config.saved import changed_settings, flat_settings, plain_settings
 from sdft_ray.learner.checkpoint import check_state, layout, read_state
 from sdft_ray.loop import LoopConfig, train
 from sdft_ray.models.folder_check import fingerprint
@@ -45,16 +45,16 @@ class Job:
         self._started = time.monotonic()
         self._settings = plain_settings(configs[0][1])  # for config.yaml
         self._stages = Stages(configs)
-        self._cfg, self.material = self._stages.shared
+        self._cfg, self.inputs = self._stages.shared
         self.folder: RunFolder = open_run_folder(self._cfg)
         with ExitStack() as on_failure:
             on_failure.push(self.folder)
-            check_resumable(self.material.probes, self.folder)
+            check_resumable(self.inputs.probes, self.folder)
             self._check_checkpoint()
             self._changed_settings = self._settings_changed_since(self.folder.resumed)
             on_failure.pop_all()
         self._setup_s = 0.0
-        self.console = ConsoleSink(self.material.num_steps)
+        self.console = ConsoleSink(self.inputs.num_steps)
 
     async def run(self) -> None:
         """Trains, and leaves no process behind however it ends.
@@ -74,7 +74,7 @@ class Job:
             wall_s = time.monotonic() - self._started
             result = summary.build(wall_s=wall_s, setup_s=self._setup_s, statuses=statuses)
             stages = [(stage.name, stage.cfg) for stage in self._stages]
-            write_model_card(self.folder.model, stages, self.material.num_steps, result)
+            write_model_card(self.folder.model, stages, self.inputs.num_steps, result)
             write_summary(self.folder.path, result)
             self.console.show_summary(result, str(self.folder.path))
 
@@ -85,7 +85,7 @@ class Job:
         await self._resume(roles)
         await self._check_engines(roles)
         self.folder.begin(self._settings)
-        lines = JsonLines(self.folder.path, self.material.decode(keep_special=True), self.folder.resumed_step)
+        lines = JsonLines(self.folder.path, self.inputs.decode(keep_special=True), self.folder.resumed_step)
         summary = Summary(lines.history)
         alarms = Alarms(
             self._cfg.tracking.alarms,
@@ -102,12 +102,12 @@ class Job:
             return summary, await roles.status()
 
     def _introduce(self, dashboard: str) -> None:
-        cfg, material = self._cfg, self.material
+        cfg, inputs = self._cfg, self.inputs
         target = f"target {cfg.method.target.name}"
         if cfg.method.target is Target.TEACHER:
             target = f"{cfg.loss.divergence.name} to a teacher with {cfg.teacher.weights.name} weights"
         self.console.say(
-            f"{cfg.method.name}: {material.num_steps} steps of {cfg.batch_size} samples, {cfg.model.path} on "
+            f"{cfg.method.name}: {inputs.num_steps} steps of {cfg.batch_size} samples, {cfg.model.path} on "
             f"{cfg.cluster.name}, {target}"
         )
         if cfg.cluster.num_gpus:
@@ -120,7 +120,7 @@ class Job:
                 self.console.say(f"stage          {stage.name}: steps {stage.first_step + 1} to {stage.last_step}")
         if cfg.note:
             self.console.say(cfg.note)
-        for note in material.notes:
+        for note in inputs.notes:
             self.console.say(note)
         for change in self._changed_settings:
             self.console.say(f"resumed with   {change}")
@@ -139,10 +139,10 @@ class Job:
             self.folder.resumed,
             state,
             layout=layout(self._cfg.learner, self._cfg.cluster.learner.num_workers),
-            num_steps=self.material.num_steps,
-            model=fingerprint(self.material.model_path),
+            num_steps=self.inputs.num_steps,
+            model=fingerprint(self.inputs.model_path),
         )
-        self._stages.at(state["weight_version"]).material.examples.load_state(state["data"])
+        self._stages.at(state["weight_version"]).inputs.examples.load_state(state["data"])
 
     async def _resume(self, roles: Roles) -> None:
         if self.folder.resumed is None:
@@ -159,9 +159,9 @@ class Job:
             await check_engines(
                 roles.rollouts,
                 roles.learner,
-                self.material.guard_rows,
+                self.inputs.guard_rows,
                 cfg=self._cfg,
-                max_model_len=self.material.max_model_len,
+                max_model_len=self.inputs.max_model_len,
                 say=self.console.say,
             )
         roles.channel.take_metrics()  # of no step
@@ -178,9 +178,9 @@ class Job:
         move_to_earlier(self.folder.model)
         with self.console.phase("saving the model"):
             await roles.learner.export(self.folder.model)
-            self.material.tokenizer.save_pretrained(self.folder.model)
+            self.inputs.tokenizer.save_pretrained(self.folder.model)
         with self.console.phase("loading the saved model again"):
-            rows, precision = self.material.guard_rows, self._cfg.learner.precision
+            rows, precision = self.inputs.guard_rows, self._cfg.learner.precision
             await check_export(roles.learner, self.folder.model, rows, precision, self.console.say)
 
     async def _train_stage(self, stage: Stage, roles: Roles, tracker: RunTracker) -> None:
@@ -193,7 +193,7 @@ class Job:
                 evaluate_every=stage.cfg.evaluation.every,
                 checkpoint_every=stage.cfg.checkpoint_every,
             ),
-            examples=stage.material.examples,
+            examples=stage.inputs.examples,
             completions=roles.completions,
             teacher=roles.teacher,
             learner=roles.learner,
@@ -227,7 +227,7 @@ class Job:
                     name=self.folder.path.name,
                     run_dir=self.folder.path,
                     settings=self._settings,
-                    decode=self.material.decode(keep_special=True),
+                    decode=self.inputs.decode(keep_special=True),
                     resumed=self.folder.resumed is not None,
                 )
             )

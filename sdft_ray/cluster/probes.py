@@ -19,7 +19,7 @@ from sdft_ray.evaluation.retention import MAX_NEW_TOKENS, GeneralPrompt, Retenti
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeMaterial:
+class ProbeInputs:
     """Token ids for the probes."""
 
     general: list[GeneralPrompt]
@@ -35,7 +35,7 @@ class ProbeMaterial:
 
 def read_probes(
     cfg: RunConfig, builder: PromptBuilder, rows: Sequence[TokenizedRow], context_length: int
-) -> ProbeMaterial:
+) -> ProbeInputs:
     """Reads the general prompts and chooses the examples of the in-context gap.
 
     Raises:
@@ -56,29 +56,29 @@ def read_probes(
                 f"{context_length} together with a completion of {MAX_NEW_TOKENS}",
                 "take it out, or set evaluation.general=''",
             )
-    return ProbeMaterial(general, choose_examples(rows, cfg.evaluation.num_gap_examples, context_length))
+    return ProbeInputs(general, choose_examples(rows, cfg.evaluation.num_gap_examples, context_length))
 
 
-def make_probes(material: ProbeMaterial, folder: RunFolder, respondent: CountedRespondent) -> list[Probe]:
+def make_probes(inputs: ProbeInputs, folder: RunFolder, respondent: CountedRespondent) -> list[Probe]:
     """The probes that have something to read."""
     probes: list[Probe] = []
-    if material.gap_examples:
-        probes.append(ContextGap(respondent, material.gap_examples))
-    if material.general:
+    if inputs.gap_examples:
+        probes.append(ContextGap(respondent, inputs.gap_examples))
+    if inputs.general:
         resumed_dir = _resumed_run(folder)
-        probes.append(Retention(respondent, material.general, run_dir=folder.path, resumed_dir=resumed_dir))
+        probes.append(Retention(respondent, inputs.general, run_dir=folder.path, resumed_dir=resumed_dir))
     return probes
 
 
-def check_resumable(material: ProbeMaterial, folder: RunFolder) -> None:
+def check_resumable(inputs: ProbeInputs, folder: RunFolder) -> None:
     """Fails before anything starts where a resumed run has lost what its base model wrote.
 
     Raises:
         CheckpointError: see `retention.read_base`.
     """
     resumed_dir = _resumed_run(folder)
-    if material.general and resumed_dir is not None:
-        read_base(resumed_dir, material.general)
+    if inputs.general and resumed_dir is not None:
+        read_base(resumed_dir, inputs.general)
 
 
 def _resumed_run(folder: RunFolder) -> Path | None:

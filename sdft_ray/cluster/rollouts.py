@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 
 from sdft_ray.cluster.actors import make_rollout_workers
-from sdft_ray.cluster.material import Asked
 from sdft_ray.cluster.placement import reserve
+from sdft_ray.cluster.run_inputs import Asked
 from sdft_ray.cluster.session import num_alive_nodes
 from sdft_ray.config import RunConfig
 from sdft_ray.errors import WeightVersionError
@@ -20,13 +20,13 @@ ROLE = "rollout"
 
 @asynccontextmanager
 async def rollout_workers_only(
-    cfg: RunConfig, material: Asked, logs: str, phase: Callable[[str], AbstractContextManager[None]]
+    cfg: RunConfig, inputs: Asked, logs: str, phase: Callable[[str], AbstractContextManager[None]]
 ) -> AsyncIterator[RolloutPool]:
     """Rollout workers with the model folder's weights and no other role; ends them when the block ends.
 
     Args:
         cfg: the cluster's placement and the rollout settings are used.
-        material: the model.
+        inputs: the model.
         logs: folder of their log files.
         phase: tells the user what is going on.
     """
@@ -36,7 +36,7 @@ async def rollout_workers_only(
 
     reservation = reserve(cfg.cluster, [ROLE])[ROLE]
     weights = plan_weights(cfg, num_alive_nodes())
-    group = WorkerGroup(ROLE, make_rollout_workers(cfg, material, weights, reservation, logs), logs)
+    group = WorkerGroup(ROLE, make_rollout_workers(cfg, inputs, weights, reservation, logs), logs)
     try:
         with phase(f"starting {group.size} rollout worker{'s' if group.size > 1 else ''}"):
             await group.on_all(lambda actor: actor.ready.remote())

@@ -26,7 +26,7 @@ from typing import Any, Self, TextIO
 
 from sdft_ray.cluster.finished import run_path
 from sdft_ray.config import AUTO, NEVER, Mode, RunConfig
-from sdft_ray.config.written import CONFIG_FILE, write_settings
+from sdft_ray.config.saved import CONFIG_FILE, write_settings
 from sdft_ray.errors import CheckpointError, ConfigError, SdftError
 from sdft_ray.evaluation.harness.evaluator import HARNESS_ANSWERS_FILE
 from sdft_ray.learner.checkpoint import abandon_later, complete_checkpoints, read_state

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sdft_ray.cluster.material import Material, read_material
+from sdft_ray.cluster.run_inputs import RunInputs, read_inputs
 from sdft_ray.config import RunConfig
-from sdft_ray.config.written import flat_settings
+from sdft_ray.config.saved import flat_settings
 from sdft_ray.errors import ConfigError
 from sdft_ray.learner.schedule import LearnerStage, StagePlan
 from sdft_ray.records import TokenizedExample
@@ -39,19 +39,19 @@ class Stage:
 
     name: str  # "" where the run has no stages
     cfg: RunConfig
-    material: Material
+    inputs: RunInputs
     first_step: int  # the weight version it begins with
 
     @property
     def last_step(self) -> int:
         """The weight version it ends with."""
-        return self.first_step + self.material.num_steps
+        return self.first_step + self.inputs.num_steps
 
     @property
     def for_learner(self) -> LearnerStage:
         """The learner's part of it."""
         return LearnerStage(
-            num_steps=self.material.num_steps,
+            num_steps=self.inputs.num_steps,
             batch_size=self.cfg.batch_size,
             skip_first_tokens=self.cfg.loss.skip_first_tokens,
             learner=self.cfg.learner,
@@ -59,7 +59,7 @@ class Stage:
 
     def drawn(self) -> list[TokenizedExample]:
         """All examples it will draw, those of later epochs as well."""
-        return self.material.examples.first(self.material.num_steps * self.cfg.batch_size)
+        return self.inputs.examples.first(self.inputs.num_steps * self.cfg.batch_size)
 
 
 class Stages:
@@ -77,8 +77,8 @@ class Stages:
         stages: list[Stage] = []
         for name, cfg in configs:
             _check_same(name, configs[0][1], cfg)
-            material = read_material(cfg)
-            stages.append(Stage(name, cfg, material, stages[-1].last_step if stages else 0))
+            inputs = read_inputs(cfg)
+            stages.append(Stage(name, cfg, inputs, stages[-1].last_step if stages else 0))
         self._stages = tuple(stages)
         # What workers and evaluators are made from: room for the longest of any stage, the sets of all.
         self.shared = self._share()
@@ -104,20 +104,20 @@ class Stages:
         """All examples the run will draw."""
         return [example for stage in self._stages for example in stage.drawn()]
 
-    def _share(self) -> tuple[RunConfig, Material]:
+    def _share(self) -> tuple[RunConfig, RunInputs]:
         first = self._stages[0]
         sets, questions = self._evaluation_sets()
         cfg = replace(first.cfg, evaluation=replace(first.cfg.evaluation, sets=sets))
-        materials = [stage.material for stage in self._stages]
-        material = replace(
-            first.material,
+        all_inputs = [stage.inputs for stage in self._stages]
+        inputs = replace(
+            first.inputs,
             evaluation_sets=questions,
             num_steps=self.num_steps,
-            notes=tuple(dict.fromkeys(note for material in materials for note in material.notes)),
-            max_model_len=max(material.max_model_len for material in materials),
-            max_teacher_len=max(material.max_teacher_len for material in materials),
+            notes=tuple(dict.fromkeys(note for inputs in all_inputs for note in inputs.notes)),
+            max_model_len=max(inputs.max_model_len for inputs in all_inputs),
+            max_teacher_len=max(inputs.max_teacher_len for inputs in all_inputs),
         )
-        return cfg, material
+        return cfg, inputs
 
     def _evaluation_sets(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The settings and the questions of every set of every stage."""
@@ -128,12 +128,11 @@ class Stages:
                 known = settings.setdefault(name, asdict(own))
                 if (
                     known != asdict(own)
-                    or questions.get(name, stage.material.evaluation_sets[name])
-                    != (stage.material.evaluation_sets[name])
+                    or questions.get(name, stage.inputs.evaluation_sets[name]) != (stage.inputs.evaluation_sets[name])
                 ):
                     problem = f"stage {stage.name} means another set by it than a stage before"
                     raise ConfigError(f"evaluation.sets.{name}", own.source, problem, "give one of them another name")
-                questions[name] = stage.material.evaluation_sets[name]
+                questions[name] = stage.inputs.evaluation_sets[name]
         return settings, questions
 
 

@@ -18,9 +18,9 @@ from typing import Any
 
 from sdft_ray.cluster.actors import make_learner_workers, make_rollout_workers, make_teacher_workers
 from sdft_ray.cluster.evaluators import make_evaluator, make_harness
-from sdft_ray.cluster.material import Material
 from sdft_ray.cluster.placement import Reservation, reserve
 from sdft_ray.cluster.run_folder import RunFolder
+from sdft_ray.cluster.run_inputs import RunInputs
 from sdft_ray.cluster.session import num_alive_nodes
 from sdft_ray.cluster.stages import Stages
 from sdft_ray.config import NEVER, CompletionSource, RunConfig
@@ -30,10 +30,8 @@ from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.models.folder_check import fingerprint
 from sdft_ray.records import WorkerStatus
 from sdft_ray.roles import Completions, Evaluator, Teacher
-from sdft_ray.rollout.given import GivenCompletions
+from sdft_ray.rollout.completions import CompletedTogether, GivenCompletions, RecordedCompletions
 from sdft_ray.rollout.pool import RolloutPool
-from sdft_ray.rollout.recorded import RecordedCompletions
-from sdft_ray.rollout.together import CompletedTogether
 from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.teacher.token_target import TokenTarget
 from sdft_ray.weights.channel import WeightChannel, ends_of
@@ -86,32 +84,32 @@ async def start_roles(stages: Stages, folder: RunFolder, phase: Phase, counting:
         phase: tells the user what is going on.
         counting: the same, and how far it is.
     """
-    cfg, material = stages.shared
+    cfg, inputs = stages.shared
     logs = str(folder.logs)
     needed = cfg.needed_roles()
     reservations = reserve(cfg.cluster, needed)
     weights = plan_weights(cfg, num_alive_nodes())
-    makers: dict[str, Callable[[RunConfig, Material, WeightPlan, Reservation, str], list[Any]]] = {
+    makers: dict[str, Callable[[RunConfig, RunInputs, WeightPlan, Reservation, str], list[Any]]] = {
         "rollout": make_rollout_workers,
         "teacher": make_teacher_workers,
         "learner": partial(make_learner_workers, plan=stages.plan),
     }
     groups = {
-        role: WorkerGroup(role, makers[role](cfg, material, weights, reservations[role], logs), logs) for role in needed
+        role: WorkerGroup(role, makers[role](cfg, inputs, weights, reservations[role], logs), logs) for role in needed
     }
     learner = LearnerGroup(
         groups["learner"],
         learner=cfg.learner,
         loss=cfg.loss,
         plan=stages.plan,
-        model=fingerprint(material.model_path),
+        model=fingerprint(inputs.model_path),
         sampled=cfg.method.completion is CompletionSource.STUDENT,
         num_report_samples=cfg.tracking.num_samples,
         checkpoints=folder.checkpoints,
         keep_checkpoints=cfg.keep_checkpoints,
     )
     channel = ends_of(weights.student_channel).driver(learner.publish, cfg.weights.timeout_s)
-    roles = _wire(cfg, material, folder, groups, learner, weights, channel, list(reservations.values()), counting)
+    roles = _wire(cfg, inputs, folder, groups, learner, weights, channel, list(reservations.values()), counting)
     with ExitStack() as on_failure:
         on_failure.callback(roles.close)
         async with asyncio.TaskGroup() as tasks:
@@ -132,7 +130,7 @@ async def start_roles(stages: Stages, folder: RunFolder, phase: Phase, counting:
 
 def _wire(
     cfg: RunConfig,
-    material: Material,
+    inputs: RunInputs,
     folder: RunFolder,
     groups: dict[str, WorkerGroup],
     learner: LearnerGroup,
@@ -143,11 +141,11 @@ def _wire(
 ) -> Roles:
     rollouts = RolloutPool(groups["rollout"], channel) if "rollout" in groups else None
     return Roles(
-        completions=_completions(cfg, material, folder, rollouts),
+        completions=_completions(cfg, inputs, folder, rollouts),
         teacher=TeacherPool(groups["teacher"], channel, weights) if "teacher" in groups else TokenTarget(),
         learner=learner,
-        evaluator=NoEvaluation() if rollouts is None else make_evaluator(cfg, material, folder, rollouts, counting),
-        harness=NoEvaluation() if rollouts is None else make_harness(cfg, material, folder, rollouts, counting),
+        evaluator=NoEvaluation() if rollouts is None else make_evaluator(cfg, inputs, folder, rollouts, counting),
+        harness=NoEvaluation() if rollouts is None else make_harness(cfg, inputs, folder, rollouts, counting),
         rollouts=rollouts,
         channel=channel,
         groups=list(groups.values()),
@@ -155,12 +153,12 @@ def _wire(
     )
 
 
-def _completions(cfg: RunConfig, material: Material, folder: RunFolder, rollouts: RolloutPool | None) -> Completions:
+def _completions(cfg: RunConfig, inputs: RunInputs, folder: RunFolder, rollouts: RolloutPool | None) -> Completions:
     if rollouts is None or not cfg.method.samples:
         return GivenCompletions()
     if cfg.method.completion is CompletionSource.STUDENT:
         return CompletedTogether(rollouts) if cfg.cluster.scores_on_sampling_cores(os.cpu_count() or 1) else rollouts
-    return RecordedCompletions(rollouts, folder.path, material.decode(keep_special=True), resumes=cfg.resume != NEVER)
+    return RecordedCompletions(rollouts, folder.path, inputs.decode(keep_special=True), resumes=cfg.resume != NEVER)
 
 
 async def _wait_until_ready(role: str, group: WorkerGroup, learner: LearnerGroup, phase: Phase) -> None:

@@ -5,7 +5,6 @@ takes the part it needs, never `RunConfig`.
 """
 
 from sdft_ray.config.alarms import AlarmsConfig
-from sdft_ray.config.check import CheckConfig
 from sdft_ray.config.cluster import ClusterConfig, HardwareConfig, RolePlacement
 from sdft_ray.config.data import DataConfig, ModelConfig, OnBadRow, TooLong
 from sdft_ray.config.evaluation import PRIOR, EvaluationConfig, EvaluationSetConfig, JudgeConfig, Match
@@ -26,6 +25,7 @@ from sdft_ray.config.rollout import RolloutConfig
 from sdft_ray.config.run import AUTO, NEVER, Mode, PlanConfig, RunConfig, TrackingConfig, Wandb
 from sdft_ray.config.stages import BorderConfig
 from sdft_ray.config.teacher import Payload, Tail, TeacherBackend, TeacherConfig, TeacherContext, TeacherWeights
+from sdft_ray.config.teacher_check import CheckConfig
 from sdft_ray.config.weights import Channel, TeacherEma, WeightsConfig
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sdft_ray.config.checks import at_least, require, share
+from sdft_ray.config.validation import at_least, require, share
 
 
 @dataclass(kw_only=True)

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
-from sdft_ray.config.checks import at_least, require
 from sdft_ray.config.learner import Precision
+from sdft_ray.config.validation import at_least, require
 
 
 class TooLong(Enum):

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sdft_ray.config.checks import at_least, positive, require
 from sdft_ray.config.data import OnBadRow
 from sdft_ray.config.keys import check_keys
+from sdft_ray.config.validation import at_least, positive, require
 from sdft_ray.errors import ConfigError
 
 PRIOR = "prior"  # the name under which the results of evaluation.prior stand

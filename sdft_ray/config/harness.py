@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from sdft_ray.config.checks import at_least, require
+from sdft_ray.config.validation import at_least, require
 
 
 class HarnessTask(Enum):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from sdft_ray.config.checks import at_least, positive, require, share
+from sdft_ray.config.validation import at_least, positive, require, share
 
 
 class Precision(Enum):

@@ -6,7 +6,7 @@ The third choice, the teacher's weights and context, is made in `TeacherConfig`.
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from sdft_ray.config.checks import at_least, positive, require
+from sdft_ray.config.validation import at_least, positive, require
 
 
 class CompletionSource(Enum):

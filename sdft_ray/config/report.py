@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
-from sdft_ray.config.checks import require
+from sdft_ray.config.validation import require
 
 
 class Figures(Enum):

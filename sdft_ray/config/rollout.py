@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sdft_ray.config.checks import at_least, positive, require
+from sdft_ray.config.validation import at_least, positive, require
 
 
 @dataclass(kw_only=True)

@@ -8,8 +8,6 @@ from typing import Any
 from omegaconf import MISSING
 
 from sdft_ray.config.alarms import AlarmsConfig
-from sdft_ray.config.check import CheckConfig
-from sdft_ray.config.checks import at_least, require
 from sdft_ray.config.cluster import ClusterConfig
 from sdft_ray.config.data import DataConfig, ModelConfig
 from sdft_ray.config.evaluation import EvaluationConfig
@@ -20,6 +18,8 @@ from sdft_ray.config.report import ReportConfig
 from sdft_ray.config.rollout import RolloutConfig
 from sdft_ray.config.stages import BorderConfig
 from sdft_ray.config.teacher import TeacherConfig, TeacherContext, TeacherWeights
+from sdft_ray.config.teacher_check import CheckConfig
+from sdft_ray.config.validation import at_least, require
 from sdft_ray.config.weights import TeacherEma, WeightsConfig
 
 AUTO, NEVER = "auto", "never"  # what resume may be, besides the path of a checkpoint

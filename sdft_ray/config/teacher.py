@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from sdft_ray.config.checks import at_least, positive, require, share
 from sdft_ray.config.cluster import ClusterConfig
 from sdft_ray.config.learner import Precision
+from sdft_ray.config.validation import at_least, positive, require, share
 
 
 class TeacherBackend(Enum):

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple
 
-from sdft_ray.config.checks import positive, require
 from sdft_ray.config.cluster import ClusterConfig
 from sdft_ray.config.data import ModelConfig
 from sdft_ray.config.learner import Precision
 from sdft_ray.config.teacher import TeacherBackend, TeacherConfig, TeacherWeights
+from sdft_ray.config.validation import positive, require
 
 
 class Reach(NamedTuple):

@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 
 from sdft_ray.config import TeacherConfig, TeacherContext
-from sdft_ray.config.checks import read_text
+from sdft_ray.config.validation import read_text
 from sdft_ray.data.chat import TEMPLATE_FAULTS
 from sdft_ray.data.sandbox import BoundedSandbox
 from sdft_ray.errors import ConfigError, first_line

@@ -17,7 +17,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from sdft_ray.config import RunConfig
 from sdft_ray.config.keys import check_key, nearest_key
-from sdft_ray.config.written import flat_settings
+from sdft_ray.config.saved import flat_settings
 from sdft_ray.errors import ConfigError, SdftError
 from sdft_ray.launch.values import check_text, knows, wrong_value
 

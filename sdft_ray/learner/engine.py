@@ -18,7 +18,7 @@ from transformers.integrations import HfDeepSpeedConfig
 from sdft_ray.config import LearnerConfig, ModelConfig, Precision
 from sdft_ray.learner.compile_lock import clear_compile_locks
 from sdft_ray.learner.objective import LossOf, Student, check_partitioned_head
-from sdft_ray.learner.settled import settle
+from sdft_ray.learner.persistent_grads import settle
 from sdft_ray.models.network import check_head, load_network
 from sdft_ray.models.state import copy_buffers, saved_buffers
 from sdft_ray.weights.fragments import Fragment, Shapes

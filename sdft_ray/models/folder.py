@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from sdft_ray.config.checks import read_text
+from sdft_ray.config.validation import read_text
 from sdft_ray.errors import ConfigError, ModelError
 
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"

@@ -13,7 +13,7 @@ from sdft_ray.config import Figures
 from sdft_ray.errors import ConfigError
 from sdft_ray.report.arms import Arm
 from sdft_ray.report.legend import standalone
-from sdft_ray.report.paired import PairedRow
+from sdft_ray.report.paired_section import PairedRow
 from sdft_ray.report.results import ResultRow
 from sdft_ray.report.sections import Figure
 

@@ -5,7 +5,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from sdft_ray.config import ClusterConfig, RunConfig
-from sdft_ray.config.written import flat_settings
+from sdft_ray.config.saved import flat_settings
 from sdft_ray.report.arms import ABSENT, as_text, differing_settings, experiment
 from sdft_ray.report.axes import Form
 from sdft_ray.report.runs import Run

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from sdft_ray.config.written import CONFIG_FILE, flat_settings
+from sdft_ray.config.saved import CONFIG_FILE, flat_settings
 from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.tracking.jsonl import METRICS_FILE, SAMPLES_FILE
 from sdft_ray.tracking.summary import read_summary

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sdft_ray.report.arms import Arm
-from sdft_ray.report.pairs import Paired
+from sdft_ray.report.paired_comparisons import Paired
 from sdft_ray.report.paper import PaperTable
 from sdft_ray.report.quantities import Tasks
 from sdft_ray.report.runs import Run

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdft_ray.config import Figures, ReportConfig
-from sdft_ray.report import origins, paired, questions, results, stages, training
+from sdft_ray.report import origins, paired_section, questions, results, stages, training
 from sdft_ray.report.arms import group_runs
 from sdft_ray.report.export import write_figures, write_paired, write_results, write_tidy
 from sdft_ray.report.page import render_page
-from sdft_ray.report.pairs import paired_comparisons, reference_of
+from sdft_ray.report.paired_comparisons import paired_comparisons, reference_of
 from sdft_ray.report.paper import paper_table
 from sdft_ray.report.quantities import choose_tasks, evaluation_sets, keys_of
 from sdft_ray.report.runs import Run, read_runs
@@ -20,7 +20,7 @@ SECTIONS = (
     questions.questions,
     results.trade_off,
     results.comparison,
-    paired.paired,
+    paired_section.paired,
     stages.stages,
     training.learning,
     training.retention,
@@ -64,7 +64,7 @@ def write_report(entries: Sequence[str], cfg: ReportConfig) -> Report:
     write_tidy(tidy, study.arms)
     write_results(final, results.final_rows(study))
     pairs = page.with_name(f"{page.stem}-paired.csv")
-    write_paired(pairs, paired.paired_rows(study))
+    write_paired(pairs, paired_section.paired_rows(study))
     folder = None
     if cfg.figures is not Figures.NONE:
         folder = page.with_name(f"{page.stem}-figures")

@@ -41,7 +41,7 @@ CPU = torch.device("cpu")
 ROUNDS = 3
 
 
-class Material(NamedTuple):
+class RunInputs(NamedTuple):
     """Hidden states of the same completions under both prompts; T tokens in all."""
 
     completions: list[tuple[int, ...]]
@@ -55,9 +55,9 @@ class Material(NamedTuple):
 def measure(num_examples: int = 16) -> dict[str, Any]:
     """Sends every kind of payload through a Ray of its own."""
     torch.set_num_threads(1)
-    material = _material(num_examples)
+    inputs = _material(num_examples)
     with RaySession(ClusterConfig(object_store_gib=2.0)):
-        results = {name: _send(material, config) for name, config in KINDS.items()}
+        results = {name: _send(inputs, config) for name, config in KINDS.items()}
     exact = results["LOGITS"][1]
     rows = [
         {
@@ -77,7 +77,7 @@ def measure(num_examples: int = 16) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _material(num_examples: int) -> Material:
+def _material(num_examples: int) -> RunInputs:
     folder = embedded_model()
     tokenizer = load_tokenizer(folder)
     examples = load_examples("builtin:tools", "train", {}, "", num_examples)
@@ -90,7 +90,7 @@ def _material(num_examples: int) -> Material:
             *(torch.from_numpy(array) for array in (packed.input_ids, packed.position_ids, packed.predictor_index)),
         )
 
-    return Material(
+    return RunInputs(
         completions=[row.demonstration_tokens for row in rows],
         prompts=[row.prompt_tokens for row in rows],
         student_hidden=hidden(pack_sequences([(row.prompt_tokens, row.demonstration_tokens) for row in rows])),
@@ -110,33 +110,33 @@ def _opening_s(microbatch: Microbatch, head: Head) -> float:
     return time.perf_counter() - started
 
 
-def _send(material: Material, config: TeacherConfig) -> tuple[dict[str, float], torch.Tensor]:
+def _send(inputs: RunInputs, config: TeacherConfig) -> tuple[dict[str, float], torch.Tensor]:
     """Bytes and milliseconds a token, and the divergence [T]."""
-    packer = PayloadPacker(config, material.head, material.num_vocab, SETTINGS.temperature)
-    parts = material.teacher_hidden.split([len(completion) for completion in material.completions])
-    head = ray.put(material.head)
+    packer = PayloadPacker(config, inputs.head, inputs.num_vocab, SETTINGS.temperature)
+    parts = inputs.teacher_hidden.split([len(completion) for completion in inputs.completions])
+    head = ray.put(inputs.head)
     rounds = []
     for _ in range(ROUNDS):
         started = time.perf_counter()
-        payloads = [packer.pack(*pair) for pair in zip(parts, material.completions, strict=True)]
+        payloads = [packer.pack(*pair) for pair in zip(parts, inputs.completions, strict=True)]
         packed = time.perf_counter()
         handles = [ray.put(payload) for payload in payloads]
         sent = time.perf_counter()
-        microbatch = _microbatch(material, handles)
+        microbatch = _microbatch(inputs, handles)
         rounds.append((packed - started, sent - packed, ray.get(_opening_s.remote(microbatch, head))))
-    num_tokens = len(material.teacher_hidden)
+    num_tokens = len(inputs.teacher_hidden)
     size = sum(array.nbytes for payload in payloads for array in _arrays(payload))
     milliseconds = [1000 * min(times) / num_tokens for times in zip(*rounds, strict=True)]
     names = ("pack_ms_per_token", "send_ms_per_token", "open_ms_per_token")
     figures = {"bytes_per_token": size / num_tokens, **dict(zip(names, milliseconds, strict=True))}
-    return figures, _divergence(material, microbatch)
+    return figures, _divergence(inputs, microbatch)
 
 
 def _arrays(payload: Any) -> list[Any]:
     return [getattr(payload, name) for name in payload.__dataclass_fields__]
 
 
-def _microbatch(material: Material, handles: list[Any]) -> Microbatch:
+def _microbatch(inputs: RunInputs, handles: list[Any]) -> Microbatch:
     samples = [
         Sample(
             example_id=str(number),
@@ -152,26 +152,26 @@ def _microbatch(material: Material, handles: list[Any]) -> Microbatch:
             scores=TeacherScores(payload=handle, num_tokens=len(completion), teacher_version=0),
         )
         for number, (prompt, completion, handle) in enumerate(
-            zip(material.prompts, material.completions, handles, strict=True)
+            zip(inputs.prompts, inputs.completions, handles, strict=True)
         )
     ]
-    return pack_microbatch(samples, [[1.0] * len(completion) for completion in material.completions])
+    return pack_microbatch(samples, [[1.0] * len(completion) for completion in inputs.completions])
 
 
 @torch.no_grad()
-def _divergence(material: Material, microbatch: Microbatch) -> torch.Tensor:
+def _divergence(inputs: RunInputs, microbatch: Microbatch) -> torch.Tensor:
     heads = TeacherHeads(1)
-    heads.hold(0, material.head)
+    heads.hold(0, inputs.head)
     return fused_teacher_loss(
-        student_hidden=material.student_hidden,
-        student_head=material.head,
+        student_hidden=inputs.student_hidden,
+        student_head=inputs.head,
         teacher=open_payloads(microbatch, heads, "bucket", CPU),
         token_ids=torch.from_numpy(microbatch.completion_ids),
         token_weights=torch.from_numpy(microbatch.token_weights),
         sequence_ids=torch.from_numpy(microbatch.sequence_ids),
         sampler_logprobs=torch.from_numpy(microbatch.sampler_logprobs),
         settings=SETTINGS,
-        num_vocab=material.num_vocab,
+        num_vocab=inputs.num_vocab,
     ).divergence
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from sdft_ray.cluster.check import TeacherCheck, read_check_material, templates_to_check
+from sdft_ray.cluster.check import TeacherCheck, read_check_inputs, templates_to_check
 from sdft_ray.config import CheckConfig, RunConfig, TeacherConfig, TeacherContext
 from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.launch import CONF, typed_config
@@ -83,30 +83,30 @@ def test_what_a_check_cannot_ask_is_refused(folder: str, tmp_path: Path, overrid
 
 
 def test_a_method_without_a_teacher_is_checked_all_the_same(folder: str) -> None:
-    material = read_check_material(config(folder, "method=sft", "check.num_examples=4"))
-    assert len(material.sample.probes) == 4
-    assert set(material.sample.probes[0].teacher_prompts) == set(BUILT_IN)
-    assert material.max_model_len < material.facts.context_length
+    inputs = read_check_inputs(config(folder, "method=sft", "check.num_examples=4"))
+    assert len(inputs.sample.probes) == 4
+    assert set(inputs.sample.probes[0].teacher_prompts) == set(BUILT_IN)
+    assert inputs.max_model_len < inputs.facts.context_length
 
 
 def test_data_smaller_than_a_batch_is_checked_all_the_same(folder: str) -> None:
-    material = read_check_material(config(folder, "data.source='builtin:facts:taught[:3]'", "batch_size=64"))
-    assert len(material.sample.probes) == 3
+    inputs = read_check_inputs(config(folder, "data.source='builtin:facts:taught[:3]'", "batch_size=64"))
+    assert len(inputs.sample.probes) == 3
 
 
 def test_a_judge_is_not_asked_and_the_user_told(folder: str) -> None:
-    material = read_check_material(config(folder, "evaluation.match=JUDGE"))
-    assert all(probe.gold is None for probe in material.sample.probes)
-    assert material.notes == (
+    inputs = read_check_inputs(config(folder, "evaluation.match=JUDGE"))
+    assert all(probe.gold is None for probe in inputs.sample.probes)
+    assert inputs.notes == (
         "check.match=JUDGE: no judge is asked, so answers are not scored; set check.match to score by rule",
     )
-    scored = read_check_material(config(folder, "evaluation.match=JUDGE", "check.match=CONTAINS"))
+    scored = read_check_inputs(config(folder, "evaluation.match=JUDGE", "check.match=CONTAINS"))
     assert all(probe.gold is not None for probe in scored.sample.probes)
 
 
 def test_one_example_is_refused(folder: str) -> None:
     with pytest.raises(DataError, match=r"line 1: is the only example"):
-        read_check_material(config(folder, "data.source='builtin:facts:taught[:1]'"))
+        read_check_inputs(config(folder, "data.source='builtin:facts:taught[:1]'"))
 
 
 def test_the_command_reports_on_every_prompt_and_starts_rollout_workers_only(

@@ -8,7 +8,7 @@ import pytest
 
 from sdft_ray.cluster.finished import FinishedRun, finished_run
 from sdft_ray.config import RunConfig
-from sdft_ray.config.written import plain_settings, write_settings
+from sdft_ray.config.saved import plain_settings, write_settings
 from sdft_ray.launch import compose_config
 from sdft_ray.tracking.earlier import move_to_earlier
 from sdft_ray.tracking.summary import SUMMARY_FILE, write_summary

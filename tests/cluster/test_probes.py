@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from sdft_ray.cluster.material import Material, read_material
 from sdft_ray.cluster.probes import check_resumable
 from sdft_ray.cluster.run_folder import RunFolder
+from sdft_ray.cluster.run_inputs import RunInputs, read_inputs
 from sdft_ray.config import RunConfig
 from sdft_ray.errors import CheckpointError, ConfigError
 from sdft_ray.evaluation.retention import MAX_NEW_TOKENS
@@ -33,18 +33,18 @@ def composed(folder: str, *overrides: str) -> RunConfig:
     return config(*SETTINGS, "rollout.max_new_tokens=16", f"model.path={folder}", *overrides)
 
 
-def read(folder: str, *overrides: str) -> Material:
-    return read_material(composed(folder, *overrides))
+def read(folder: str, *overrides: str) -> RunInputs:
+    return read_inputs(composed(folder, *overrides))
 
 
 def test_the_built_in_prompts_and_eight_examples_are_read_and_workers_have_room_for_them(folder: str) -> None:
-    material = read(folder)
-    probes = material.probes
+    inputs = read(folder)
+    probes = inputs.probes
     assert len(probes.general) == 32 and len(probes.gap_examples) == 8
     for prompt in probes.general:
-        assert len(prompt.prompt_tokens) + MAX_NEW_TOKENS < material.max_model_len
+        assert len(prompt.prompt_tokens) + MAX_NEW_TOKENS < inputs.max_model_len
     for row in probes.gap_examples:
-        assert len(row.teacher_prompt_tokens) + len(row.demonstration_tokens) < material.max_model_len
+        assert len(row.teacher_prompt_tokens) + len(row.demonstration_tokens) < inputs.max_model_len
 
 
 def test_both_probes_can_be_turned_off(folder: str) -> None:
@@ -58,9 +58,9 @@ def test_a_teacher_without_context_leaves_no_gap_to_measure(folder: str) -> None
 
 def test_general_prompts_alone_can_be_trained_on_where_nobody_reads_a_demonstration(folder: str) -> None:
     general = ["data.source=builtin:general", "data.split=train", "method=reinvoke", f"teacher.path={folder}"]
-    material = read(folder, *general)
-    assert material.examples.examples_per_epoch == 32
-    example = next(material.examples)
+    inputs = read(folder, *general)
+    assert inputs.examples.examples_per_epoch == 32
+    example = next(inputs.examples)
     assert example.prompt_tokens == example.teacher_prompt_tokens
     with pytest.raises(Exception, match="demonstration"):
         read(folder, *general[:2])

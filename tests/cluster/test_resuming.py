@@ -35,7 +35,7 @@ def runs(model: str, tmp_path: Path) -> Path:
         folder.begin({"model": {"path": model}})
         state = {
             "weight_version": 2,
-            "data": job.material.examples.state_at(8),
+            "data": job.inputs.examples.state_at(8),
             "layout": layout(job._cfg.learner, 1),
             "model": fingerprint(model),
         }
@@ -75,4 +75,4 @@ def test_the_same_model_in_another_place_goes_on(model: str, runs: Path, tmp_pat
     moved = shutil.move(model, tmp_path / "moved")
     job = start(str(moved), runs, "resume=auto")
     with job.folder:
-        assert job.material.examples.position == 8
+        assert job.inputs.examples.position == 8

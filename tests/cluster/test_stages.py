@@ -29,8 +29,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_stages_follow_one_another_and_share_their_evaluation_sets(model: str) -> None:
     stages = Stages(configs(model, ["data=facts"], ["data=tools", "num_steps=3", "learner.learning_rate=1e-4"]))
     assert [(stage.first_step, stage.last_step) for stage in stages] == [(0, 2), (2, 5)]
-    cfg, material = stages.shared
-    assert list(material.evaluation_sets) == ["taught", "paraphrased", "indirect", "tools"]
+    cfg, inputs = stages.shared
+    assert list(inputs.evaluation_sets) == ["taught", "paraphrased", "indirect", "tools"]
     named = cfg.evaluation.named_sets()
     assert {name: of_set.match.name for name, of_set in named.items()} == {
         "taught": "CONTAINS",
@@ -39,8 +39,8 @@ def test_stages_follow_one_another_and_share_their_evaluation_sets(model: str) -
         "tools": "TOOL_CALL",
     }
     assert named["tools"].max_new_tokens == 64
-    assert material.num_steps == 5
-    assert material.max_model_len == max(stage.material.max_model_len for stage in stages)
+    assert inputs.num_steps == 5
+    assert inputs.max_model_len == max(stage.inputs.max_model_len for stage in stages)
     assert stages.at(2).name == "facts" and stages.at(3).name == "tools"
     assert [example.max_new_tokens for example in stages.drawn()] == [32] * 8 + [64] * 12
 

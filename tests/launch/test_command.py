@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from sdft_ray.config.written import plain_settings, write_settings
+from sdft_ray.config.saved import plain_settings, write_settings
 from sdft_ray.errors import ConfigError
 from sdft_ray.launch import CONF, Stage, compose_runs, report_config, run
 from sdft_ray.outcome import Outcome

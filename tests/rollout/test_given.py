@@ -1,6 +1,6 @@
 import asyncio
 
-from sdft_ray.rollout.given import GivenCompletions
+from sdft_ray.rollout.completions import GivenCompletions
 from tests.fakes import make_example
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sdft_ray.records import Rollout, TokenizedExample
-from sdft_ray.rollout.recorded import RECORD_FILE, RecordedCompletions
+from sdft_ray.rollout.completions import RECORD_FILE, RecordedCompletions
 from tests.fakes import make_example
 
 

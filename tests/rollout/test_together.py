@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from sdft_ray.rollout.together import CompletedTogether
+from sdft_ray.rollout.completions import CompletedTogether
 from tests.fakes import make_example
 
 

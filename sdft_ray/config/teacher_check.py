@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from sdft_ray.config.checks import at_least, require
 from sdft_ray.config.evaluation import Match
+from sdft_ray.config.validation import at_least, require
 
 
 @dataclass(kw_only=True)

@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sdft_ray.distill.fused_loss import fused_token_loss
 from sdft_ray.distill.reduction import LossOutput
 from sdft_ray.learner.objective import Student
-from sdft_ray.learner.settled import SettledEmbedding, settle
+from sdft_ray.learner.persistent_grads import SettledEmbedding, settle
 
 PADDING = 3
 SIZES = {

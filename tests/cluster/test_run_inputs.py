@@ -8,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file, save_file
 
-from sdft_ray.cluster.material import Material, read_material
+from sdft_ray.cluster.run_inputs import RunInputs, read_inputs
 from sdft_ray.errors import ConfigError, SdftError
 from sdft_ray.launch import CONF, typed_config
 from sdft_ray.models.folder import load_tokenizer
@@ -38,10 +38,10 @@ def write(path: Path, *rows: dict[str, str]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def read(model: str, *overrides: str) -> Material:
+def read(model: str, *overrides: str) -> RunInputs:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         settings = ["+cluster=local", "model=custom", f"model.path={model}", "model.dtype=FLOAT32", *overrides]
-        return read_material(typed_config(compose("config", [*settings, "rollout.max_new_tokens=8"])))
+        return read_inputs(typed_config(compose("config", [*settings, "rollout.max_new_tokens=8"])))
 
 
 def test_own_data_of_fewer_rows_than_a_batch_are_refused_with_the_setting_that_works(
@@ -51,18 +51,18 @@ def test_own_data_of_fewer_rows_than_a_batch_are_refused_with_the_setting_that_w
         ConfigError, match=r"batch_size=16: the data has only 12 examples.*set batch_size=12 or smaller"
     ):
         read(model, *own_data)
-    material = read(model, *own_data, "batch_size=12")
-    assert material.num_steps == 2
-    assert [question.answer for question in material.evaluation_sets["mine"]] == ["7443"]
-    assert material.notes == ()
+    inputs = read(model, *own_data, "batch_size=12")
+    assert inputs.num_steps == 2
+    assert [question.answer for question in inputs.evaluation_sets["mine"]] == ["7443"]
+    assert inputs.notes == ()
 
 
 @pytest.mark.parametrize(("method", "num_examples"), [("sft", 0), ("dft", 0), ("sdft", 8)])
 def test_no_gap_is_measured_where_no_teacher_reads_anything(
     model: str, own_data: list[str], method: str, num_examples: int
 ) -> None:
-    material = read(model, *own_data, "batch_size=4", f"method={method}")
-    assert len(material.probes.gap_examples) == num_examples
+    inputs = read(model, *own_data, "batch_size=4", f"method={method}")
+    assert len(inputs.probes.gap_examples) == num_examples
 
 
 def test_a_base_model_with_a_chat_template_stops_where_its_demonstrations_end(
@@ -74,16 +74,16 @@ def test_a_base_model_with_a_chat_template_stops_where_its_demonstrations_end(
     tokenizer = load_tokenizer(model, CHATML)
     tokenizer.eos_token = PAD
     tokenizer.save_pretrained(model)
-    material = read(model, *own_data, "batch_size=4", "method=sft")
+    inputs = read(model, *own_data, "batch_size=4", "method=sft")
     end = tokenizer.convert_tokens_to_ids(END)
-    assert next(material.examples).demonstration_tokens[-1] == end
-    assert material.facts.eos_token_ids == (3, end)
-    assert material.notes == (f"sampling stops at '{END}', with which the chat template ends a turn, besides '{PAD}'",)
+    assert next(inputs.examples).demonstration_tokens[-1] == end
+    assert inputs.facts.eos_token_ids == (3, end)
+    assert inputs.notes == (f"sampling stops at '{END}', with which the chat template ends a turn, besides '{PAD}'",)
 
 
 def test_what_is_odd_about_the_data_or_a_set_is_told(model: str, own_data: list[str]) -> None:
-    material = read(model, *own_data, "batch_size=4", "data.num_examples=99", "data.on_bad_row=SKIP")
-    [note] = material.notes
+    inputs = read(model, *own_data, "batch_size=4", "data.num_examples=99", "data.on_bad_row=SKIP")
+    [note] = inputs.notes
     assert note.startswith("data.num_examples=99: ") and note.endswith("has 12 rows, all are taken")
 
 
@@ -91,8 +91,8 @@ def test_special_tokens_in_rows_are_text_unless_asked_for(tmp_path: Path, model:
     write(tmp_path / "train.jsonl", *[{"prompt": f"{n}. {END}", "demonstration": "A."} for n in range(4)])
     end = load_tokenizer(model).eos_token_id
     for setting, more in (("false", 0), ("true", 1)):
-        material = read(model, *own_data, "batch_size=4", f"data.special_tokens={setting}")
-        assert next(material.examples).prompt_tokens.count(end) == 1 + more
+        inputs = read(model, *own_data, "batch_size=4", f"data.special_tokens={setting}")
+        assert next(inputs.examples).prompt_tokens.count(end) == 1 + more
 
 
 @pytest.mark.parametrize("method", ["sft", "sdft"])

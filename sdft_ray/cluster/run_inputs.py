@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sdft_ray.cluster.probes import ProbeMaterial, read_probes
+from sdft_ray.cluster.probes import ProbeInputs, read_probes
 from sdft_ray.config import CompletionSource, EvaluationSetConfig, Match, Mode, RunConfig, TeacherBackend
 from sdft_ray.data.dataset import TokenizedDataset, TokenizedRow, read_dataset
 from sdft_ray.data.prompts import PromptBuilder
@@ -25,7 +25,7 @@ NUM_GUARD_ROWS = 2
 
 
 class Asked(Protocol):
-    """What rollout workers need of a run's or a check's material."""
+    """What rollout workers need of a run's or a check's inputs."""
 
     @property
     def model_path(self) -> str:
@@ -44,7 +44,7 @@ class Asked(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Material:
+class RunInputs:
     """What a run is made from."""
 
     model_path: str
@@ -56,7 +56,7 @@ class Material:
     num_steps: int
     evaluation_sets: dict[str, list[Question]]
     prior: list[Question]
-    probes: ProbeMaterial
+    probes: ProbeInputs
     guard_rows: tuple[GuardRow, ...]  # what the guards of the start compute on
     max_model_len: int  # the longest prompt with its completion that a rollout worker will see, plus one
     max_teacher_len: int  # the longest teacher prompt with its completion
@@ -76,7 +76,7 @@ def decoder(tokenizer: Any, *, keep_special: bool) -> Callable[[tuple[int, ...]]
     return to_text
 
 
-def read_material(cfg: RunConfig) -> Material:
+def read_inputs(cfg: RunConfig) -> RunInputs:
     """Reads and checks model and data.
 
     Raises:
@@ -110,7 +110,7 @@ def read_material(cfg: RunConfig) -> Material:
     prior = read_questions("evaluation.prior", about_prior, data, builder).questions if cfg.evaluation.prior else []
     asked = [(about_prior, prior), *((settings[name], questions) for name, questions in evaluation_sets.items())]
     probes = read_probes(cfg, builder, dataset.rows, facts.context_length)
-    return Material(
+    return RunInputs(
         model_path=model_path,
         teacher_path=teacher_path,
         tokenizer=tokenizer,

@@ -1,4 +1,8 @@
-"""Completions that the teacher writes once, before training: for offline distillation, and for SFT on its samples."""
+"""Completions from elsewhere than the student's own samples of this step; all implement `roles.Completions`.
+
+Off-policy data: demonstrations and raw texts that the examples bring, and what the teacher writes once before training,
+for offline distillation and for SFT on its samples. And on-policy samples that are handed on together.
+"""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -12,6 +16,59 @@ from sdft_ray.roles import Completions
 from sdft_ray.tracking.jsonl import cut_after, line_of, lines_until
 
 RECORD_FILE = "completions.jsonl"
+
+
+class GivenCompletions:
+    """What the examples bring. Nothing is sampled: every logprob is 0, and no version is ever stale."""
+
+    def __init__(self, weight_version: int = 0):
+        self._weight_version = weight_version
+
+    async def complete(self, example: TokenizedExample) -> Rollout:
+        """What the example brings, which ends in an end-of-sequence token."""
+        return Rollout(
+            prompt_tokens=example.prompt_tokens,
+            completion_tokens=example.demonstration_tokens,
+            logprobs=(0.0,) * len(example.demonstration_tokens),
+            weight_version=self._weight_version,
+            truncated=False,
+            num_sampled=0,
+        )
+
+    async def load_weights(self, version: int) -> None:
+        """Remembers `version`: what is given depends on no weights."""
+        self._weight_version = version
+
+
+class CompletedTogether:
+    """Implements roles.Completions: what another one samples, handed on as soon as nothing is being sampled.
+
+    Scoring begins when a completion is handed on. On cores of its own it should begin with the first; on the sampler's
+    cores it would slow the others down by more than it gains: two sets of threads that take turns at every barrier lose
+    most of their time there, and a few completions are scored at a fraction of the speed of many.
+    """
+
+    def __init__(self, sampler: Completions):
+        self._sampler = sampler
+        self._num_open = 0
+        self._idle = asyncio.Event()
+
+    async def complete(self, example: TokenizedExample) -> Rollout:
+        """One completion, once all that are under way are complete; a failure is handed on at once."""
+        self._num_open += 1
+        self._idle.clear()
+        try:
+            rollout = await self._sampler.complete(example)
+        finally:
+            self._num_open -= 1
+            if not self._num_open:
+                self._idle.set()
+        await self._idle.wait()
+        return rollout
+
+    async def load_weights(self, version: int) -> None:
+        """Has the sampler load them."""
+        await self._sampler.load_weights(version)
 
 
 class RecordedCompletions:

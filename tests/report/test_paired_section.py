@@ -10,7 +10,7 @@ import pytest
 
 from sdft_ray.config import ReportConfig
 from sdft_ray.errors import ConfigError
-from sdft_ray.report.paired import PairedRow, in_points, paired, paired_rows
+from sdft_ray.report.paired_section import PairedRow, in_points, paired, paired_rows
 from sdft_ray.report.runs import read_runs
 from sdft_ray.report.sections import Section, Study
 from sdft_ray.report.writing import make_study, write_report

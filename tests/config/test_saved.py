@@ -2,7 +2,7 @@ from pathlib import Path
 
 import yaml
 
-from sdft_ray.config.written import CONFIG_FILE, changed_settings, flat_settings, write_settings
+from sdft_ray.config.saved import CONFIG_FILE, changed_settings, flat_settings, write_settings
 
 
 def test_settings_are_read_back_in_the_order_in_which_they_were_written(tmp_path: Path) -> None:

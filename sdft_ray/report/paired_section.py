@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sdft_ray.report.axes import Form
-from sdft_ray.report.pairs import Comparison, Paired
+from sdft_ray.report.paired_comparisons import Comparison, Paired
 from sdft_ray.report.sections import Section, Study
 from sdft_ray.report.tables import EMPTY, Cell, Table, number_cell, table, text_cell
 from sdft_ray.statistics import Interval
