@@ -105,7 +105,7 @@ BAD = [
     (["method=offline_distillation", "teacher.weights=EMA"], "teacher.weights=EMA: cannot have sampled before"),
     (["method=reinvoke"], "teacher.path"),
     (["method=sdtf"], "sdtf"),
-    (["stages=[facts,tools]", "teacher.weights=FROZEN"], "set border.rebase_teacher=false"),
+    (["stages=[facts,tools]", "teacher.weights=FROZEN"], "set stage_boundary.rebase_teacher=false"),
     (["stages=[facts,tools]", "weights.teacher_ema=RECEIVER"], "weights.teacher_ema=RECEIVER the teacher workers"),
     (["data.max_teacher_prompt_tokens=10"], "data.max_teacher_prompt_tokens=10: is below data.max_prompt_tokens=1024"),
     (["cluster.learner.num_workers=99"], "batch_size=16: leaves some of the 99 learner workers without a sample"),

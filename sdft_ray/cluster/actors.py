@@ -104,7 +104,7 @@ def make_learner_workers(
         temperature=cfg.rollout.temperature,
         num_tokens=inputs.facts.num_tokens,
         plan=plan,
-        border=cfg.border,
+        stage_boundary=cfg.stage_boundary,
         weights=weights,
         guard_rows=inputs.guard_rows,
         max_len=inputs.max_model_len,

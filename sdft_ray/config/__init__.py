@@ -23,13 +23,13 @@ from sdft_ray.config.method import (
 from sdft_ray.config.report import Figures, ReportConfig
 from sdft_ray.config.rollout import RolloutConfig
 from sdft_ray.config.run import AUTO, NEVER, Mode, PlanConfig, RunConfig, TrackingConfig, Wandb
-from sdft_ray.config.stages import BorderConfig
+from sdft_ray.config.stages import StageBoundaryConfig
 from sdft_ray.config.teacher import Payload, Tail, TeacherBackend, TeacherConfig, TeacherContext, TeacherWeights
 from sdft_ray.config.teacher_check import CheckConfig
 from sdft_ray.config.weights import Channel, TeacherEma, WeightsConfig
 
 __all__ = [
-    "BorderConfig",
+    "StageBoundaryConfig",
     "AUTO",
     "NEVER",
     "OnBadRow",

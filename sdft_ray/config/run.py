@@ -16,7 +16,7 @@ from sdft_ray.config.learner import LearnerConfig
 from sdft_ray.config.method import CompletionSource, LossConfig, MethodConfig, MismatchCorrection, Target
 from sdft_ray.config.report import ReportConfig
 from sdft_ray.config.rollout import RolloutConfig
-from sdft_ray.config.stages import BorderConfig
+from sdft_ray.config.stages import StageBoundaryConfig
 from sdft_ray.config.teacher import TeacherConfig, TeacherContext, TeacherWeights
 from sdft_ray.config.teacher_check import CheckConfig
 from sdft_ray.config.validation import at_least, require
@@ -81,7 +81,7 @@ class RunConfig:
     stages: list[str] = field(
         default_factory=list
     )  # conf/data names, each with settings behind it; [] for `data` alone
-    border: BorderConfig = field(default_factory=BorderConfig)
+    stage_boundary: StageBoundaryConfig = field(default_factory=StageBoundaryConfig)
     max_staleness: int = 0  # steps the completions may lag behind the weights; 0 is exactly on-policy
     checkpoint_every: int = 50  # steps, and after the last of a run; 0 keeps only the final model, and cannot resume
     keep_checkpoints: int = 2  # of one run; older ones are deleted as newer ones are complete
@@ -139,19 +139,21 @@ class RunConfig:
         )
         self._check_seeds()
         self._check_method()
-        if self.stages and self.border.rebase_teacher and self.method.has_teacher:
-            remedy = "set border.rebase_teacher=false, or train the stages one run after the other with model.path"
+        if self.stages and self.stage_boundary.rebase_teacher and self.method.has_teacher:
+            remedy = (
+                "set stage_boundary.rebase_teacher=false, or train the stages one run after the other with model.path"
+            )
             require(
                 self.teacher.weights is not TeacherWeights.FROZEN,
-                "border.rebase_teacher",
-                self.border.rebase_teacher,
+                "stage_boundary.rebase_teacher",
+                self.stage_boundary.rebase_teacher,
                 "moves a teacher whose weights are FROZEN",
                 remedy,
             )
             require(
                 self.weights.teacher_ema is TeacherEma.LEARNER,
-                "border.rebase_teacher",
-                self.border.rebase_teacher,
+                "stage_boundary.rebase_teacher",
+                self.stage_boundary.rebase_teacher,
                 "is the learner's doing, but with weights.teacher_ema=RECEIVER the teacher workers average",
                 remedy + ", or weights.teacher_ema=LEARNER",
             )

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 
 @dataclass(kw_only=True)
-class BorderConfig:
-    """What begins anew at the border between two stages; by default all that a new run would begin with."""
+class StageBoundaryConfig:
+    """What begins anew at the boundary between two stages; by default all that a new run would begin with."""
 
     reset_optimizer: bool = True  # Adam's moments; the learning rate's schedule is always the stage's own
     rebase_teacher: bool = True  # an EMA teacher becomes the student as it is there

@@ -111,7 +111,7 @@ class LearnerRank:
     def apply(self) -> RankReport:
         """One optimizer step with the accumulated gradient, then one step of the moving average.
 
-        What begins anew with the next stage does so at once, so a checkpoint of a border holds it.
+        What begins anew with the next stage does so at once, so a checkpoint of a stage boundary holds it.
 
         Raises:
             NonFiniteError: the gradient norm is not finite; masters, moments and average are as before the step.
@@ -122,11 +122,11 @@ class LearnerRank:
         synchronize(self._device)
         optimizer_done = time.perf_counter()
         self.weight_version += 1
-        is_border = self._settings.plan.is_border(self.weight_version)
-        if is_border and self._settings.border.reset_optimizer:
+        is_boundary = self._settings.plan.is_boundary(self.weight_version)
+        if is_boundary and self._settings.stage_boundary.reset_optimizer:
             self._engine.reset_moments()
         if self._average is not None:
-            if is_border and self._settings.border.rebase_teacher:
+            if is_boundary and self._settings.stage_boundary.rebase_teacher:
                 self._average.rebase(self._engine.masters())
             else:
                 self._average.update(self._engine.masters())

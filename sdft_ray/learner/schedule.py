@@ -51,7 +51,7 @@ class StagePlan:
         stage, step = self._locate(version)
         return learning_rate(stage.learner, step, stage.num_steps)
 
-    def is_border(self, version: int) -> bool:
+    def is_boundary(self, version: int) -> bool:
         """Whether one stage ends with `version` and another begins."""
         return 0 < version < self.num_steps and self._locate(version)[1] == 0
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sdft_ray.config import BorderConfig, LearnerConfig, LossConfig, ModelConfig, Target, TeacherConfig
+from sdft_ray.config import LearnerConfig, LossConfig, ModelConfig, StageBoundaryConfig, Target, TeacherConfig
 from sdft_ray.learner.schedule import StagePlan
 from sdft_ray.records import GuardRow
 from sdft_ray.weights.plan import WeightPlan
@@ -23,7 +23,7 @@ class LearnerSettings:
     temperature: float
     num_tokens: int  # vocabulary rows that count; the rest is padding
     plan: StagePlan
-    border: BorderConfig
+    stage_boundary: StageBoundaryConfig
     weights: WeightPlan
     guard_rows: tuple[GuardRow, ...]  # what the packing of sequences is checked on
     max_len: int  # tokens of the longest prompt with its completion

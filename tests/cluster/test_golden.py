@@ -12,12 +12,12 @@ import pytest
 import ray
 
 from sdft_ray.config import (
-    BorderConfig,
     LearnerConfig,
     MethodConfig,
     ModelConfig,
     Precision,
     Schedule,
+    StageBoundaryConfig,
     Target,
     TeacherConfig,
 )
@@ -88,7 +88,7 @@ def begin(rank: Any, folder: str, case: golden.Case) -> LearnerGroup:
         temperature=1.0,
         num_tokens=golden.NUM_TOKENS,
         plan=plan,
-        border=BorderConfig(),
+        stage_boundary=StageBoundaryConfig(),
         weights=make_plan(learner=learner, method=MethodConfig(target=case.target), loss=case.loss),
         guard_rows=GUARD_ROWS,
         max_len=64,

@@ -17,7 +17,6 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sdft_ray.config import (
-    BorderConfig,
     Channel,
     Divergence,
     LearnerConfig,
@@ -30,6 +29,7 @@ from sdft_ray.config import (
     Precision,
     RolloutConfig,
     Schedule,
+    StageBoundaryConfig,
     Target,
     TeacherConfig,
     TeacherEma,
@@ -128,7 +128,7 @@ def begin(ranks: Any, folder: str, num_tokens: int, tmp_path: Path) -> Any:
         payload: Payload = Payload.LOGITS,
         channel: Channel = Channel.OBJECT_STORE,
         num_stages: int = 1,
-        border: BorderConfig | None = None,
+        stage_boundary: StageBoundaryConfig | None = None,
         **learner: Any,
     ) -> LearnerGroup:
         actors, (address, port), logs = ranks[size]
@@ -160,7 +160,7 @@ def begin(ranks: Any, folder: str, num_tokens: int, tmp_path: Path) -> Any:
             temperature=1.0,
             num_tokens=num_tokens,
             plan=plan,
-            border=border or BorderConfig(),
+            stage_boundary=stage_boundary or StageBoundaryConfig(),
             weights=make_plan(
                 channel,
                 num_ranks=size,
@@ -702,8 +702,8 @@ async def test_a_stage_begins_with_a_new_optimizer_and_a_teacher_that_is_the_stu
         return (await group.workers.on_all(lambda actor: actor.weights.remote(kind)))[0]
 
     after = []
-    for border in (BorderConfig(reset_optimizer=False, rebase_teacher=False), BorderConfig()):
-        group = begin(size, zero_stage=stage, num_stages=3, border=border)
+    for boundary in (StageBoundaryConfig(reset_optimizer=False, rebase_teacher=False), StageBoundaryConfig()):
+        group = begin(size, zero_stage=stage, num_stages=3, stage_boundary=boundary)
         await group.step(arriving(batches[0]))
         student, teacher = await weights(group, WeightKind.STUDENT), await weights(group, WeightKind.EMA)
         await group.step(arriving(batches[1]))

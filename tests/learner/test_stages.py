@@ -25,8 +25,8 @@ def test_each_stage_has_a_schedule_of_its_own() -> None:
 
 
 def test_a_border_lies_between_two_stages_only() -> None:
-    assert [version for version in range(8) if StagePlan([stage(3), stage(4)]).is_border(version)] == [3]
-    assert not any(StagePlan([stage(3)]).is_border(version) for version in range(5))
+    assert [version for version in range(8) if StagePlan([stage(3), stage(4)]).is_boundary(version)] == [3]
+    assert not any(StagePlan([stage(3)]).is_boundary(version) for version in range(5))
 
 
 def test_what_is_asked_beyond_the_end_is_the_last_stage() -> None:

@@ -14,13 +14,13 @@ import torch
 
 import sdft_ray
 from sdft_ray.config import (
-    BorderConfig,
     Divergence,
     LearnerConfig,
     LossConfig,
     ModelConfig,
     Payload,
     Precision,
+    StageBoundaryConfig,
     Target,
     TeacherConfig,
 )
@@ -113,7 +113,7 @@ async def test_a_training_step_runs_through_few_files(
             temperature=1.0,
             num_tokens=golden.NUM_TOKENS,
             plan=plan,
-            border=BorderConfig(),
+            stage_boundary=StageBoundaryConfig(),
             weights=make_plan(learner=learner, loss=loss, model=model),
             guard_rows=GUARD_ROWS,
             max_len=64,
