@@ -106,6 +106,6 @@ format: setup  ## put the code into the one format
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix-only .
 
-clean:  ## remove the environment, caches and runs
-	@rm -rf $(VENV) runs outputs build dist *.egg-info .ci-cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+clean:  ## remove the environment and caches; runs stay
+	@rm -rf $(VENV) build dist *.egg-info .ci-cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

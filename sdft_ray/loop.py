@@ -7,10 +7,11 @@ producers run ahead by that many steps. Nothing here knows what a process, a ten
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sdft_ray.buffer import SampleBuffer
-from sdft_ray.records import Sample
+from sdft_ray.records import make_sample
 from sdft_ray.roles import Completions, Evaluator, Examples, Learner, Teacher, Tracker
 from sdft_ray.tracking.phases import Counts, PhaseTimer
 
@@ -27,6 +28,10 @@ class LoopConfig:
     checkpoint_every: int = 0  # steps, and after the last; 0 never
 
 
+class Stopped(Exception):
+    """Training was asked to stop, and has."""
+
+
 async def train(
     cfg: LoopConfig,
     *,
@@ -36,11 +41,12 @@ async def train(
     learner: Learner,
     evaluator: Evaluator,
     tracker: Tracker,
+    is_asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Trains until the learner has taken `num_steps` steps in all.
+    """Trains until the learner has taken `num_steps` steps in all, or stops behind one, with a checkpoint.
 
     Raises:
-        ExceptionGroup: whatever failed first in any role; everything else is cancelled by then.
+        ExceptionGroup: whatever failed first in any role, or `Stopped`; everything else is cancelled by then.
     """
     buffer = SampleBuffer(
         batch_size=cfg.batch_size, max_staleness=cfg.max_staleness, num_batches=cfg.num_steps - learner.weight_version
@@ -56,13 +62,7 @@ async def train(
             with timer.phase("loop/score_s"):
                 scores = await teacher.score(example, rollout)  # 2. teacher(. | x, demonstration, y_<t) at every t
             counts.add("teacher/tokens", scores.num_scored)
-            sample = Sample(
-                example_id=example.example_id,
-                epoch=example.epoch,
-                rollout=rollout,
-                scores=scores,
-                demonstration_tokens=example.demonstration_tokens,
-            )
+            sample = make_sample(example, rollout, scores)
             await buffer.put(ticket, sample)
             # The last handle of a payload is the learner's: its memory is free once it has been trained on.
             del scores, sample
@@ -77,10 +77,14 @@ async def train(
                     await asyncio.gather(completions.load_weights(version), teacher.load_weights(version))
                 await buffer.close_batch()  # only now may the next samples start: they see the new weights
             tracker.log_step(version, report.metrics | counts.take() | timer.take(), report)
-            if cfg.evaluate_every and version % cfg.evaluate_every == 0 and version < cfg.num_steps:
+            stops = is_asked_to_stop() and version < cfg.num_steps
+            ends = stops or version == cfg.num_steps
+            if cfg.evaluate_every and version % cfg.evaluate_every == 0 and not ends:
                 tracker.log_evaluation(version, await evaluator.evaluate(version))
-            if cfg.checkpoint_every and (version % cfg.checkpoint_every == 0 or version == cfg.num_steps):
+            if cfg.checkpoint_every and (version % cfg.checkpoint_every == 0 or ends):
                 await learner.save_checkpoint(examples.state_at((version - cfg.first_step) * cfg.batch_size))
+            if stops:
+                raise Stopped
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(buffer.capacity):

@@ -136,6 +136,17 @@ class Sample:
             )
 
 
+def make_sample(example: TokenizedExample, rollout: Rollout, scores: TeacherScores) -> Sample:
+    """The sample of one completion."""
+    return Sample(
+        example_id=example.example_id,
+        epoch=example.epoch,
+        rollout=rollout,
+        scores=scores,
+        demonstration_tokens=example.demonstration_tokens,
+    )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Microbatch:
     """The samples of one forward pass on one learner rank, packed without padding.

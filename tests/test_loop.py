@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sdft_ray.errors import NonFiniteError, WorkerError
-from sdft_ray.loop import LoopConfig, train
+from sdft_ray.loop import LoopConfig, Stopped, train
 from sdft_ray.records import Rollout, StepReport, TeacherScores, TokenizedExample
 from sdft_ray.rollout.completions import GivenCompletions, RecordedCompletions
 from tests.fakes import (
@@ -251,3 +251,23 @@ def test_sampled_tokens_of_probability_one_count_as_sampled() -> None:
     tracker = FakeTracker()
     run_loop(LoopConfig(num_steps=2, batch_size=2), completions=CertainCompletions(), tracker=tracker)
     assert sum(metrics["rollout/tokens"] for _, metrics in tracker.steps) == 2 * 2 * 2
+
+
+@pytest.mark.parametrize("bound", [0, 2])
+def test_asked_to_stop_it_ends_behind_the_step_with_a_checkpoint_of_what_was_trained(bound: int) -> None:
+    learner = FakeLearner()
+    cfg = LoopConfig(num_steps=12, batch_size=4, max_staleness=bound, evaluate_every=1, checkpoint_every=100)
+    evaluator = FakeEvaluator()
+    with pytest.raises(ExceptionGroup) as ended:
+        run_loop(cfg, learner=learner, evaluator=evaluator, is_asked_to_stop=lambda: learner.weight_version >= 3)
+    assert ended.group_contains(Stopped) and len(ended.value.exceptions) == 1
+    assert learner.weight_version == 3
+    assert learner.checkpoints == [(3, {"position": 12})]
+    assert evaluator.versions == [1, 2], "a run that is to end asks no questions"
+
+
+def test_asked_to_stop_in_its_last_step_it_ends_as_ever() -> None:
+    learner = FakeLearner()
+    cfg = LoopConfig(num_steps=3, batch_size=4, checkpoint_every=2)
+    run_loop(cfg, learner=learner, is_asked_to_stop=lambda: learner.weight_version >= 3)
+    assert [version for version, _ in learner.checkpoints] == [2, 3]

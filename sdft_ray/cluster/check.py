@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sdft_ray.cluster.job import cancel_on_termination
 from sdft_ray.cluster.rollouts import ROLE, rollout_workers_only
 from sdft_ray.cluster.run_folder import CHECK_FILE, RunFolder, open_run_folder
 from sdft_ray.cluster.run_inputs import decoder, find_model, make_builder
 from sdft_ray.cluster.session import RaySession
+from sdft_ray.cluster.termination import Termination
 from sdft_ray.config import NEVER, CheckConfig, Match, RunConfig, TeacherConfig, TeacherContext
 from sdft_ray.config.saved import plain_settings
 from sdft_ray.data.dataset import selection
@@ -74,7 +74,7 @@ class TeacherCheck:
         cfg, inputs = self.cfg, self.inputs
         console = ConsoleSink(num_steps=0)
         with console, RaySession(cfg.cluster, [ROLE]):
-            cancel_on_termination()
+            Termination().listen()
             self._introduce(console)
             asking = Asking(
                 match=_match(cfg),

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from sdft_ray.cluster.evaluators import make_evaluator, make_harness
-from sdft_ray.cluster.job import cancel_on_termination
 from sdft_ray.cluster.rollouts import ROLE, rollout_workers_only
 from sdft_ray.cluster.run_folder import EVALUATION_FILE, RunFolder, open_run_folder
 from sdft_ray.cluster.run_inputs import RunInputs, read_inputs
 from sdft_ray.cluster.session import RaySession
+from sdft_ray.cluster.termination import Termination
 from sdft_ray.config import NEVER, RunConfig
 from sdft_ray.config.saved import plain_settings
 from sdft_ray.errors import ConfigError
@@ -46,7 +46,7 @@ class EvaluationJob:
     async def run(self) -> None:
         """Asks everything, writes evaluation.json and prints a table; leaves no process behind however it ends."""
         with self.console, RaySession(self._cfg.cluster, [ROLE]):
-            cancel_on_termination()
+            Termination().listen()
             self.console.say(f"evaluating {self._cfg.model.path} on {self._cfg.cluster.name}")
             for note in self.inputs.notes:
                 self.console.say(note)

@@ -1,8 +1,6 @@
 """One run from beginning to end: read, start, evaluate, train, evaluate, save."""
 
 import asyncio
-import signal
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,11 +12,12 @@ from sdft_ray.cluster.probes import check_resumable
 from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.cluster.stages import Stage, Stages
+from sdft_ray.cluster.termination import Termination
 from sdft_ray.cluster.topology import Roles, start_roles
 from sdft_ray.config import RunConfig, Target, Wandb
 from sdft_ray.config.saved import changed_settings, flat_settings, plain_settings
 from sdft_ray.learner.checkpoint import check_state, layout, read_state
-from sdft_ray.loop import LoopConfig, train
+from sdft_ray.loop import LoopConfig, Stopped, train
 from sdft_ray.models.folder_check import fingerprint
 from sdft_ray.records import WorkerStatus
 from sdft_ray.report.model_card import write_model_card
@@ -55,6 +54,8 @@ class Job:
             on_failure.pop_all()
         self._setup_s = 0.0
         self.console = ConsoleSink(self.inputs.num_steps)
+        can_go_on = self._cfg.checkpoint_every > 0
+        self._termination = Termination(self._cfg.faults.grace_s if can_go_on else 0.0, self.console.say)
 
     async def run(self) -> None:
         """Trains, and leaves no process behind however it ends.
@@ -63,7 +64,7 @@ class Job:
             CancelledError: on SIGTERM, which a scheduler sends before it kills.
         """
         with self.console, RaySession(self._cfg.cluster, self._cfg.needed_roles()) as session:
-            cancel_on_termination()
+            self._termination.listen()
             self._introduce(session.dashboard)
             roles = await start_roles(self._stages, self.folder, self.console.phase, self.console.counting)
             try:
@@ -184,22 +185,30 @@ class Job:
             await check_export(roles.learner, self.folder.model, rows, precision, self.console.say)
 
     async def _train_stage(self, stage: Stage, roles: Roles, tracker: RunTracker) -> None:
-        await train(
-            LoopConfig(
-                num_steps=stage.last_step,
-                first_step=stage.first_step,
-                batch_size=stage.cfg.batch_size,
-                max_staleness=stage.cfg.max_staleness,
-                evaluate_every=stage.cfg.evaluation.every,
-                checkpoint_every=stage.cfg.checkpoint_every,
-            ),
-            examples=stage.inputs.examples,
-            completions=roles.completions,
-            teacher=roles.teacher,
-            learner=roles.learner,
-            evaluator=roles.evaluator,
-            tracker=tracker,
+        cfg = LoopConfig(
+            num_steps=stage.last_step,
+            first_step=stage.first_step,
+            batch_size=stage.cfg.batch_size,
+            max_staleness=stage.cfg.max_staleness,
+            evaluate_every=stage.cfg.evaluation.every,
+            checkpoint_every=stage.cfg.checkpoint_every,
         )
+        try:
+            with self._termination.while_training():
+                await train(
+                    cfg,
+                    examples=stage.inputs.examples,
+                    completions=roles.completions,
+                    teacher=roles.teacher,
+                    learner=roles.learner,
+                    evaluator=roles.evaluator,
+                    tracker=tracker,
+                    is_asked_to_stop=lambda: self._termination.is_asked,
+                )
+        except* Stopped:
+            self.console.say(f"stopped        behind step {roles.learner.weight_version}, with a checkpoint of it")
+        if self._termination.is_asked and roles.learner.weight_version < self.inputs.num_steps:
+            raise asyncio.CancelledError
         await self._evaluate(roles, tracker)
 
     async def _evaluate(self, roles: Roles, tracker: RunTracker) -> None:
@@ -232,15 +241,3 @@ class Job:
                 )
             )
         return sinks
-
-
-def cancel_on_termination() -> None:
-    """Ends the running task on SIGTERM. Set once Ray has started, since Ray puts a handler of its own in place.
-
-    A thread beside a notebook's cannot: Python handles signals in the main thread alone.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return
-    task = asyncio.current_task()
-    assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)

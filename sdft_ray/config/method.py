@@ -52,14 +52,14 @@ class Normalization(Enum):
 class MismatchCorrection(Enum):
     """Importance weight exp(trainer logprob - sampler logprob), clipped above and detached."""
 
-    NONE = auto()
-    SEQUENCE = auto()  # its mean over a sequence's counted tokens weighs the whole sequence
-    TOKEN = auto()  # every token its own
+    NONE = auto()  # no sample is weighed
+    SEQUENCE = auto()  # the mean over a completion's counted tokens weighs all of it
+    TOKEN = auto()  # every token has its own
 
 
 @dataclass(kw_only=True)
 class MethodConfig:
-    """The first two choices."""
+    """Whose completion is trained on, and towards what."""
 
     name: str = "sdft"  # for reports only; nothing branches on it
     completion: CompletionSource = CompletionSource.STUDENT
@@ -86,8 +86,8 @@ class LossConfig:
     normalization: Normalization = Normalization.SEQUENCE_MEAN
     skip_first_tokens: int = 3  # completion tokens left out of the loss, though not of the attention
     drop_truncated: bool = False  # completions cut at the length limit carry no loss
-    mismatch: MismatchCorrection = MismatchCorrection.SEQUENCE
-    mismatch_clip: float = 2.0
+    mismatch: MismatchCorrection = MismatchCorrection.SEQUENCE  # weight exp(learner's logprob - sampler's), clipped
+    mismatch_clip: float = 2.0  # the largest weight of the correction
 
     def __post_init__(self) -> None:
         at_least(0, "loss.skip_first_tokens", self.skip_first_tokens)

@@ -21,9 +21,7 @@ class ReportConfig:
     out: str = "report.html"  # replaced where it exists; NAME-results.csv, NAME-paired.csv and others beside it
     task: list[str] = field(default_factory=list)  # sets whose mean is the accuracy on the new task; []: the first set
     prior: list[str] = field(default_factory=list)  # the same of the prior capability; []: harness/mean, else "prior"
-    # Label of the arm, or a run of it, that all others are compared with question by question; "": the first. Up to
-    # three arms are compared with one another, too.
-    reference: str = ""
+    reference: str = ""  # the arm, or a run of it, that all others are held against; "": the first
     paper: str = ""  # a table of the paper to stand beside the runs: a key of sdft_ray/report/paper.yaml, "" for none
     figures: Figures = Figures.NONE
 

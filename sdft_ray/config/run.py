@@ -11,6 +11,7 @@ from sdft_ray.config.alarms import AlarmsConfig
 from sdft_ray.config.cluster import ClusterConfig
 from sdft_ray.config.data import DataConfig, ModelConfig
 from sdft_ray.config.evaluation import EvaluationConfig
+from sdft_ray.config.faults import FaultsConfig
 from sdft_ray.config.harness import HarnessConfig
 from sdft_ray.config.learner import LearnerConfig
 from sdft_ray.config.method import CompletionSource, LossConfig, MethodConfig, MismatchCorrection, Target
@@ -39,9 +40,7 @@ class Mode(Enum):
 class PlanConfig:
     """What mode=plan reckons with."""
 
-    # Plan for a model whose files are not here: its name, such as "qwen2.5-7b", the path of a config.json, or keys of
-    # one, such as {hidden_size: 896, ...}; "" plans for model.path.
-    model: Any = ""
+    model: Any = ""  # of a model whose files are not here: a name such as "qwen2.5-7b", a config.json, or its keys
 
 
 class Wandb(Enum):
@@ -98,6 +97,7 @@ class RunConfig:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    faults: FaultsConfig = field(default_factory=FaultsConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     check: CheckConfig = field(default_factory=CheckConfig)
     runs: list[str] = field(default_factory=list)  # of mode=report: run folders, or patterns such as runs/sdft-*

@@ -43,8 +43,8 @@ class Payload(Enum):
 class Tail(Enum):
     """What becomes of the tokens that a TOPK payload leaves out."""
 
-    BUCKET = auto()  # they are one more outcome, on both sides
-    RENORMALIZE = auto()  # they are left out, on both sides
+    BUCKET = auto()  # all other tokens are one more outcome, on both sides
+    RENORMALIZE = auto()  # all other tokens are left out, on both sides
 
 
 @dataclass(kw_only=True)

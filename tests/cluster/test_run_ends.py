@@ -1,6 +1,7 @@
 """However a run ends: on a Ray of its own, whose whole tree of processes has to go."""
 
 import functools
+import json
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from sdft_ray.learner.checkpoint import complete_checkpoints
 from tests.cluster.command import ROOT, SETTINGS, users_environment
 
 pytestmark = pytest.mark.cluster
@@ -48,7 +50,12 @@ ONLY_A_LEARNER = ["method=sft"]  # starts in a quarter of the time
 ENDS = {
     "Ctrl-C": ([], lambda job: stop(job, signal.SIGINT), 130, "error: interrupted"),
     "dead engine": ([], lambda job: kill(job, "VLLM::EngineCore"), 1, "error: rollout worker 0: vLLM's engine"),
-    "SIGTERM": (ONLY_A_LEARNER, lambda job: stop(job, signal.SIGTERM), 143, "error: terminated"),
+    "SIGTERM": (
+        [*ONLY_A_LEARNER, "checkpoint_every=100000"],
+        lambda job: stop(job, signal.SIGTERM),
+        143,
+        "error: terminated",
+    ),
     "dead learner": (ONLY_A_LEARNER, lambda job: kill(job, "ray::Learner"), 1, "error: learner worker 0 failed"),
 }
 
@@ -81,6 +88,12 @@ def test_however_a_run_ends_it_leaves_no_process_behind_and_says_why_once(
     wait_until(lambda: not [process for process in tree if is_alive(process)], 30)
     assert not [process for process in tree if is_alive(process)]
     text = log.read_text()
+    if end == "SIGTERM":
+        last = json.loads(metrics.read_text().splitlines()[-1])["step"]
+        assert complete_checkpoints(tmp_path / "ended" / "checkpoints") == [
+            tmp_path / "ended" / "checkpoints" / f"step-{last:06}"
+        ]
+        assert f"stopped        behind step {last}, with a checkpoint of it" in text
     assert text.count("error: ") == 1
     assert said in text.rstrip().split("\n\n")[-1]
 

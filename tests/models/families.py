@@ -22,7 +22,7 @@ NOISE = 0.1  # every dropout and router jitter of a configuration
 WHOLE, ENDED, SINGLE = Packing.SHARED_PREFIX, Packing.END_TO_END, Packing.SINGLE
 SAYS = {
     WHOLE: "right",
-    ENDED: "right; a common prefix is computed for each sequence",
+    ENDED: "right, prefix not shared",
     SINGLE: "right, one at a time",
     None: "refused",
 }
@@ -302,7 +302,7 @@ check decides for {num} tiny networks with random weights, one a family of trans
 {counts}.
 
 - **right**: sequences are packed end to end, and what all prompts begin with is computed once.
-- **right; a common prefix is computed for each sequence**: packed, but nothing is shared.
+- **right, prefix not shared**: packed, but a common prefix is computed for each sequence.
 - **right, one at a time**: a forward pass holds one sequence. The result is the same; small sequences take longer.
 - **refused**: the start ends with an error that says why, and what to set.
 
