@@ -30,11 +30,11 @@ def test_every_seed_is_a_finished_run_with_its_own_order_and_log(seeds: tuple[Pa
 
 
 def test_the_same_command_again_keeps_what_is_finished_and_adds_a_seed(
-    seeds: tuple[Path, str], command: Callable[..., Any]
+    seeds: tuple[Path, str], launch: Callable[..., Any]
 ) -> None:
     path, _ = seeds
     before = {seed: path.with_name(f"two-seed-{seed}").joinpath("summary.json").read_text() for seed in (0, 1)}
-    _, output = command("two", "seeds=[0,1,2]", *SFT)
+    _, output = launch("two", "seeds=[0,1,2]", *SFT)
     assert output.count("is finished; nothing to do") == 2
     for seed, summary in before.items():
         assert path.with_name(f"two-seed-{seed}").joinpath("summary.json").read_text() == summary
