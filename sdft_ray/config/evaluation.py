@@ -132,7 +132,7 @@ def _is_http_address(address: str) -> bool:
 class EvaluationConfig:
     """What is measured before, during and after training, on the rollout workers."""
 
-    sets: dict[str, Any] = field(default_factory=dict)  # name -> its source, or settings of its own (docs/evaluation.md)
+    sets: dict[str, Any] = field(default_factory=dict)  # name -> its source, or settings (docs/evaluation.md)
     prior: str = "builtin:prior:test"  # held-out questions whose answers must not become less likely; "" for none
     general: str = "builtin:general:test"  # prompts for how far the student is from the model it began as; "" for none
     num_gap_examples: int = 8  # training examples for what context still adds, where there are workers; 0 for none

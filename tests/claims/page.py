@@ -54,7 +54,7 @@ def _page(findings: Sequence[Finding], measured: dict[str, Measured]) -> Iterato
         "(2e-4, not tuned for any of them); `conf/experiment/claims.yaml` and `tests/claims/arms.py` are all settings.",
         "",
         f"{made_by['date']}, {made_by['machine']}; {len(runs)} runs at commit {commits},",
-        f"{sum(run.summary['wall_s'] for run in runs) / 60:.0f} minutes together, two at a time.",
+        f"{sum(run.summary['wall_s'] for run in runs) / 60:.0f} minutes of runs, two of them at a time.",
         "",
         "Differences are paired: the mean over the seeds of each question in one arm less that of the same question",
         'in the other, with the 95 % bootstrap interval over questions. "Confirmed" means that all of the interval',
@@ -116,7 +116,7 @@ def _with_seeds(values: Sequence[float], write: Callable[[float], str]) -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f}"
+    return f"{round(100 * share, 6):.1f}"
 
 
 def _nats(value: float) -> str:

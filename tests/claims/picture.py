@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sdft_ray.report.arms import Arm
 from sdft_ray.report.legend import standalone
 from sdft_ray.report.pareto import Spot, pareto_chart
 from sdft_ray.report.sections import Figure
@@ -33,8 +32,7 @@ def draw(records: Sequence[Mapping[str, Any]]) -> str:
         for index, name in enumerate(names)
     ]
     chart = pareto_chart(TITLE, spots, new_name="new facts right", prior_name="prior knowledge right")
-    arms = [Arm(index=spot.index, label=spot.label, runs=()) for spot in spots]
-    return standalone(Figure(name="claims", drawing=chart), arms)[0] + "\n"
+    return standalone(Figure(name="claims", drawing=chart), [])[0] + "\n"  # a legend would repeat the labels
 
 
 def _by_arm(records: Sequence[Mapping[str, Any]], asked: str) -> dict[str, Any]:
