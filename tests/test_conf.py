@@ -183,7 +183,7 @@ def test_every_key_the_readme_names_exists() -> None:
         if key.partition(".")[0] in sections and not key.endswith((".py", ".json", ".jsonl", ".yaml"))
     }  # fmt: skip
     columns = {f"data.columns.{key}" for key in ("prompt", "demonstration", "text", "answer", "acceptable", "id")}
-    known |= {"install"}  # of the shell completion
+    known |= {"install", "signal"}  # of the shell completion, and of sbatch
     unknown = {key for key in named if key not in known | groups | columns and not key.startswith("evaluation.sets.")}
     assert named, "the README names no setting"
     assert not unknown
