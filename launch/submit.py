@@ -10,6 +10,7 @@ the `python` of the environment in which Ray was started. Ctrl-C stops the job.
 import asyncio
 import json
 import logging
+import re
 import shlex
 import sys
 import time
@@ -22,7 +23,9 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON_OPTION = "--python="
-LACKS_PACKAGES = "ModuleNotFoundError: No module named"
+LACKS_PACKAGES = re.compile(
+    r"No module named '?(sdft_ray|hydra|omegaconf|ray|torch|transformers|vllm|deepspeed|yaml|rich)\b"
+)
 KEPT_CHARACTERS = 10_000
 NO_AGENT, AGENT_TIMEOUT_S = "No available agent to submit job", 60.0
 NOT_UPLOADED = [".venv", ".git", "runs", "tests", "docs", ".*_cache"]
@@ -67,7 +70,7 @@ def main(arguments: list[str]) -> int:
     # The job's own output has ended, but following it tells nothing of how: only the status does.
     status = client.get_job_status(job)
     print(f"{job}: {status}", flush=True)
-    if LACKS_PACKAGES in output:
+    if status != JobStatus.SUCCEEDED and LACKS_PACKAGES.search(output):
         print(
             f"error: {python!r} on the head node has no such package; give {PYTHON_OPTION}PATH, the interpreter of the "
             "environment that has them on every node, or start Ray in that environment, activated",

@@ -22,6 +22,7 @@ from sdft_ray.cluster.finished import finished_run
 from sdft_ray.config import Mode, RunConfig
 from sdft_ray.config.keys import check_key
 from sdft_ray.errors import ConfigError, SdftError
+from sdft_ray.outcome import first_cause
 from sdft_ray.tracking.summary import SUMMARY_FILE
 
 LOOP_STARTS_WITHIN_S = 10.0  # where an interrupt has come before it
@@ -138,10 +139,12 @@ def run_job(job: Runnable, result: str, on_log: OnLog) -> RunResult:
     log: Path = job.folder.logs / "driver.log"
     on_log(log)
     with _logged_to(log), job.folder:
-        if _is_in_event_loop():
-            _run_in_thread(job)
-        else:
-            asyncio.run(job.run())
+        try:
+            _run_in_thread(job) if _is_in_event_loop() else asyncio.run(job.run())
+        except BaseExceptionGroup as group:
+            error = first_cause(group)
+            assert error is not None
+            raise error from group
     return RunResult(job.folder.path, _read(job.folder.path / result))
 
 

@@ -13,6 +13,13 @@ from sdft_ray.errors import SdftError
 FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
 
 
+def first_cause(error: BaseException | None) -> BaseException | None:
+    """The error itself; of a group of tasks the first, which is the cause: the others fell with it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
 class Outcome:
     """Turns however its block ends into an exit code and at most one message, the last of the output."""
 
@@ -29,8 +36,7 @@ class Outcome:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]  # the first is the cause, the others fell with it
+        error = first_cause(error)
         if error is None or isinstance(error, SystemExit):
             return False
         if isinstance(error, asyncio.CancelledError):  # nobody else cancels the job than its SIGTERM handler

@@ -143,6 +143,17 @@ def test_an_error_of_a_job_reaches_the_caller(runs: Callable[[Job], RunResult], 
         runs(Job(tmp_path / "run", fail))
 
 
+@pytest.mark.parametrize("runs", [run, run_in_a_notebook])
+def test_an_error_of_a_group_of_tasks_reaches_the_caller_alone(
+    runs: Callable[[Job], RunResult], tmp_path: Path
+) -> None:
+    def fail() -> None:
+        raise ExceptionGroup("tasks", [ExceptionGroup("more", [ConfigError("seed", 1, "is odd", "take 2")])])
+
+    with pytest.raises(ConfigError, match="seed=1: is odd"):
+        runs(Job(tmp_path / "run", fail))
+
+
 def test_a_finished_run_is_returned_with_its_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cfg = config(runs_dir=str(tmp_path), name="one", resume="auto", num_steps=4, mode=Mode.evaluate)
     folder = tmp_path / "one"

@@ -6,7 +6,7 @@ from typing import Any
 import ray
 
 from sdft_ray.cluster.placement import Reservation
-from sdft_ray.cluster.run_inputs import Asked, RunInputs
+from sdft_ray.cluster.run_inputs import ModelInputs, RunInputs
 from sdft_ray.config import RunConfig, TeacherBackend
 from sdft_ray.learner.schedule import StagePlan
 from sdft_ray.learner.settings import LearnerSettings
@@ -30,7 +30,7 @@ def _actors(kind: type[Worker], reservation: Reservation, options: dict[str, Any
 
 
 def make_rollout_workers(
-    cfg: RunConfig, inputs: Asked, weights: WeightPlan, reservation: Reservation, logs: str
+    cfg: RunConfig, inputs: ModelInputs, weights: WeightPlan, reservation: Reservation, logs: str
 ) -> list[Any]:
     """The rollout actors in their places; they are not waited for."""
     placement = reservation.placement

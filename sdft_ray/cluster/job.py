@@ -225,7 +225,7 @@ class Job:
             return []
         now = flat_settings(self._settings)
         before = changed_settings(checkpoint.parents[1], self._settings)
-        return [f"{key}={now[key]} (was {value})" for key, value in before.items()]
+        return [f"{key}={now.get(key)} (was {value})" for key, value in before.items()]
 
     def _other_sinks(self) -> list[Any]:
         sinks: list[Any] = [RayMetrics(self.folder.path.name)]

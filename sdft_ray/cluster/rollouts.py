@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, asynccontextmanager
 
 from sdft_ray.cluster.actors import make_rollout_workers
 from sdft_ray.cluster.placement import reserve
-from sdft_ray.cluster.run_inputs import Asked
+from sdft_ray.cluster.run_inputs import ModelInputs
 from sdft_ray.cluster.session import num_alive_nodes
 from sdft_ray.config import RunConfig
 from sdft_ray.errors import WeightVersionError
@@ -20,7 +20,7 @@ ROLE = "rollout"
 
 @asynccontextmanager
 async def rollout_workers_only(
-    cfg: RunConfig, inputs: Asked, logs: str, phase: Callable[[str], AbstractContextManager[None]]
+    cfg: RunConfig, inputs: ModelInputs, logs: str, phase: Callable[[str], AbstractContextManager[None]]
 ) -> AsyncIterator[RolloutPool]:
     """Rollout workers with the model folder's weights and no other role; ends them when the block ends.
 

@@ -24,7 +24,7 @@ from sdft_ray.records import GuardRow
 NUM_GUARD_ROWS = 2
 
 
-class Asked(Protocol):
+class ModelInputs(Protocol):
     """What rollout workers need of a run's or a check's inputs."""
 
     @property
@@ -143,7 +143,7 @@ def find_model(cfg: RunConfig) -> str:
 
 def _find_teacher(cfg: RunConfig) -> str:
     """The folder of `teacher.path`. Raises as `find_model`."""
-    folder = resolve_model(cfg.teacher.path)
+    folder = resolve_model(cfg.teacher.path, "teacher.path")
     check_folder("teacher.path", cfg.teacher.path, folder)
     if cfg.teacher.backend is TeacherBackend.VLLM:
         check_values("teacher.path", cfg.teacher.path, folder)

@@ -35,10 +35,12 @@ def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, An
 def changed_settings(run_dir: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings, by full key, that are others than those the folder holds, each with the folder's value.
 
-    A folder without settings has none that could have changed; a key that it lacks has the value None.
+    A folder without settings has none that could have changed. A key that it lacks has the value None, and so a setting
+    that is gone now is one that has changed.
     """
     path = run_dir / CONFIG_FILE
     if not path.is_file():
         return {}
     kept, now = flat_settings(yaml.safe_load(path.read_text())), flat_settings(settings)
-    return {key: kept.get(key) for key, value in now.items() if key not in ABOUT_THE_COMMAND and value != kept.get(key)}
+    keys = [key for key in {**now, **kept} if key not in ABOUT_THE_COMMAND]
+    return {key: kept.get(key) for key in keys if now.get(key) != kept.get(key)}

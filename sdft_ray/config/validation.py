@@ -27,6 +27,11 @@ def share(key: str, value: float) -> None:
     require(0 <= value <= 1, key, value, "must lie in [0, 1]", f"set {key} between 0 and 1")
 
 
+def is_template(text: str) -> bool:
+    """True when the value of a setting is the text of a Jinja template, and not a name or a path."""
+    return any(sign in text for sign in ("{{", "{%", "{#"))
+
+
 def read_text(key: str, path: Path) -> str:
     """The text of the file that the setting `key` names.
 

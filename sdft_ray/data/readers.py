@@ -103,6 +103,8 @@ def _files(name: str) -> list[Path]:
             if not found:
                 raise ConfigError("data.source", name, f"no file below {Path.cwd()} is {part}", f"give {KINDS}")
             files += map(Path, found)
+        if twice := next((file for index, file in enumerate(files) if file in files[:index]), None):
+            raise ConfigError("data.source", name, f"names {twice} twice", "name every file once")
     for file in files:
         if not kind_of(file.name):
             raise ConfigError("data.source", file, "is of no kind that can be read", f"give {KINDS}")
@@ -167,6 +169,9 @@ def _csv_rows(file: _Content) -> Iterator[tuple[int, Any]]:
     csv.field_size_limit(LONGEST_CELL)
     reader = csv.DictReader(io.StringIO(file.decoded(), newline=""), strict=True)
     try:
+        names = list(reader.fieldnames or ())
+        if twice := next((name for index, name in enumerate(names) if name in names[:index]), None):
+            raise file.error(1, f"the name {quoted(twice)} stands over two columns", "give every column its own")
         for row in reader:
             line = reader.line_num
             if None in row:
@@ -256,12 +261,13 @@ def _saved_rows(path: Path, split: str) -> Iterable[Any]:
 
     try:
         data = datasets.load_from_disk(str(path))
-    except FileNotFoundError as error:
+    except (OSError, ValueError, KeyError) as error:
         remedy = f"save the data with datasets.save_to_disk, or give {KINDS}"
-        raise ConfigError("data.source", path, "the folder holds no saved data set", remedy) from error
-    if not isinstance(data, datasets.DatasetDict):
-        return data
+        problem = f"the folder holds no saved data set ({first_line(error)})"
+        raise ConfigError("data.source", path, problem, remedy) from error
     name, first = _first_of(split)
+    if not isinstance(data, datasets.DatasetDict):
+        return islice(data, first)
     if name not in data:
         raise ConfigError("data.split", split, f"{path} has no such split", f"choose one of {', '.join(data)}")
     return islice(data[name], first)

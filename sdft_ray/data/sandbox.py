@@ -2,10 +2,10 @@
 
 Jinja's own sandbox keeps a template from attributes and calls that would leave it. What it does not bound is work: a
 few nested loops run for days, and a few operators make gigabytes of a word. Here every turn of a loop, every call and
-every printed character is paid from one budget a rendering, and what makes much of little is refused before it does.
+printed character and what operators and filters make is paid from one budget a rendering, and what makes much of little
+is refused before it does.
 """
 
-import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -15,12 +15,14 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 LARGEST_RESULT = 1_000_000  # characters, items or bits that one operator, filter or method may make
-BUDGET = 10_000_000  # of one rendering, for turns of loops and printed characters; a second or two at most
+BUDGET = 10_000_000  # of one rendering, in turns of loops, characters and items; a few seconds at most
 PRICE_OF_CALL = 50
+PRICE_OF_FILTER = 4  # for each character or item it is given or makes
 SPENT = "spent in this rendering"  # no name that a template could write
 
 _COUNTED, _JOINED = "counted turns", "joined texts"  # filters by names that a template cannot write
-_MULTIPLYING = {"expandtabs", "indent", "join"}  # as large as their texts times their width or separator
+_BY_WIDTH = {"expandtabs", "indent", "tojson"}  # as large as a text times their width
+_BY_TEXT = {"indent", "join", "wordwrap"}  # as large as a text times another one
 _UNBOUNDED = ("lipsum", "cycler", "joiner")  # globals without a use here
 
 
@@ -35,7 +37,7 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
         for name in _UNBOUNDED:
             del self.globals[name]
         del self.filters["format"]  # the same as % on a text
-        self.filters = {name: _bounded(name, each) for name, each in self.filters.items()}
+        self.filters = {name: _bounded(self, name, each) for name, each in self.filters.items()}
         self.filters[_COUNTED] = _counted
         self.filters[_JOINED] = _joined
 
@@ -62,7 +64,7 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
         if operator == "%" and isinstance(left, str):
             raise SecurityError("% formats a text to any width; join its parts with ~")
         if operator != "%":
-            _check_size(operator, _result_size(operator, left, right))
+            _spend(context, _checked_size(operator, _result_size(operator, left, right)))
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
@@ -75,8 +77,21 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
         own = getattr(obj, "__self__", None)
         if isinstance(own, str | bytes | list | tuple):
             name = obj.__name__
-            _check_size(name, _growth(name, (own, *args, *kwargs.values())))
+            _spend(context, _checked_size(name, _growth(name, (own, *args, *kwargs.values()))))
         return super().call(context, obj, *args, **kwargs)
+
+    def wrap_str_format(self, value: Any) -> None:
+        """Nothing for what is no method that formats a text.
+
+        Raises:
+            jinja2.sandbox.SecurityError: it is one, which formats to any width.
+        """
+        if super().wrap_str_format(value) is not None:
+            raise SecurityError("format makes a text of any width; join its parts with ~")
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """True when the sandbox lets a template read an attribute; of numbers it lets none."""
+        return not isinstance(obj, int | float) and super().is_safe_attribute(obj, attr, value)
 
 
 def _with_joined_texts(tree: nodes.Template, environment: BoundedSandbox) -> nodes.Template:
@@ -101,13 +116,13 @@ def _spend(context: Context, amount: int) -> None:
     spent = context[SPENT]
     spent[0] += amount
     if spent[0] > BUDGET:
-        raise SecurityError(f"more than {BUDGET:,} turns of loops, calls and printed characters")
+        raise SecurityError(f"it takes more than {BUDGET:,} turns of loops, characters and the like")
 
 
 @pass_context
-def _print(context: Context, value: Any) -> Any:
-    """What is printed for a value: the value itself, paid by the character."""
-    _check_size("printing", _size(value))
+def _print(context: Context, value: Any) -> str:
+    """What is printed for a value, paid by the character."""
+    _checked_size("printing", _size(value))
     text = str(value)
     _spend(context, len(text))
     return text
@@ -120,20 +135,22 @@ def _counted(context: Context, items: Iterable[Any]) -> Iterator[Any]:
         yield item
 
 
-def _joined(texts: list[Any]) -> str:
-    _check_size("~", _size(texts))
+@pass_context
+def _joined(context: Context, texts: list[Any]) -> str:
+    _spend(context, _checked_size("~", _size(texts)))
     return "".join(map(str, texts))
 
 
-def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter that looks at its values first; those that Jinja passes in front of them pass as well."""
-    skipped = 1 if hasattr(function, "jinja_pass_arg") else 0
+def _bounded(sandbox: BoundedSandbox, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that looks at its values and is paid before it begins."""
+    passed = getattr(getattr(function, "jinja_pass_arg", None), "name", "")  # what Jinja would put in front of them
 
-    @functools.wraps(function)  # with the mark of what Jinja passes
-    def bounded(*args: Any, **kwargs: Any) -> Any:
+    @pass_context
+    def bounded(context: Context, *args: Any, **kwargs: Any) -> Any:
         args = tuple(list(value) if isinstance(value, Iterator) else value for value in args)
-        _check_size(name, _growth(name, (*args[skipped:], *kwargs.values())))
-        return function(*args, **kwargs)
+        _spend(context, PRICE_OF_FILTER * _checked_size(name, _growth(name, (*args, *kwargs.values()))))
+        first = {"": (), "context": (context,), "eval_context": (context.eval_ctx,), "environment": (sandbox,)}[passed]
+        return function(*first, *args, **kwargs)
 
     return bounded
 
@@ -143,8 +160,8 @@ def _growth(name: str, args: tuple[Any, ...]) -> int:
     own, rest = args[0], args[1:]
     width = max((abs(value) for value in rest if isinstance(value, int)), default=0)
     size, other = _size(own), max(map(_size, rest), default=0)
-    if name in _MULTIPLYING:
-        return (size + 1) * max(width, other, 1)
+    if name in _BY_WIDTH or name in _BY_TEXT:
+        return (size + 1) * max(width if name in _BY_WIDTH else 1, other if name in _BY_TEXT else 1, 1)
     if name == "replace":  # a text that is replaced by a longer one, at most everywhere
         old, new = ([len(value) for value in rest if isinstance(value, str)] + [0, 0])[:2]
         return size + max(0, new - old) * (size + 1) // max(1, old)
@@ -163,9 +180,11 @@ def _size(value: Any) -> int:
     return total
 
 
-def _check_size(name: str, size: int) -> None:
+def _checked_size(name: str, size: int) -> int:
+    """The size, at least 1; raises `SecurityError` where it is beyond the bound."""
     if size > LARGEST_RESULT:
         raise SecurityError(f"{name} would make more than {LARGEST_RESULT:,} characters, items or bits")
+    return max(1, size)
 
 
 def _result_size(operator: str, left: Any, right: Any) -> int:

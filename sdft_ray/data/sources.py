@@ -163,7 +163,8 @@ def _note_place(places: dict[str, Place], example_id: str, place: Place) -> None
 def _is_other(row: Any, wanted: Mapping[str, Any]) -> bool:
     """True when a row has another value than is wanted in one of these columns; cells of CSV files are texts."""
     return isinstance(row, Mapping) and any(
-        row.get(column) != value and str(row.get(column)) != str(value) for column, value in wanted.items()
+        row.get(column) != value and str(row.get(column)).lower() != str(value).lower()
+        for column, value in wanted.items()
     )
 
 
@@ -179,7 +180,8 @@ def split_source(source: str, split: str) -> tuple[str, str]:
     """
     if Path(source).expanduser().exists():
         return source, split
-    if (first := re.fullmatch(r"(.+)(\[:\d+\])", source)) and kind_of(first[1]):
+    first = re.fullmatch(r"(.+?)/?(\[:\d+\])", source)
+    if first and (kind_of(first[1]) or Path(first[1]).expanduser().exists()):
         return first[1], first[2]
     prefix = BUILTIN if source.startswith(BUILTIN) else ""
     name, colon, own_split = source.removeprefix(prefix).partition(":")

@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 
 from sdft_ray.config import TeacherConfig, TeacherContext
-from sdft_ray.config.validation import read_text
+from sdft_ray.config.validation import is_template, read_text
 from sdft_ray.data.chat import TEMPLATE_FAULTS
 from sdft_ray.data.sandbox import BoundedSandbox
 from sdft_ray.errors import ConfigError, first_line
@@ -43,7 +43,6 @@ TEMPLATES: dict[str, Turns] = {
     "turns": (("user", _QUESTION), ("assistant", "{{ demonstration }}"), ("user", "{{ question }}")),
 }
 
-INLINE = "{{"  # a template that holds it is the text itself, no name and no path
 LABEL_LENGTH = 60  # characters of such a text that a message quotes
 
 # Which fields of an example the teacher is shown.
@@ -121,13 +120,13 @@ def check_template(teacher: TeacherConfig, key: str) -> None:
 def template_label(template: str) -> str:
     """A template as a person recognises it: its name or path, or the beginning of its text, in one line."""
     line = " ".join(template.split())
-    return line if INLINE not in template or len(line) <= LABEL_LENGTH else f"{line[:LABEL_LENGTH]}..."
+    return line if not is_template(template) or len(line) <= LABEL_LENGTH else f"{line[:LABEL_LENGTH]}..."
 
 
 def _read(template: str, key: str) -> Turns:
     if template in TEMPLATES:
         return TEMPLATES[template]
-    if INLINE in template:
+    if is_template(template):
         return (("user", template.strip()),)
     path = Path(template).expanduser()
     if not path.is_file():

@@ -18,7 +18,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from sdft_ray.config import ModelConfig
 from sdft_ray.errors import ModelError
-from sdft_ray.inference.failures import CANNOT_START, Place, death_error, family, start_error
+from sdft_ray.inference.failures import CANNOT_START, EnginePlace, death_error, family, start_error
 from sdft_ray.inference.weight_loading import WeightLoading
 from sdft_ray.records import Bucket, Publication
 from sdft_ray.weights.channel import Meeting, Receiver
@@ -76,7 +76,7 @@ class InferenceEngine:
         self._request_ids = itertools.count()
         self._receiver = receiver
         self._maps_weights = maps_weights
-        self._place = Place(worker, log, log.stat().st_size, model_path, self.remedy)
+        self._place = EnginePlace(worker, log, log.stat().st_size, model_path, self.remedy)
         self._llm = self._start(
             model=model_path,
             dtype=model.dtype.name.lower(),

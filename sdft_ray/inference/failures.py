@@ -7,6 +7,7 @@ log of the worker, to which the processes of its engine print.
 import json
 import re
 from pathlib import Path
+from traceback import format_exception
 from typing import NamedTuple
 
 from sdft_ray.errors import EngineError, first_line
@@ -22,7 +23,7 @@ SHOWN_LINES = 8  # of the traceback, its end
 CANNOT_START = (AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
-class Place(NamedTuple):
+class EnginePlace(NamedTuple):
     """Where an engine runs, and what helps where it does not."""
 
     worker: str  # such as "rollout worker 0"
@@ -32,14 +33,17 @@ class Place(NamedTuple):
     remedy: str  # instead of this engine
 
 
-def start_error(place: Place, error: BaseException) -> EngineError:
+def start_error(place: EnginePlace, error: BaseException) -> EngineError:
     """What a person reads where the engine could not start; `error` is what vLLM has raised for it."""
     traceback = logged_traceback(place.log, place.log_start)
+    if not traceback:  # not the engine's process, but the worker that starts it has failed
+        with place.log.open("a") as log:
+            log.write("".join(format_exception(error)))
     cause = _cause(traceback) if traceback else _explained(error)
     return _error(place, "cannot start", cause, traceback)
 
 
-def death_error(place: Place) -> EngineError:
+def death_error(place: EnginePlace) -> EngineError:
     """What a person reads where the engine has died at work."""
     traceback = logged_traceback(place.log, place.log_start)
     killed = (
@@ -70,7 +74,7 @@ def logged_traceback(log: Path, start: int) -> list[str]:
     return lines[: end + 1]
 
 
-def _error(place: Place, what: str, cause: str, traceback: list[str]) -> EngineError:
+def _error(place: EnginePlace, what: str, cause: str, traceback: list[str]) -> EngineError:
     shown = "".join(f"\n  {line}" for line in traceback[-SHOWN_LINES:])
     return EngineError(
         f"{place.worker}: vLLM's engine for {family(place.model_path)} {what}: {cause.rstrip('.')}. Mend that, or "

@@ -56,6 +56,16 @@ def readable(error: HydraException) -> SdftError:
         if knows(key) and not value.startswith("["):
             return wrong_value(key, value)
         text = f"{key}={value}"
+    if added := re.match(r"Could not override '\S+'\. To append to your config use \+([\w.]+)=(.*?)(: [^}]*)?$", text):
+        key, value = added.groups()[:2]
+        return ConfigError(key, value, "is a new entry of a mapping", f"write it with a plus sign: '+{key}={value}'")
+    if ambiguous := re.match(r"Ambiguous value for argument '(.*?)=(.*?)' 1\. ", text):
+        key, value = ambiguous.groups()
+        remedy = f"write a text as \"{key}='{value}'\" and a list as '{key}=[{value}]', with all quotation marks"
+        return ConfigError(key, value, "commas separate the runs of a sweep, which --multirun starts", remedy)
+    if twice := re.match(r"Multiple values for (\w+)\. To override a value use 'override \w+: (.*?)'", text):
+        group, name = twice.groups()
+        return ConfigError(f"+{group}", name, f"another {group} is chosen as well", "name one alone")
     if missing := re.search(r"Could not find '(\w+)/(.*?)' Available options in '.*?': (.*?) Config search path", text):
         group, name, options = missing.groups()
         names = options.split()

@@ -17,7 +17,7 @@ _WORDS: dict[Any, tuple[str, str]] = {
     bool: ("is neither true nor false", "write {key}=true or {key}=false"),
     str: ("is no text", _TEXT),
     list: ("is no list", "write {key}='[{value}]', with both quotation marks where it holds any sign but letters"),
-    dict: ("is no mapping", "write {key}='{{NAME: VALUE}}', or one of its keys: +{key}.NAME=VALUE"),
+    dict: ("is no mapping", "write its entries with a plus sign, such as +{key}.NAME=VALUE"),
 }
 
 

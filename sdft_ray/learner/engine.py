@@ -18,7 +18,7 @@ from transformers.integrations import HfDeepSpeedConfig
 from sdft_ray.config import LearnerConfig, ModelConfig, Precision
 from sdft_ray.learner.compile_lock import clear_compile_locks
 from sdft_ray.learner.objective import LossOf, Student, check_partitioned_head
-from sdft_ray.learner.persistent_grads import settle
+from sdft_ray.learner.persistent_grads import allocate_gradients
 from sdft_ray.models.network import check_head, load_network
 from sdft_ray.models.state import copy_buffers, saved_buffers
 from sdft_ray.weights.fragments import Fragment, Shapes
@@ -122,7 +122,7 @@ class StudentEngine:
             values.zero_()
 
     def allocate_gradients(self) -> None:
-        """Gives gradients and moments memory for the whole run, on a rank that holds all of them; see `settle`."""
+        """Gives gradients and moments memory for the whole run, on a rank that holds all of them."""
 
         def make_moments() -> None:
             self._set_learning_rate(0.0)  # every step is given its own
@@ -130,7 +130,7 @@ class StudentEngine:
             self.reset_moments()
             self._engine.zero_grad()
 
-        settle(self.student, make_moments)
+        allocate_gradients(self.student, make_moments)
 
     def shapes(self) -> Shapes:
         """Names and full shapes of all parameters, tied ones once."""

@@ -1,7 +1,7 @@
 """Gradients and moments with memory of their own for the whole run, on a rank that holds all of them in fp32.
 
 DeepSpeed lets go of the gradients with every step, and torch makes the moments in the first one. Both would come to lie
-among the activations of some microbatch, and what is left between them would fit no other's. Besides, with a place
+among the activations of some microbatch, and what is left between them would fit no other's. Besides, with memory
 that is known beforehand, embedding and head can add their gradients to it, instead of making one of the whole
 vocabulary for every microbatch.
 """
@@ -15,22 +15,22 @@ from torch import Tensor, nn
 from sdft_ray.learner.objective import Student
 
 
-def settle(student: Student, make_moments: Callable[[], None]) -> None:
+def allocate_gradients(student: Student, make_moments: Callable[[], None]) -> None:
     """Allocates gradients and moments, before there are any activations; weights stay as they are.
 
     Args:
         student: whose parameters are whole and in fp32.
         make_moments: allocates the optimizer's moments beside gradients of zero, and lets go of these gradients.
     """
-    places: dict[Tensor, Place] = {param: Place(param) for param in student.parameters()}
+    gradients: dict[Tensor, PersistentGradient] = {param: PersistentGradient(param) for param in student.parameters()}
     make_moments()
-    student.head.gradient = places[student.head.weight].take
+    student.head.gradient = gradients[student.head.weight].accumulator
     embedding = student.network.get_input_embeddings()
     if type(embedding) is nn.Embedding:  # others do more than to look up
-        student.network.set_input_embeddings(SettledEmbedding(embedding, places[embedding.weight]))
+        student.network.set_input_embeddings(AccumulatingEmbedding(embedding, gradients[embedding.weight]))
 
 
-class Place:
+class PersistentGradient:
     """The memory of one parameter's gradient."""
 
     def __init__(self, param: nn.Parameter):
@@ -39,7 +39,7 @@ class Place:
         self._values = param.grad = torch.zeros_like(param)
         param.register_post_accumulate_grad_hook(self._move)
 
-    def take(self) -> Tensor:
+    def accumulator(self) -> Tensor:
         """The gradient, to be added to: that of the step so far."""
         if self._param.grad is None:
             self._param.grad = self._values.zero_()
@@ -51,15 +51,15 @@ class Place:
             param.grad = self._values.copy_(param.grad)
 
 
-class SettledEmbedding(nn.Module):
+class AccumulatingEmbedding(nn.Module):
     """An embedding that adds its gradient to the rows that were looked up."""
 
-    def __init__(self, embedding: nn.Embedding, place: Place):
-        """Takes over the weight [R, H], whose gradient is at `place`."""
+    def __init__(self, embedding: nn.Embedding, gradient: PersistentGradient):
+        """Takes over the weight [R, H], whose gradient is `gradient`."""
         super().__init__()
         self.weight = embedding.weight
         self._padding_idx = embedding.padding_idx
-        self._place = place
+        self._gradient = gradient
         # Autograd asks only those for a gradient that something with a gradient has gone into.
         self._anchor = torch.zeros((), device=embedding.weight.device, requires_grad=True)
 
@@ -72,12 +72,12 @@ class SettledEmbedding(nn.Module):
         """Adds the gradient [..., H] on the rows of `input_ids` [...]; that of padding is none, as in nn.Embedding."""
         if self._padding_idx is not None:
             gradient = gradient.masked_fill((input_ids == self._padding_idx).unsqueeze(-1), 0.0)
-        self._place.take().index_add_(0, input_ids.flatten(), gradient.flatten(0, -2))
+        self._gradient.accumulator().index_add_(0, input_ids.flatten(), gradient.flatten(0, -2))
 
 
 class _Lookup(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, input_ids: Tensor, embedding: SettledEmbedding) -> Tensor:
+    def forward(ctx: Any, anchor: Tensor, input_ids: Tensor, embedding: AccumulatingEmbedding) -> Tensor:
         ctx.save_for_backward(input_ids)
         ctx.embedding = embedding
         return embedding.weight[input_ids]

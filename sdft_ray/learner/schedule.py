@@ -52,7 +52,7 @@ class StagePlan:
         return learning_rate(stage.learner, step, stage.num_steps)
 
     def is_boundary(self, version: int) -> bool:
-        """Whether one stage ends with `version` and another begins."""
+        """True when one stage ends with `version` and another begins."""
         return 0 < version < self.num_steps and self._locate(version)[1] == 0
 
     def _locate(self, version: int) -> tuple[LearnerStage, int]:

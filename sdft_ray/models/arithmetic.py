@@ -31,8 +31,8 @@ SIZES = {
     "intermediate_size": 10**7,
     "vocab_size": 10**7,
     "max_position_embeddings": 10**9,
-    "num_experts": 10**4,
-    "num_local_experts": 10**4,
+    "num_experts": 10**6,
+    "num_local_experts": 10**6,
     "num_experts_per_tok": 10**4,
 }
 QK_NORM = re.compile(r"\.(q|k|query|key)_?(layer)?norm\.")
@@ -100,7 +100,7 @@ def shape_of(config: PreTrainedConfig, source: str | Path = "config.json") -> Ne
             f"{source}: model_type={config.model_type} is no language model with attention heads that transformers can "
             "build; take another model."
         )
-    check_sizes({key: getattr(config, key, None) for key in SIZES}, source)
+    check_sizes(config.to_dict(), source)
     network = without_weights(config, source)
     hidden, num_layers = config.hidden_size, config.num_hidden_layers
     head_dim = getattr(config, "head_dim", None) or hidden // heads
@@ -137,10 +137,15 @@ def check_sizes(keys: Mapping[str, Any], source: str | Path) -> None:
     """
     sizes = {key: keys[key] for key in SIZES if keys.get(key) is not None}
     for key, size in sizes.items():
-        if type(size) is not int or not 1 <= size <= SIZES[key]:
-            raise ModelError(f"{source}: {key}={size} is no whole number from 1 to {SIZES[key]:,}; mend that value.")
-    for whole, part in (("num_attention_heads", "num_key_value_heads"), ("hidden_size", "num_attention_heads")):
-        if whole in sizes and part in sizes and sizes[whole] % sizes[part] and "head_dim" not in sizes:
+        smallest = 0 if "experts" in key else 1
+        of_layers = size if isinstance(size, list) and size and key == "intermediate_size" else [size]
+        if not all(type(each) is int and smallest <= each <= SIZES[key] for each in of_layers):
+            problem = f"is no whole number from {smallest} to {SIZES[key]:,}"
+            raise ModelError(f"{source}: {key}={size} {problem}; mend that value.")
+    parts = [("num_attention_heads", "num_key_value_heads")]
+    parts += [] if "head_dim" in sizes else [("hidden_size", "num_attention_heads")]
+    for whole, part in parts:
+        if whole in sizes and part in sizes and sizes[whole] % sizes[part]:
             raise ModelError(
                 f"{source}: {whole}={sizes[whole]} is no multiple of {part}={sizes[part]}; mend one of them."
             )

@@ -12,11 +12,10 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from sdft_ray.config.validation import read_text
+from sdft_ray.config.validation import is_template, read_text
 from sdft_ray.errors import ConfigError, ModelError
 
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
-TEMPLATE_SIGNS = ("{{", "{%")  # a chat template that holds one is the text itself, no path
 
 _FAULTS = (
     ArithmeticError,
@@ -64,7 +63,7 @@ def read_config(path: str | Path) -> PreTrainedConfig:
     if not file.is_file():
         raise ModelError(f"{path}: there is no {CONFIG_FILE}; give a folder that save_pretrained has written.")
     with Reading(file, "give the config.json of a language model that transformers knows"):
-        config: PreTrainedConfig = AutoConfig.from_pretrained(file)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(file, trust_remote_code=False)
     return config
 
 
@@ -103,8 +102,8 @@ def load_tokenizer(folder: str, chat_template: str = "") -> PreTrainedTokenizerB
         ConfigError: the file does not exist, or is no UTF-8 text.
     """
     with Reading(f"the tokenizer of {folder}", "save or download it anew (tokenizer.json, tokenizer_config.json)"):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    if chat_template and not any(sign in chat_template for sign in TEMPLATE_SIGNS):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if chat_template and not is_template(chat_template):
         path = Path(chat_template).expanduser()
         if not path.is_file():
             problem = "is no file, and no Jinja text with {{ or {% in it"

@@ -20,7 +20,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AttentionInterface, AutoMo
 from transformers.utils import logging
 
 from sdft_ray.errors import ConfigError, ModelError, first_line
-from sdft_ray.models.folder import read_config
+from sdft_ray.models.folder import Reading, read_config
 from sdft_ray.models.network import PLAIN, WEIGHTS_FILE, check_finite
 
 WEIGHTS = (WEIGHTS_FILE, "pytorch_model.bin")  # what transformers looks for, in this order; or an index of several
@@ -137,7 +137,10 @@ def weight_files(named: str, folder: str) -> list[Path]:
             return [file]
         index = file.with_name(f"{name}.index.json")
         if index.is_file():
-            files = [file.with_name(part) for part in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+            with Reading(f"{named}: {index.name}", ANEW):
+                files = [
+                    file.with_name(part) for part in sorted(set(json.loads(index.read_text())["weight_map"].values()))
+                ]
             absent = [part.name for part in files if not part.is_file()]
             if absent:
                 raise ModelError(
@@ -159,7 +162,10 @@ def _tensors(named: str, file: Path, device: str) -> Iterator[tuple[str, torch.T
     try:
         if file.suffix == ".bin":
             in_zip = zipfile.is_zipfile(file)  # others cannot be mapped
-            yield from torch.load(file, map_location=device, mmap=in_zip, weights_only=True).items()
+            loaded = torch.load(file, map_location=device, mmap=in_zip, weights_only=True)
+            if not isinstance(loaded, dict):
+                raise ValueError(f"it holds a {type(loaded).__name__}, no tensors by name")
+            yield from loaded.items()
             return
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - no dictionary

@@ -66,12 +66,9 @@ def load_network(path: str, precision: Precision, model: ModelConfig, **kwargs: 
 
 
 def check_finite(where: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Refuses weights with a value that is NaN or infinite: `ModelError`, with the name of the first such tensor.
-
-    Of a parameter that ZeRO 3 has cut up, this rank's part is looked at.
-    """
+    """Refuses weights with a value that is NaN or infinite: `ModelError`, with the name of the first such tensor."""
     for name, tensor in tensors:
-        held = getattr(tensor, "ds_tensor", tensor).detach()
+        held = tensor.detach()
         # The extremes are NaN where any value is; no copy is made, as `isfinite` would.
         if held.is_floating_point() and held.numel() and not all(extreme.isfinite() for extreme in held.aminmax()):
             raise ModelError(

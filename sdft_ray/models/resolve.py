@@ -22,8 +22,8 @@ class ModelFacts:
     context_length: int  # tokens of prompt and completion together
 
 
-def resolve_model(path: str) -> str:
-    """The local folder of `model.path`: a folder, the embedded model, or one downloaded from the hub.
+def resolve_model(path: str, key: str = "model.path") -> str:
+    """The local folder of the model that the setting `key` names: a folder, the embedded model, or one of the hub.
 
     Raises:
         ModelError: nothing of that name can be had.
@@ -33,14 +33,12 @@ def resolve_model(path: str) -> str:
     folder = Path(path).expanduser()
     if folder.is_dir():
         if not (folder / CONFIG_FILE).is_file():
-            raise ModelError(
-                f"model.path={path}: the folder has no config.json; give one that save_pretrained has written."
-            )
+            raise ModelError(f"{key}={path}: the folder has no config.json; give one that save_pretrained has written.")
         return str(folder.absolute())
-    return _download(path)
+    return _download(path, key)
 
 
-def _download(path: str) -> str:
+def _download(path: str, key: str) -> str:
     from huggingface_hub import snapshot_download  # here: folders and the embedded model need no hub
     from huggingface_hub.errors import HFValidationError
 
@@ -48,12 +46,12 @@ def _download(path: str) -> str:
         return snapshot_download(path, ignore_patterns=["*.gguf", "*.pth", "original/*"])
     except (OSError, HFValidationError) as error:  # every failure of the hub and the network is an OSError
         raise ModelError(
-            f"model.path={path}: no such folder, and not found on the hub (offline?): {first_line(error)}; give a "
+            f"{key}={path}: no such folder, and not found on the hub (offline?): {first_line(error)}; give a "
             f"model folder, a hub id, or {EMBEDDED_MODEL}, which needs no hub."
         ) from error
 
 
-def check_model(folder: str, tokenizer: PreTrainedTokenizerBase) -> ModelFacts:
+def check_model(folder: str, tokenizer: PreTrainedTokenizerBase, key: str = "model.path") -> ModelFacts:
     """Reads a model's facts; network, tokenizer and generation settings must not contradict each other.
 
     Raises:
@@ -64,31 +62,31 @@ def check_model(folder: str, tokenizer: PreTrainedTokenizerBase) -> ModelFacts:
     num_tokens = max(tokenizer.get_vocab().values()) + 1
     if num_tokens > config.vocab_size:
         raise ModelError(
-            f"model.path={folder}: the tokenizer has {num_tokens} tokens but the head only "
+            f"{key}={folder}: the tokenizer has {num_tokens} tokens but the head only "
             f"{config.vocab_size} rows; use the tokenizer the model was saved with, or resize its "
             "embeddings and save it again."
         )
     if not tokenizer.chat_template:
         raise ModelError(
-            f"model.path={folder}: the tokenizer has no chat template; set model.chat_template, or take the "
+            f"{key}={folder}: the tokenizer has no chat template; set model.chat_template, or take the "
             "instruct version of the model."
         )
     bos, eos = _generation_tokens(folder, config)
     tokenizer_bos, tokenizer_eos = _token_id(tokenizer, "bos"), _token_id(tokenizer, "eos")
     if tokenizer_eos is None:
         raise ModelError(
-            f"model.path={folder}: the tokenizer has no end-of-sequence token, so no completion could end; "
+            f"{key}={folder}: the tokenizer has no end-of-sequence token, so no completion could end; "
             "set eos_token in its tokenizer_config.json."
         )
     if eos and tokenizer_eos not in eos:
         raise ModelError(
-            f"model.path={folder}: the tokenizer ends sequences with token {tokenizer_eos}, generation with "
+            f"{key}={folder}: the tokenizer ends sequences with token {tokenizer_eos}, generation with "
             f"{list(eos)}; set eos_token_id in generation_config.json (or config.json) to hold "
             f"{tokenizer_eos}, too."
         )
     if None not in (bos, tokenizer_bos) and bos != tokenizer_bos:
         raise ModelError(
-            f"model.path={folder}: sequences begin with token {tokenizer_bos} for the tokenizer and with "
+            f"{key}={folder}: sequences begin with token {tokenizer_bos} for the tokenizer and with "
             f"{bos} for the network; make bos_token_id of config.json and generation_config.json and "
             "bos_token of tokenizer_config.json agree."
         )
@@ -131,7 +129,7 @@ def check_agreement(student: str, other: str, chat_template: str = "") -> None:
         ModelError: lists everything in which the two differ.
     """
     mine, theirs = load_tokenizer(student, chat_template), load_tokenizer(other, chat_template)
-    my_facts, their_facts = check_model(student, mine), check_model(other, theirs)
+    my_facts, their_facts = check_model(student, mine), check_model(other, theirs, "teacher.path")
     pairs = {
         "tokens of the tokenizer": (my_facts.num_tokens, their_facts.num_tokens),
         "rows of the head": (my_facts.vocab_size, their_facts.vocab_size),

@@ -6,7 +6,7 @@ P parameters, n learner ranks, R x H the output head, N tokens of a microbatch, 
 
 from dataclasses import dataclass
 
-from sdft_ray.config import Payload, RolloutConfig, Target, TeacherBackend, TeacherConfig, TeacherWeights
+from sdft_ray.config import Payload, RolloutConfig, Target, TeacherBackend, TeacherConfig
 from sdft_ray.distill.fused_loss import CHUNK_ELEMENTS
 from sdft_ray.models.arithmetic import (
     ADAMW_BYTES_PER_PARAMETER,
@@ -137,7 +137,7 @@ def _teacher(work: Workload) -> RoleMemory:
     phases = {"forward pass": forward}
     if placement.device == "cpu":  # the whole file or publication is mapped
         phases["loading weights"] = 0 if work.weights.teachers_map else weight_bytes(shape, width)
-    elif cfg.weights is not TeacherWeights.FROZEN:
+    elif work.weights.teacher_kind is not None:
         phases["loading weights"] = _bucket_elements(work) * width
     return _in_gib("teacher", work, {"weights": weight_bytes(shape, width)}, phases, _limit(work, "teacher"))
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from sdft_ray.config import CompletionSource, Payload, TeacherWeights
+from sdft_ray.config import CompletionSource, Payload
 from sdft_ray.models.arithmetic import FP32_BYTES, NetworkShape, weight_bytes
 from sdft_ray.planning.workload import ELEMENT_BYTES, Workload
 from sdft_ray.weights.channel import WeightKind
@@ -60,7 +60,7 @@ def step_traffic(work: Workload) -> list[Link]:
         links.append(_payloads(work))
     if "rollout" in work.roles and work.cfg.method.completion is CompletionSource.STUDENT:
         links.append(_weights(work, "rollout", "student weights"))
-    if "teacher" in work.roles and work.cfg.teacher.weights is not TeacherWeights.FROZEN:
+    if "teacher" in work.roles and work.weights.teacher_kind is not None:
         averaged = WeightKind.EMA in work.weights.published
         links.append(_weights(work, "teacher", "averaged weights" if averaged else "student weights"))
     if work.cfg.cluster.learner.num_workers > 1:

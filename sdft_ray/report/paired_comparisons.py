@@ -20,7 +20,7 @@ from sdft_ray.statistics import Interval, holm, mcnemar, paired_bootstrap
 MAX_ARMS_IN_PAIRS = 3  # of more arms, all others are compared with the reference only
 
 Pair = tuple[Answers, Answers]  # of a run of the reference and one of the arm, or of one run before and after training
-Asked = Mapping[str, Mapping[str, SetAnswers]]  # by name of the run and by set
+ModelInputs = Mapping[str, Mapping[str, SetAnswers]]  # by name of the run and by set
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,7 +137,7 @@ def _same_seeds(base: Arm, arm: Arm) -> list[tuple[Run, Run]]:
     return [(by_seed[str(run.seed)].pop(0), run) for run in arm.final_runs if by_seed.get(str(run.seed))]
 
 
-def _is_asked(asked: Asked, arm: Arm, set_name: str) -> bool:
+def _is_asked(asked: ModelInputs, arm: Arm, set_name: str) -> bool:
     return any(asked[run.name][set_name].after for run in arm.final_runs)
 
 

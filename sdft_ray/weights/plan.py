@@ -61,6 +61,7 @@ def plan_weights(cfg: RunConfig, num_nodes: int) -> WeightPlan:
         teachers_average=kind is WeightKind.EMA and weights.teacher_ema is TeacherEma.RECEIVER,
         engines_map=stands_still and cluster.rollout.device == "cpu",
         teachers_map=stands_still
+        and kind is not None
         and cluster.teacher.device == "cpu"
         and teacher.backend is TeacherBackend.TRANSFORMERS
         and weights.teacher_ema is TeacherEma.LEARNER,  # who averages by itself writes to its weights: they are its own

@@ -41,7 +41,7 @@ CPU = torch.device("cpu")
 ROUNDS = 3
 
 
-class RunInputs(NamedTuple):
+class Sequences(NamedTuple):
     """Hidden states of the same completions under both prompts; T tokens in all."""
 
     completions: list[tuple[int, ...]]
@@ -55,7 +55,7 @@ class RunInputs(NamedTuple):
 def measure(num_examples: int = 16) -> dict[str, Any]:
     """Sends every kind of payload through a Ray of its own."""
     torch.set_num_threads(1)
-    inputs = _material(num_examples)
+    inputs = _sequences(num_examples)
     with RaySession(ClusterConfig(object_store_gib=2.0)):
         results = {name: _send(inputs, config) for name, config in KINDS.items()}
     exact = results["LOGITS"][1]
@@ -77,7 +77,7 @@ def measure(num_examples: int = 16) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _material(num_examples: int) -> RunInputs:
+def _sequences(num_examples: int) -> Sequences:
     folder = embedded_model()
     tokenizer = load_tokenizer(folder)
     examples = load_examples("builtin:tools", "train", {}, "", num_examples)
@@ -90,7 +90,7 @@ def _material(num_examples: int) -> RunInputs:
             *(torch.from_numpy(array) for array in (packed.input_ids, packed.position_ids, packed.predictor_index)),
         )
 
-    return RunInputs(
+    return Sequences(
         completions=[row.demonstration_tokens for row in rows],
         prompts=[row.prompt_tokens for row in rows],
         student_hidden=hidden(pack_sequences([(row.prompt_tokens, row.demonstration_tokens) for row in rows])),
@@ -110,7 +110,7 @@ def _opening_s(microbatch: Microbatch, head: Head) -> float:
     return time.perf_counter() - started
 
 
-def _send(inputs: RunInputs, config: TeacherConfig) -> tuple[dict[str, float], torch.Tensor]:
+def _send(inputs: Sequences, config: TeacherConfig) -> tuple[dict[str, float], torch.Tensor]:
     """Bytes and milliseconds a token, and the divergence [T]."""
     packer = PayloadPacker(config, inputs.head, inputs.num_vocab, SETTINGS.temperature)
     parts = inputs.teacher_hidden.split([len(completion) for completion in inputs.completions])
@@ -136,7 +136,7 @@ def _arrays(payload: Any) -> list[Any]:
     return [getattr(payload, name) for name in payload.__dataclass_fields__]
 
 
-def _microbatch(inputs: RunInputs, handles: list[Any]) -> Microbatch:
+def _microbatch(inputs: Sequences, handles: list[Any]) -> Microbatch:
     samples = [
         Sample(
             example_id=str(number),
@@ -159,7 +159,7 @@ def _microbatch(inputs: RunInputs, handles: list[Any]) -> Microbatch:
 
 
 @torch.no_grad()
-def _divergence(inputs: RunInputs, microbatch: Microbatch) -> torch.Tensor:
+def _divergence(inputs: Sequences, microbatch: Microbatch) -> torch.Tensor:
     heads = TeacherHeads(1)
     heads.hold(0, inputs.head)
     return fused_teacher_loss(

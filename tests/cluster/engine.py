@@ -12,10 +12,9 @@ from sdft_ray.rollout.worker import RolloutWorker
 from tests.weights.plans import make_plan
 
 
-@contextmanager
-def started_engine(folder: Path, logs: Path, num_tokens: int) -> Iterator[Any]:
-    """The actor of an engine that maps shared memory, until the block ends."""
-    worker = ray.remote(RolloutWorker).remote(
+def engine_worker(folder: Path, logs: Path, num_tokens: int) -> Any:
+    """An actor that starts an engine which maps shared memory once it is made ready."""
+    return ray.remote(RolloutWorker).remote(
         rank=0,
         log_dir=str(logs),
         model_path=str(folder),
@@ -29,7 +28,15 @@ def started_engine(folder: Path, logs: Path, num_tokens: int) -> Iterator[Any]:
         weights=make_plan(Channel.SHARED_MEMORY),
         seed=0,
     )
-    ray.get(worker.ready.remote())
-    yield worker
-    ray.get(worker.close.remote())
-    ray.kill(worker)
+
+
+@contextmanager
+def started_engine(folder: Path, logs: Path, num_tokens: int) -> Iterator[Any]:
+    """Such an actor with its engine, until the block ends."""
+    worker = engine_worker(folder, logs, num_tokens)
+    try:
+        ray.get(worker.ready.remote())
+        yield worker
+        ray.get(worker.close.remote())
+    finally:
+        ray.kill(worker)

@@ -9,11 +9,9 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM
 
-from sdft_ray.config import Channel, ModelConfig, Precision, RolloutConfig
 from sdft_ray.errors import EngineError
-from sdft_ray.rollout.worker import RolloutWorker
 from sdft_ray.workers import WorkerGroup
-from tests.cluster.engine import started_engine
+from tests.cluster.engine import engine_worker, started_engine
 from tests.cluster.student import TrainedStudent
 from tests.models.families import FAMILIES
 from tests.weights.publications import publish
@@ -50,25 +48,6 @@ def test_an_engine_of_a_network_with_state_samples_from_what_is_published(
                 assert ray.get(engine.logprobs.remote(PROMPT, COMPLETION)) == pytest.approx(expected, abs=1e-4)
 
 
-def rollout_group(folder: Path, logs: Path) -> WorkerGroup:
-    worker = ray.remote(RolloutWorker).remote(
-        rank=0,
-        log_dir=str(logs),
-        model_path=str(folder),
-        model=ModelConfig(path=str(folder), dtype=Precision.FLOAT32),
-        rollout=RolloutConfig(kv_cache_gib=0.125, max_new_tokens=8),
-        num_tokens=NUM_TOKENS,
-        eos_token_ids=(2,),
-        max_model_len=64,
-        tensor_parallel_size=1,
-        shares_device=True,
-        channel=Channel.SHARED_MEMORY,
-        maps_weights=True,
-        seed=0,
-    )
-    return WorkerGroup("rollout", [worker], str(logs))
-
-
 FAILURES = {
     "start": ("lfm2", r"Lfm2ForCausalLM \(model_type=lfm2\) cannot start: AttributeError: .*no attribute 'conv_dim'"),
     "work": ("llama", r"LlamaForCausalLM \(model_type=llama\) has died: RuntimeError: .*head_dim=16"),
@@ -79,7 +58,9 @@ FAILURES = {
 def test_an_engine_that_fails_names_family_cause_and_remedy(cluster: Any, tmp_path: Path, when: str) -> None:
     """vLLM wants a setting that transformers has no default for, and has no kernel on CPUs for heads of 16."""
     family, cause = FAILURES[when]
-    group = rollout_group(saved(family, tmp_path / "model"), tmp_path / "logs")
+    logs = tmp_path / "logs"
+    worker = engine_worker(saved(family, tmp_path / "model"), logs, NUM_TOKENS)
+    group = WorkerGroup("rollout", [worker], str(logs))
 
     async def use() -> None:
         await group.on_all(lambda actor: actor.ready.remote())
@@ -87,6 +68,5 @@ def test_an_engine_that_fails_names_family_cause_and_remedy(cluster: Any, tmp_pa
 
     with pytest.raises(EngineError, match=f"^rollout worker 0: vLLM's engine for {cause}.*method that samples nothing"):
         asyncio.run(use())
-    for actor in group._actors:
-        ray.get(actor.close.remote())
-        ray.kill(actor)
+    ray.get(worker.close.remote())
+    ray.kill(worker)

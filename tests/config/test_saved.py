@@ -22,3 +22,8 @@ def test_changed_settings_are_named_with_the_value_the_folder_holds(tmp_path: Pa
     now = {"seed": 0, "resume": "auto", "learner": {"zero_stage": 3, "schedule": "COSINE"}, "new": 1}
     assert changed_settings(tmp_path, now) == {"learner.zero_stage": 2, "new": None}
     assert changed_settings(tmp_path / "nowhere", now) == {}
+
+
+def test_a_setting_that_is_gone_has_changed(tmp_path: Path) -> None:
+    write_settings(tmp_path, {"data": {"filter": {"lang": "en"}, "columns": {}}})
+    assert changed_settings(tmp_path, {"data": {"filter": {}, "columns": {}}}) == {"data.filter.lang": "en"}

@@ -188,6 +188,13 @@ HOSTILE = [
     "{% set n = namespace(x='xy') %}{% for a in range(99) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
     "{% set n = namespace(x='xy') %}{% for a in range(99) %}{% set n.x %}{{ n.x }}{{ n.x }}{% endset %}{% endfor %}",
     "{{ lipsum(n=10**6) }}",
+    "{% for a in range(99999) %}{% set x = 7**300000 %}{% endfor %}",
+    "{% for a in range(99999) %}{% set x = range(99999)|list|sort %}{% endfor %}",
+    "{{ '{:>200000000}'.format(1) }}",
+    "{{ '{a:>200000000}'.format_map({'a': 1}) }}",
+    "{{ (1).to_bytes(2000000000, 'big') }}",
+    "{{ ('x' * 9999)|wordwrap(1, true, 'x' * 900) }}",
+    "{{ [[[1] * 9999]]|tojson(indent=1000) }}",
 ]
 
 

@@ -72,8 +72,10 @@ def test_rows_are_chosen_by_the_values_of_their_columns_before_they_are_counted(
 
 
 def test_a_filter_compares_numbers_and_truth_with_the_texts_of_a_csv_file(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("prompt,demonstration,n\nQ?,A.,1\nR?,B.,2\n")
+    (tmp_path / "a.csv").write_text("prompt,demonstration,n,good\nQ?,A.,1,true\nR?,B.,2,False\n")
     assert len(examples(str(tmp_path / "a.csv"), filter={"n": 2})) == 1
+    assert [row.example_id for row in examples(str(tmp_path / "a.csv"), filter={"good": True})] == ["line-2"]
+    assert [row.example_id for row in examples(str(tmp_path / "a.csv"), filter={"good": False})] == ["line-3"]
 
 
 @pytest.mark.parametrize("source", ["{}/*.jsonl", "{}/a.jsonl,{}/b.jsonl", "{0}/a.jsonl, {0}/b.*"])
@@ -88,6 +90,12 @@ def test_several_files_are_one_source_whose_rows_keep_their_files(tmp_path: Path
         examples(source)
     loaded = load_rows(source, Selection(), RULES, OnBadRow.SKIP)
     assert [place.source for place in loaded.places] == [f"{tmp_path}/{name}.jsonl" for name in "ab"]
+
+
+def test_a_file_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(JSON_LINES)
+    with pytest.raises(ConfigError, match=r"names .*a\.jsonl twice; name every file once"):
+        examples(f"{tmp_path}/a.jsonl,{tmp_path}/*.jsonl")
 
 
 def test_one_id_in_two_files_is_refused_with_both(tmp_path: Path) -> None:
@@ -105,6 +113,7 @@ def test_one_id_in_two_files_is_refused_with_both(tmp_path: Path) -> None:
         ("a.csv", b'prompt,demonstration\n"Q?,A.\n', "line 2: is no CSV"),
         ("a.csv", b"prompt,demonstration\nQ?,caf\xe9\n", "line 2: is not UTF-8"),
         ("a.csv", b"", "there is not a single row"),
+        ("a.csv", b"prompt,demonstration,prompt\nQ?,A.,R?\n", "line 1: the name 'prompt' stands over two columns"),
         ("a.csv", b"question,answer\nQ?,A.\n", "line 2: has no column prompt.*columns are: question, answer"),
         ("a.json", b'[{"prompt": "Q?"},\n{"prompt" }]', "line 2: is not JSON"),
         ("a.json", b"[]", "there is not a single row"),

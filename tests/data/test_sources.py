@@ -274,6 +274,8 @@ def test_a_saved_data_set_is_read_with_and_without_splits(tmp_path: Path) -> Non
     assert read(str(tmp_path / "one")) == expected
     assert read(f"{tmp_path}/many:test") == expected
     assert read(f"{tmp_path}/many:test[:1]") == expected
+    datasets.concatenate_datasets([data, data.map(lambda row: {"id": "b"})]).save_to_disk(str(tmp_path / "two"))
+    assert len(read(f"{tmp_path}/two[:1]")) == len(read(f"{tmp_path}/two:train[:1]")) == 1
     with pytest.raises(ConfigError, match=r"data\.split=train: .*no such split; choose one of test"):
         read(str(tmp_path / "many"))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sdft_ray.errors import EngineError
-from sdft_ray.inference.failures import Place, death_error, logged_traceback, start_error
+from sdft_ray.inference.failures import EnginePlace, death_error, logged_traceback, start_error
 
 CORE, MAIN = (
     "(EngineCore pid=17) ERROR 11-28 07:42:35 [core.py:1510] ",
@@ -29,19 +29,19 @@ def logged(*lines: str, prefix: str = CORE) -> str:
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def place(tmp_path: Path) -> EnginePlace:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Lfm2ForCausalLM"], "model_type": "lfm2"}))
     log = tmp_path / "rollout-0.log"
     log.write_text("of a start before\n" + logged("EngineCore failed to start.", *ROOT, "OldError: of a start before"))
-    return Place("rollout worker 0", log, log.stat().st_size, str(tmp_path), "take another model")
+    return EnginePlace("rollout worker 0", log, log.stat().st_size, str(tmp_path), "take another model")
 
 
-def say(place: Place, text: str) -> None:
+def say(place: EnginePlace, text: str) -> None:
     with place.log.open("a") as log:
         log.write(text)
 
 
-def test_a_start_that_failed_names_worker_family_cause_remedy_and_the_end_of_its_log(place: Place) -> None:
+def test_a_start_that_failed_names_worker_family_cause_remedy_and_the_end_of_its_log(place: EnginePlace) -> None:
     say(place, "INFO loading\n" + logged("EngineCore failed to start.", *ROOT, CAUSE, *FOLLOWED))
     say(place, logged(ROOT[0], "RuntimeError: Engine core initialization failed.", prefix=MAIN))
     error = start_error(place, RuntimeError("Engine core initialization failed. See root cause above."))
@@ -54,12 +54,12 @@ def test_a_start_that_failed_names_worker_family_cause_remedy_and_the_end_of_its
     assert [line.strip() for line in shown] == [line.strip() for line in [*ROOT[1:], CAUSE]]
 
 
-def test_the_error_is_the_same_behind_a_border_between_processes(place: Place) -> None:
+def test_the_error_is_the_same_behind_a_border_between_processes(place: EnginePlace) -> None:
     error = pickle.loads(pickle.dumps(death_error(place)))
     assert isinstance(error, EngineError) and "has died" in str(error)
 
 
-def test_settings_that_vllm_refuses_at_once_are_told_without_their_frame(place: Place) -> None:
+def test_settings_that_vllm_refuses_at_once_are_told_without_their_frame(place: EnginePlace) -> None:
     refused = ValueError(
         "1 validation error for VllmConfig\n"
         "  Assertion failed, Chunked prefill is required. [type=assertion_error, input_value=ArgsKwargs(...)]\n"
@@ -69,25 +69,25 @@ def test_settings_that_vllm_refuses_at_once_are_told_without_their_frame(place: 
     assert "cannot start: ValueError: no kernel. Mend" in str(start_error(place, ValueError("no kernel\nmore")))
 
 
-def test_an_assertion_without_a_message_is_told_with_its_line_of_code(place: Place) -> None:
+def test_an_assertion_without_a_message_is_told_with_its_line_of_code(place: EnginePlace) -> None:
     lines = [*ROOT[:2], "    assert self.moe_kernel is not None", "           ^^^^^^^^^^^^^^^^^^^^^", "AssertionError"]
     say(place, logged("EngineCore encountered a fatal error.", *lines))
     assert "has died: AssertionError (assert self.moe_kernel is not None). Mend" in str(death_error(place))
 
 
-def test_of_two_failures_the_fatal_one_is_told(place: Place) -> None:
+def test_of_two_failures_the_fatal_one_is_told(place: EnginePlace) -> None:
     say(place, logged("Invocation of a method failed", *ROOT, "ValueError: survived"))
     say(place, logged("EngineCore encountered a fatal error.", *ROOT, CAUSE))
     assert logged_traceback(place.log, place.log_start)[-1] == CAUSE
 
 
-def test_an_engine_that_was_killed_is_told_to_have_been_killed(place: Place) -> None:
+def test_an_engine_that_was_killed_is_told_to_have_been_killed(place: EnginePlace) -> None:
     say(place, "INFO sampling\n")
     assert "has died: its process ended without an error of its own, as one does that is killed" in str(
         death_error(place)
     )
 
 
-def test_a_log_on_another_node_is_no_second_failure(place: Place) -> None:
+def test_a_log_on_another_node_is_no_second_failure(place: EnginePlace) -> None:
     place.log.unlink()
     assert "cannot start: OSError: no file" in str(start_error(place, OSError("no file")))

@@ -52,6 +52,20 @@ WRONG = [
         "recipe=facs",
         "recipe=facs: there is no such file in conf/recipe; facts is meant, perhaps; there are facts, skills.",
     ),
+    (
+        "data.columns={prompt: q}",
+        "data.columns={prompt: q}: is a new entry of a mapping; write it with a plus sign: "
+        "'+data.columns={prompt: q}'.",
+    ),
+    (
+        "data.filter.lang=en",
+        "data.filter.lang=en: is a new entry of a mapping; write it with a plus sign: '+data.filter.lang=en'.",
+    ),
+    (
+        "data.source=a.jsonl,b.jsonl",
+        "data.source=a.jsonl,b.jsonl: commas separate the runs of a sweep, which --multirun starts; write a text as "
+        "\"data.source='a.jsonl,b.jsonl'\" and a list as 'data.source=[a.jsonl,b.jsonl]', with all quotation marks.",
+    ),
     ("learner=5", "learner=5: is a section of settings, not one; set a key of it: learner.NAME=VALUE."),
     ("seeds=[a]", "seeds=[a]: Value 'a' of type 'str' could not be converted to Integer"),
     (
@@ -61,7 +75,7 @@ WRONG = [
     ),
     (
         "evaluation.sets=a.jsonl",
-        "evaluation.sets=a.jsonl: is no mapping; write evaluation.sets='{NAME: VALUE}', or one of its keys: "
+        "evaluation.sets=a.jsonl: is no mapping; write its entries with a plus sign, such as "
         "+evaluation.sets.NAME=VALUE.",
     ),
 ]

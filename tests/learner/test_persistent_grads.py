@@ -11,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sdft_ray.distill.fused_loss import fused_token_loss
 from sdft_ray.distill.reduction import LossOutput
 from sdft_ray.learner.objective import Student
-from sdft_ray.learner.persistent_grads import SettledEmbedding, settle
+from sdft_ray.learner.persistent_grads import AccumulatingEmbedding, allocate_gradients
 
 PADDING = 3
 SIZES = {
@@ -70,11 +70,11 @@ class Engine:
 
 
 def make_pair(**settings: Any) -> SimpleNamespace:
-    """The same student twice, one of them settled."""
+    """The same student twice, one of them own."""
     torch.manual_seed(0)
     student = Student(LlamaForCausalLM(LlamaConfig(**SIZES | settings)))
-    pair = SimpleNamespace(settled=Engine(copy.deepcopy(student)), plain=Engine(student))
-    settle(pair.settled.module, pair.settled.make_moments)
+    pair = SimpleNamespace(own=Engine(copy.deepcopy(student)), plain=Engine(student))
+    allocate_gradients(pair.own.module, pair.own.make_moments)
     return pair
 
 
@@ -84,36 +84,36 @@ def make_pair(**settings: Any) -> SimpleNamespace:
 def test_gradients_are_those_of_autograd_in_every_step(tied: bool, checkpointing: bool, num_completion: int) -> None:
     pair = make_pair(tie_word_embeddings=tied)
     if checkpointing:
-        pair.settled.module.network.gradient_checkpointing_enable({"use_reentrant": False})
+        pair.own.module.network.gradient_checkpointing_enable({"use_reentrant": False})
     for _ in range(2):
-        for engine in (pair.settled, pair.plain):
+        for engine in (pair.own, pair.plain):
             engine.accumulate(num_completion)
             engine.accumulate(2)
         expected = pair.plain.gradients()
-        assert expected.keys() == pair.settled.gradients().keys()
-        for name, own in pair.settled.gradients().items():
+        assert expected.keys() == pair.own.gradients().keys()
+        for name, own in pair.own.gradients().items():
             torch.testing.assert_close(own, expected[name], rtol=1e-5, atol=1e-7, msg=name)
-        for engine in (pair.settled, pair.plain):
+        for engine in (pair.own, pair.plain):
             engine.zero_grad()
 
 
 def test_gradients_stay_where_they_are() -> None:
-    engine = make_pair().settled
-    places = []
+    engine = make_pair().own
+    gradients = []
     for _ in range(2):
         engine.accumulate(3)
-        places.append({name: gradient.data_ptr() for name, gradient in engine.gradients().items()})
+        gradients.append({name: gradient.data_ptr() for name, gradient in engine.gradients().items()})
         engine.zero_grad()
-    assert places[0] == places[1]
+    assert gradients[0] == gradients[1]
 
 
 def test_moments_are_there_as_if_no_step_had_been_taken_and_weights_are_as_they_were() -> None:
     pair = make_pair()
-    for own, other in zip(pair.settled.module.parameters(), pair.plain.module.parameters(), strict=True):
+    for own, other in zip(pair.own.module.parameters(), pair.plain.module.parameters(), strict=True):
         assert torch.equal(own, other)
         assert own.grad is None
-    states = list(pair.settled.optimizer.state.values())
-    assert len(states) == len(list(pair.settled.module.parameters()))
+    states = list(pair.own.optimizer.state.values())
+    assert len(states) == len(list(pair.own.module.parameters()))
     assert not any(value.any() for state in states for value in state.values())
 
 
@@ -126,6 +126,6 @@ def test_an_embedding_of_another_kind_stays() -> None:
 
     student = Student(LlamaForCausalLM(LlamaConfig(tie_word_embeddings=False, **SIZES)))
     student.network.set_input_embeddings(Scaled(64, 32))
-    settle(student, Engine(student).make_moments)
+    allocate_gradients(student, Engine(student).make_moments)
     assert type(student.network.get_input_embeddings()) is Scaled
-    assert isinstance(make_pair().settled.module.network.get_input_embeddings(), SettledEmbedding)
+    assert isinstance(make_pair().own.module.network.get_input_embeddings(), AccumulatingEmbedding)

@@ -1,6 +1,8 @@
 """Parameters, operations and bytes, held against real networks of transformers."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from sdft_ray.errors import ModelError
 from sdft_ray.models.arithmetic import (
     activation_bytes,
+    check_sizes,
     forward_flops,
     kv_cache_bytes_per_token,
     read_shape,
@@ -20,6 +23,7 @@ from sdft_ray.models.arithmetic import (
 )
 from sdft_ray.models.attention import PACKED
 from sdft_ray.models.lean_layers import make_lean
+from tests.models.families import FAMILIES, Family
 from tests.models.kept import kept_bytes
 from tests.tiny import make_tiny_model
 
@@ -161,3 +165,23 @@ def test_checkpointed_activations_are_the_layers_inputs_and_one_layer() -> None:
     final_norm = 64 * 8 * shape.hidden_size
     full = activation_bytes(shape, 64, 2) - final_norm
     assert one_layer == full - full // shape.num_layers - inputs
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=[family.name for family in FAMILIES])
+def test_every_family_has_a_shape(family: Family) -> None:
+    assert shape_of(family.config()).num_parameters > 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "is_refused"),
+    [
+        ({"num_local_experts": 0}, False),
+        ({"intermediate_size": [64, 128]}, False),
+        ({"intermediate_size": [64, 0]}, True),
+        ({"num_attention_heads": 12, "num_key_value_heads": 5, "head_dim": 64}, True),
+        ({"hidden_size": 100, "num_attention_heads": 12, "head_dim": 64}, False),
+    ],
+)
+def test_sizes_of_real_configs_pass_and_impossible_ones_do_not(keys: dict[str, Any], is_refused: bool) -> None:
+    with pytest.raises(ModelError, match="^mine: ") if is_refused else nullcontext():
+        check_sizes(keys, "mine")

@@ -197,11 +197,18 @@ def test_a_weight_that_is_not_finite_is_named_by_whoever_loads_it(llama: Path, v
             load_network(str(llama), precision, ModelConfig(path=str(llama)))
 
 
-def test_of_a_parameter_that_is_cut_up_the_part_that_is_here_is_looked_at() -> None:
-    parameter = torch.nn.Parameter(torch.empty(0))
-    parameter.ds_tensor = torch.tensor([1.0, float("nan")])  # as ZeRO 3 leaves it
+@pytest.mark.parametrize("content", ['{"weight_map": {', "{}", "[]"])
+def test_a_broken_index_is_refused_by_its_name(llama: Path, content: str) -> None:
+    (llama / "model.safetensors").unlink()
+    (llama / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ModelError, match=r"mine: model\.safetensors\.index\.json: .*download or copy the model anew"):
+        check(llama)
+
+
+def test_the_part_of_a_parameter_that_is_on_a_rank_is_looked_at_and_an_empty_one_passes() -> None:
+    check_finite("mine", [("weight", torch.nn.Parameter(torch.empty(0)))])  # as ZeRO 3 leaves it
     with pytest.raises(ModelError, match="weight holds NaN"):
-        check_finite("mine", [("weight", parameter)])
+        check_finite("mine", [("weight", torch.tensor([1.0, float("nan")]))])
 
 
 def test_an_attention_that_there_is_not_is_refused_with_those_there_are(llama: Path) -> None:

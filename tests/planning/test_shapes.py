@@ -99,7 +99,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize("key", SIZES)
-@pytest.mark.parametrize("value", ["x", 2.5, True, 0, -1, [1], 10**30])
+@pytest.mark.parametrize("value", ["x", 2.5, True, 0, -1, [0], 10**30])
 def test_a_size_that_no_model_could_have_is_refused_by_its_name_at_once(key: str, value: object) -> None:
     with pytest.raises(ModelError, match=f"plan.model: {key}=.* is no whole number from 1 to"):
         planned_shape({**SIZES, key: value})
