@@ -27,7 +27,7 @@ from sdft_ray.models.network import TORCH_DTYPE, check_finite, configured_noise,
 from sdft_ray.models.state import published_buffers, saved_buffers
 from sdft_ray.records import GuardRow, MatmulSeconds, Microbatch, Publication, RankReport, TokenViews
 from sdft_ray.tensors import release_freed_memory, synchronize
-from sdft_ray.weights.channel import Meeting, RankWeights, Sender, WeightKind, ends_of
+from sdft_ray.weights.channel import Meeting, RankWeights, Sender, WeightKind
 from sdft_ray.weights.fragments import Fragment, TeacherAverage
 
 
@@ -215,9 +215,7 @@ class LearnerRank:
             dtype=TORCH_DTYPE[self._settings.model.dtype],
             device=self._device,
         )
-        channels = {kind: self._settings.weights.channel_of(kind) for kind in WeightKind}
-        senders = {channel: ends_of(channel).sender(weights) for channel in dict.fromkeys(channels.values())}
-        return {kind: senders[channel] for kind, channel in channels.items()}
+        return self._settings.weights.make_senders(weights)
 
     def _make_average(self) -> TeacherAverage | None:
         if not self._settings.weights.keeps_average:

@@ -7,7 +7,7 @@ read it, and none of them derives any of it again.
 from dataclasses import dataclass
 
 from sdft_ray.config import Channel, Precision, RunConfig, Target, TeacherBackend, TeacherEma, TeacherWeights
-from sdft_ray.weights.channel import WeightKind
+from sdft_ray.weights.channel import RankWeights, Sender, WeightKind, ends_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +40,12 @@ class WeightPlan:
     def channel_of(self, kind: WeightKind) -> Channel:
         """The channel that carries the weights of `kind`."""
         return self.student_channel if kind is WeightKind.STUDENT else self.average_channel
+
+    def make_senders(self, weights: RankWeights) -> dict[WeightKind, Sender]:
+        """The ends of a learner rank: one for each channel, by the weights that it sends."""
+        channels = {kind: self.channel_of(kind) for kind in WeightKind}
+        senders = {channel: ends_of(channel).sender(weights) for channel in dict.fromkeys(channels.values())}
+        return {kind: senders[channel] for kind, channel in channels.items()}
 
 
 def plan_weights(cfg: RunConfig, num_nodes: int) -> WeightPlan:

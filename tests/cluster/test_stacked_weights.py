@@ -67,5 +67,7 @@ def test_a_publication_that_lacks_a_part_of_a_parameter_is_refused_by_the_name_o
 ) -> None:
     parameters = dict(TrainedStudent(str(folder)).network.named_parameters())
     del parameters["model.layers.1.self_attn.k_proj.bias"]
-    with pytest.raises(RayTaskError, match=r"does not reach 1 of its parameters, such as model.layers.1.self_attn.k_proj.bias"):
+    with pytest.raises(
+        RayTaskError, match=r"does not reach 1 of its parameters, such as model.layers.1.self_attn.k_proj.bias"
+    ):
         ray.get(engine.load_weights.remote(publish(1, parameters)))

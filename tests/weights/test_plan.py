@@ -1,7 +1,11 @@
 """Who publishes, carries, maps and averages which weights, decided in one place."""
 
 import ast
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -123,3 +127,21 @@ def test_ray_is_asked_for_its_nodes_in_one_place_and_a_plan_is_made_once_in_a_st
     assert calls["nodes"] == ["cluster/session.py"]
     assert sorted(calls["num_alive_nodes"]) == starts
     assert sorted(calls["plan_weights"]) == [*starts, "planning/workload.py"]
+
+
+@dataclass(frozen=True)
+class FakeSender:
+    channel: Channel
+    weights: object
+
+
+def test_a_rank_has_one_sender_for_each_channel_and_the_average_never_goes_from_gpu_to_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ends = {channel: SimpleNamespace(sender=partial(FakeSender, channel)) for channel in Channel}
+    monkeypatch.setattr("sdft_ray.weights.plan.ends_of", ends.__getitem__)
+    weights: Any = object()
+    direct = replace(make_plan(), student_channel=Channel.NCCL).make_senders(weights)
+    assert direct == {STUDENT: FakeSender(Channel.NCCL, weights), EMA: FakeSender(Channel.OBJECT_STORE, weights)}
+    shared = make_plan(SHARED).make_senders(weights)
+    assert shared[STUDENT] is shared[EMA], "one end holds the memory of both"
