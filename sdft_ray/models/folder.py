@@ -47,7 +47,7 @@ class Reading:
     ) -> None:
         """Raises the `ModelError`; errors of other kinds pass as they are."""
         if isinstance(error, _FAULTS) or kind is Exception:  # the tokenizers library raises plain Exceptions
-            words = " ".join(str(error).split())
+            words = " ".join(str(error).split()).rstrip(".")
             if not words or isinstance(error, _WORDLESS):
                 words = f"{type(error).__name__} {words}".strip()
             raise ModelError(f"{self._what}: {words}; {self._remedy}.") from error
