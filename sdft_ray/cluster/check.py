@@ -12,7 +12,7 @@ from sdft_ray.cluster.session import RaySession
 from sdft_ray.cluster.termination import Termination
 from sdft_ray.config import NEVER, CheckConfig, Match, RunConfig, TeacherConfig, TeacherContext
 from sdft_ray.config.saved import plain_settings
-from sdft_ray.data.dataset import selection
+from sdft_ray.data.readers import Selection
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import load_rows
 from sdft_ray.data.teacher_template import TEMPLATES, check_template
@@ -127,7 +127,7 @@ def read_check_inputs(cfg: RunConfig) -> CheckInputs:
     data = cfg.data
     builder.check_system("data.system", data.system)
     rules = RowRules(columns=data.columns, system=data.system, required=("prompt", "demonstration"))
-    loaded = load_rows(data.source, selection(data), rules, data.on_bad_row)
+    loaded = load_rows(data.source, Selection.of(data, data.num_examples), rules, data.on_bad_row)
     examples = list(loaded.examples)
     notes += [*more, *loaded.notes("data.num_examples", data.num_examples)]
     if _match(cfg) is Match.JUDGE:

@@ -44,7 +44,7 @@ def read_dataset(data: DataConfig, method: MethodConfig, builder: PromptBuilder)
     if method.completion is CompletionSource.DEMONSTRATION or (method.has_teacher and "demonstration" in builder.shown):
         required.append("demonstration")
     rules = RowRules(columns=data.columns, system=data.system, required=required)
-    loaded = load_rows(data.source, selection(data), rules, data.on_bad_row)
+    loaded = load_rows(data.source, Selection.of(data, data.num_examples), rules, data.on_bad_row)
     if raw_text:
         dataset = tokenize_texts(loaded.examples, builder, data)
     else:
@@ -52,17 +52,6 @@ def read_dataset(data: DataConfig, method: MethodConfig, builder: PromptBuilder)
             loaded.examples, builder, data, has_teacher=method.has_teacher, places=loaded.places
         )
     return replace(dataset, notes=(*loaded.notes("data.num_examples", data.num_examples), *dataset.notes))
-
-
-def selection(data: DataConfig) -> Selection:
-    """Which rows of data.source a run takes."""
-    return Selection(
-        split=data.split,
-        config_name=data.config_name,
-        revision=data.revision,
-        filter=data.filter,
-        num_examples=data.num_examples,
-    )
 
 
 def tokenize_examples(

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sdft_ray.config import OnBadRow
-from sdft_ray.data.readers import BUILTIN, Place, Selection, kind_of, open_rows
+from sdft_ray.data.files import kind_of
+from sdft_ray.data.readers import BUILTIN, Place, Selection, open_rows
 from sdft_ray.data.rows import KEYS, Row, RowRules
 from sdft_ray.errors import ConfigError, DataError, ModelError
 from sdft_ray.records import Example

@@ -73,7 +73,7 @@ def read_questions(key: str, settings: EvaluationSetConfig, data: DataConfig, bu
     )
     on_bad_row = data.on_bad_row if settings.on_bad_row is None else settings.on_bad_row
     bad = BadRows(settings.source, on_bad_row, "data" if settings.on_bad_row is None else key)
-    loaded = load_rows(settings.source, _selection(settings), rules, on_bad_row, bad.key)
+    loaded = load_rows(settings.source, Selection.of(settings, settings.num_questions), rules, on_bad_row, bad.key)
     questions: list[Question] = []
     for place, row in zip(loaded.places, loaded.examples, strict=True):
         with bad.reading(place):
@@ -83,16 +83,6 @@ def read_questions(key: str, settings: EvaluationSetConfig, data: DataConfig, bu
         raise bad.none_good()
     notes = [*loaded.notes(f"{key}.num_questions", settings.num_questions), *bad.notes()]
     return QuestionSet(questions, notes)
-
-
-def _selection(settings: EvaluationSetConfig) -> Selection:
-    return Selection(
-        split=settings.split,
-        config_name=settings.config_name,
-        revision=settings.revision,
-        filter=settings.filter,
-        num_examples=settings.num_questions,
-    )
 
 
 def _check_answer(key: str, settings: EvaluationSetConfig, place: Place, row: Example) -> None:

@@ -5,7 +5,6 @@ Of an unknown key Hydra says that a plus sign would add it. Of a bracket it says
 
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from sdft_ray.config import RunConfig
 from sdft_ray.config.keys import check_key, nearest_key
 from sdft_ray.config.saved import flat_settings
 from sdft_ray.errors import ConfigError, SdftError
-from sdft_ray.launch.values import check_text, knows, wrong_value
+from sdft_ray.launch.values import check_text, knows, meant_of, wrong_value
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # Installed, the settings lie inside the package; in a clone beside it.
@@ -69,9 +68,8 @@ def readable(error: HydraException) -> SdftError:
     if missing := re.search(r"Could not find '(\w+)/(.*?)' Available options in '.*?': (.*?) Config search path", text):
         group, name, options = missing.groups()
         names = options.split()
-        near = get_close_matches(name, names, 1)
-        meant = f"{near[0]} is meant, perhaps; there are " if near else "there are "
-        return ConfigError(group, name, f"there is no such file in conf/{group}", meant + ", ".join(names))
+        remedy = f"{meant_of(name, names)}there are {', '.join(names)}"
+        return ConfigError(group, name, f"there is no such file in conf/{group}", remedy)
     if isinstance(cause, ConfigKeyError) and cause.full_key:
         place = text.partition(":")[0]
         nearest = nearest_key(cause.full_key, RunConfig) or "none; see docs/settings.md"

@@ -1,6 +1,6 @@
 """What a setting takes, in words, for values that OmegaConf cannot convert to the setting's type."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
 from difflib import get_close_matches
 from enum import Enum
@@ -40,13 +40,19 @@ def wrong_value(key: str, value: str) -> ConfigError:
     kind = next((kind for kind in kinds if kind is not NoneType), str)
     if isinstance(kind, type) and issubclass(kind, Enum):
         names = [member.name for member in kind]
-        near = get_close_matches(value.upper(), names, 1)
-        chosen = f"{near[0]} is meant, perhaps; it takes " if near else "take one of "
+        meant = meant_of(value.upper(), names)
+        chosen = f"{meant}it takes " if meant else "take one of "
         return ConfigError(key, value, "is no choice", chosen + ", ".join(names))
     if is_dataclass(kind):
         return ConfigError(key, value, "is a section of settings, not one", f"set a key of it: {key}.NAME=VALUE")
     problem, remedy = _WORDS[get_origin(kind) or kind]
     return ConfigError(key, value, problem, remedy.format(key=key, value=value))
+
+
+def meant_of(name: str, names: Sequence[str]) -> str:
+    """The beginning of a remedy: which of `names` is most like `name`; "" where none is."""
+    near = get_close_matches(name, names, 1)
+    return f"{near[0]} is meant, perhaps; " if near else ""
 
 
 def knows(key: str) -> bool:

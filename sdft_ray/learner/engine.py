@@ -19,7 +19,7 @@ from sdft_ray.config import LearnerConfig, ModelConfig, Precision
 from sdft_ray.learner.compile_lock import clear_compile_locks
 from sdft_ray.learner.objective import LossOf, Student, check_partitioned_head
 from sdft_ray.learner.persistent_grads import allocate_gradients
-from sdft_ray.models.network import check_head, load_network
+from sdft_ray.models.network import check_finite, check_head, load_network
 from sdft_ray.models.state import copy_buffers, saved_buffers
 from sdft_ray.weights.fragments import Fragment, Shapes
 
@@ -35,7 +35,7 @@ class StudentEngine:
         Under ZeRO 3 the weights are cut up while they are loaded, so no rank ever holds the whole model.
 
         Raises:
-            ModelError: the network's head is of an unknown kind.
+            ModelError: a weight is NaN or infinite, or the network's head is of an unknown kind.
         """
         clear_compile_locks()
         deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo")
@@ -61,6 +61,8 @@ class StudentEngine:
             # The sum over one rank would still go through a flat copy of all gradients.
             self._engine.enable_backward_allreduce = False
         if cfg.zero_stage == 3:
+            # Weights that are cut up while they are loaded have no values that `load_network` could look at.
+            check_finite(model_path, ((name, values) for name, _, values in self.masters()))
             self.eval()
             check_partitioned_head(self.forward, self.network, self._engine.device)
         self.train()

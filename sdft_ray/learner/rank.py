@@ -23,7 +23,7 @@ from sdft_ray.learner.roofline import matmul_seconds, measure_matmul
 from sdft_ray.learner.scoring import check_student_packing, row_logprobs, student_logits
 from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.learner.teacher import TeacherHeads, teacher_head_maker
-from sdft_ray.models.network import TORCH_DTYPE, check_finite, configured_noise, output_head
+from sdft_ray.models.network import TORCH_DTYPE, configured_noise, output_head
 from sdft_ray.models.state import published_buffers, saved_buffers
 from sdft_ray.records import GuardRow, MatmulSeconds, Microbatch, Publication, RankReport, TokenViews
 from sdft_ray.tensors import release_freed_memory, synchronize
@@ -47,8 +47,6 @@ class LearnerRank:
         self._device = torch.device(settings.device)
         self._engine = StudentEngine(settings.model_path, settings.model, settings.learner, settings.device)
         self._network = self._engine.network
-        # Where ZeRO cuts up weights while they are loaded, nothing has seen their values yet.
-        check_finite(settings.model_path, ((name, values) for name, _, values in self._engine.masters()))
         self.packing = check_student_packing(
             self._engine, settings.guard_rows, settings.model.attention, settings.max_len, self._device
         )

@@ -1,0 +1,164 @@
+"""Kinds of files that hold rows: JSON Lines, JSON, CSV, Parquet and Arrow, text kinds also packed by gzip.
+
+A row that cannot be parsed is a `DataError` in its stead, so that it is no more than that.
+"""
+
+import codecs
+import csv
+import gzip
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from sdft_ray.data.rows import quoted
+from sdft_ray.errors import ConfigError, DataError, first_line
+
+T = TypeVar("T")
+
+LONGEST_CELL = 2**31 - 1  # characters; csv's own bound is 131,072
+
+
+def kind_of(name: str) -> str:
+    """The kind of file that a name ends with, such as .csv, of text also before .gz; "" for none that is read."""
+    kind = Path(name.removesuffix(".gz")).suffix
+    _, of_text = _READERS.get(kind, (None, False))
+    return kind if kind in _READERS and (of_text or not name.endswith(".gz")) else ""
+
+
+def file_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """The rows of a file of a kind that can be read, each with its line, or its number where there are no lines.
+
+    Raises:
+        ConfigError: the file cannot be read.
+        DataError: it is no such file, as a whole.
+    """
+    read, of_text = _READERS[kind_of(path.name)]
+    return read(_content(path) if of_text else path)
+
+
+def _content(path: Path) -> "_Content":
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except (OSError, EOFError) as error:
+        problem = f"cannot be read ({getattr(error, 'strerror', None) or first_line(error)})"
+        raise ConfigError("data.source", path, problem, "give a file that can be read") from error
+    return _Content(str(path), content.removeprefix(codecs.BOM_UTF8))
+
+
+class _Content(NamedTuple):
+    """The bytes of a file of text, and its name."""
+
+    source: str
+    content: bytes
+
+    def decoded(self) -> str:
+        try:
+            return self.content.decode()
+        except UnicodeDecodeError as error:
+            line = self.content.count(b"\n", 0, error.start) + 1
+            raise self.error(line, f"is not UTF-8 ({error.reason})", "save the file as UTF-8") from error
+
+    def error(self, line: int, problem: str, remedy: str) -> DataError:
+        return DataError(self.source, line, problem, remedy)
+
+
+def _json_lines(file: _Content) -> Iterator[tuple[int, Any]]:
+    """One object a line, each decoded and parsed by itself."""
+    # Not splitlines(): JSON strings may hold U+2028 and the like as they are.
+    content = file.content.rstrip()
+    for line, row in enumerate(content.split(b"\n") if content else [], start=1):
+        yield line, _parsed(file.source, line, row)
+
+
+def _json_rows(file: _Content) -> Iterator[tuple[int, Any]]:
+    """A list of objects, or one object a line, as some libraries write into files of this name."""
+    if not file.content.lstrip().startswith(b"["):
+        yield from _json_lines(file)
+        return
+    rows = _parsed(file.source, 1, file.content)
+    if isinstance(rows, DataError):
+        raise rows
+    yield from enumerate(rows, start=1)
+
+
+def _csv_rows(file: _Content) -> Iterator[tuple[int, Any]]:
+    """Cells by the names in the first line; an empty cell is null."""
+    csv.field_size_limit(LONGEST_CELL)
+    reader = csv.DictReader(io.StringIO(file.decoded(), newline=""), strict=True)
+    try:
+        if twice := repeated(reader.fieldnames or ()):
+            raise file.error(1, f"the name {quoted(twice)} stands over two columns", "give every column its own")
+        for row in reader:
+            line = reader.line_num
+            if None in row:
+                remedy = "put cells that hold a comma into quotation marks"
+                yield line, file.error(line, "has more cells than the first line has names", remedy)
+            else:
+                yield line, {name: cell or None for name, cell in row.items()}
+    except csv.Error as error:
+        remedy = "write quotation marks in a cell twice, and close each"
+        raise file.error(reader.reader.line_num, f"is no CSV ({error})", remedy) from error
+
+
+def _table_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Of a Parquet or Arrow file, read in parts."""
+    import datasets  # here, because it takes seconds and few runs need it
+
+    try:
+        rows = datasets.load_dataset(
+            path.suffix.removeprefix("."), data_files=str(path.absolute()), split="train", streaming=True
+        )
+        yield from enumerate(rows, start=1)
+    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+        problem = f"is no {path.suffix} file that can be read ({first_line(error)})"
+        raise ConfigError("data.source", path, problem, "write it anew") from error
+
+
+# How a kind of file is read, and whether from its text or by its path.
+_READERS: dict[str, tuple[Callable[[Any], Iterator[tuple[int, Any]]], bool]] = {
+    ".jsonl": (_json_lines, True),
+    ".json": (_json_rows, True),
+    ".csv": (_csv_rows, True),
+    ".parquet": (_table_rows, False),
+    ".arrow": (_table_rows, False),
+}
+
+
+def _parsed(source: str, line: int, content: bytes) -> Any:
+    """A JSON value, or the `DataError` that it is none."""
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        line += content.count(b"\n", 0, error.start)
+        return DataError(source, line, f"is not UTF-8 ({error.reason})", "save the file as UTF-8")
+    try:
+        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        line += error.lineno - 1
+        problem = f"is not JSON ({error.msg} at column {error.colno}): {quoted(text)}" if text.strip() else "is blank"
+        return DataError(source, line, problem, "write one JSON object a line")
+    except (ValueError, RecursionError) as error:  # ours, a number of thousands of digits, or endless brackets
+        return DataError(source, line, f"cannot be used ({error}): {quoted(text)}", "mend or remove the row")
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object none of whose keys is given twice: JSON would keep the last without a word."""
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"the key {quoted(key)} is given twice")
+        values[key] = value
+    return values
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def repeated(items: Sequence[T]) -> T | None:
+    """The first item that stands before itself once more; None where each is there once."""
+    return next((item for index, item in enumerate(items) if item in items[:index]), None)
