@@ -11,15 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from sdft_ray.conversation import Message as Message  # a part of an example, and named here with it
+
 NUM_SHOWN = 5  # tokens of a sample whose two distributions are shown, those with the largest divergence
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Message:
-    """One chat turn."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +26,9 @@ class Example:
     text: str = ""  # the article the demonstration was drawn from; "" where the data has none
     answer: str = ""  # what a right completion has to contain or equal; "" where nothing is scored
     acceptable: str = ""  # JSON: what else a tool call's arguments may be, see evaluation/scorers/tool_call.py
+    tools: str = ""  # JSON text of the list of schemas that the chat template shows on both sides; "" shows none
+    demonstration_turn: Message | None = None  # where it calls tools: the turn of which `demonstration` is the text
+    teacher_messages: tuple[Message, ...] = ()  # what the teacher reads instead of its template; () where it reads that
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -159,7 +159,11 @@ def make_builder(cfg: RunConfig, tokenizer: Any, facts: ModelFacts) -> tuple[Pro
         ConfigError, ModelError: tokenizer, chat template and teacher template do not fit together.
     """
     builder = PromptBuilder(
-        tokenizer, cfg.teacher, special_tokens=cfg.data.special_tokens, stop_tokens=facts.eos_token_ids
+        tokenizer,
+        cfg.teacher,
+        switches=cfg.model.template_switches,
+        special_tokens=cfg.data.special_tokens,
+        stop_tokens=facts.eos_token_ids,
     )
     notes = list(builder.notes)
     stopping = with_stop_token(facts, builder.end_of_turn, tokenizer)

@@ -5,7 +5,7 @@ from enum import Enum, auto
 from typing import Any
 
 from sdft_ray.config.learner import Precision
-from sdft_ray.config.validation import at_least, require
+from sdft_ray.config.validation import at_least, check_switches, require
 
 
 class TooLong(Enum):
@@ -29,12 +29,16 @@ class ModelConfig:
     path: str = "smollm2-135m"  # a hub id, a folder, or the embedded "smollm2-135m"
     dtype: Precision = Precision.AUTO  # of the weights in rollout and teacher workers; masters are fp32
     chat_template: str = ""  # a Jinja template that replaces the tokenizer's own, the same for student and teacher
+    template_switches: dict[str, Any] = field(
+        default_factory=dict
+    )  # variables of the chat template, for student and teacher: {enable_thinking: false}
     attention: str = "packed"  # of learner and teachers: packed, flash_attention_2 on GPUs, or sdpa (slower) anywhere
 
     dropout: bool = False  # true trains with the dropout and router noise of the model's configuration, if any
 
     def __post_init__(self) -> None:
         require(bool(self.path), "model.path", self.path, "names no model", "set it to a hub id or a model folder")
+        check_switches("model.template_switches", self.template_switches)
 
 
 @dataclass(kw_only=True)

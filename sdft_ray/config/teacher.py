@@ -1,11 +1,12 @@
 """Settings of the teacher: its weights, its context, and the workers that score with it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import Any
 
 from sdft_ray.config.cluster import ClusterConfig
 from sdft_ray.config.learner import Precision
-from sdft_ray.config.validation import at_least, positive, require, share
+from sdft_ray.config.validation import at_least, check_switches, positive, require, share
 
 
 class TeacherBackend(Enum):
@@ -57,6 +58,9 @@ class TeacherConfig:
     ema_decay: float = 0.99  # the share of the OLD teacher kept at each step (the paper's alpha is 1 - ema_decay)
     context: TeacherContext = TeacherContext.DEMONSTRATION
     template: str = "single_turn"  # one of data/teacher_template.py, a Jinja file's path, or Jinja text, which has {{
+    template_switches: dict[str, Any] = field(
+        default_factory=dict
+    )  # of the teacher alone, over model.template_switches; they make its prompts differ from the student's on purpose
     payload: Payload = Payload.HIDDEN
     payload_precision: Precision = Precision.FLOAT32  # of the hidden states or logits that travel to the learner
     top_k: int = 100  # tokens of a TOPK payload
@@ -66,6 +70,7 @@ class TeacherConfig:
     kv_cache_gib: float = 1.0  # backend=VLLM: KV cache on a CPU, or on a GPU that is shared with other workers
 
     def __post_init__(self) -> None:
+        check_switches("teacher.template_switches", self.template_switches)
         share("teacher.ema_decay", self.ema_decay)
         require(
             self.payload_precision is not Precision.AUTO,

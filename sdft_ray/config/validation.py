@@ -1,9 +1,36 @@
 """The checks settings share: each failure names the key, the value and the remedy."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from sdft_ray.errors import ConfigError
+
+
+# What a rendering gives a chat template itself, and what says how it is rendered.
+RENDERING = (
+    "add_generation_prompt",
+    "bos_token",
+    "chat_template",
+    "continue_final_message",
+    "conversation",
+    "documents",
+    "eos_token",
+    "max_length",
+    "messages",
+    "pad_token",
+    "padding",
+    "raise_exception",
+    "return_assistant_tokens_mask",
+    "return_dict",
+    "return_tensors",
+    "strftime_now",
+    "tokenize",
+    "tokenizer_kwargs",
+    "tools",
+    "truncation",
+    "unk_token",
+)
 
 
 def require(condition: bool, key: str, value: object, problem: str, remedy: str) -> None:
@@ -25,6 +52,13 @@ def positive(key: str, value: float) -> None:
 def share(key: str, value: float) -> None:
     """Refuses what is not a share of a whole."""
     require(0 <= value <= 1, key, value, "must lie in [0, 1]", f"set {key} between 0 and 1")
+
+
+def check_switches(key: str, switches: Mapping[str, object]) -> None:
+    """Refuses switches of a chat template that would override what a rendering gives it."""
+    for name, value in switches.items():
+        problem = "is no switch: it is what every rendering sets itself"
+        require(name not in RENDERING, f"{key}.{name}", value, problem, "remove it; rows bring messages and tools")
 
 
 def is_template(text: str) -> bool:

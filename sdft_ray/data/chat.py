@@ -5,25 +5,13 @@ the template puts before an answer: an empty reasoning block, a channel, a heade
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import jinja2
-
-from sdft_ray.errors import ModelError, first_line
-from sdft_ray.records import Message
-
-# What a Jinja template can raise while it renders: its own faults, and those of the expressions in it.
-TEMPLATE_FAULTS = (
-    jinja2.TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    TypeError,
-    ValueError,
-    RecursionError,
-    MemoryError,
-)
+from sdft_ray.conversation import Message, ToolCall, last_of
+from sdft_ray.data.chat_template import ChatTemplate
+from sdft_ray.errors import ModelError
 
 _BLOCK = re.compile(r"\s*(?P<open>[<\[])(?P<name>\w+)(?P<close>[>\]])\s*")
 _TAIL_LENGTH = 40  # characters of a rendering that a message quotes
@@ -33,24 +21,31 @@ _PRIVATE_USE = range(0xE000, 0xF900)  # characters that no template and hardly a
 class ChatEncoder:
     """Encodes prompts and completions with one tokenizer and its chat template."""
 
-    def __init__(self, tokenizer: Any, *, special_tokens: bool = False, stop_tokens: Collection[int] = ()):
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        special_tokens: bool = False,
+        stop_tokens: Collection[int] = (),
+        switches: Mapping[str, Any] | None = None,
+        switches_key: str = "model.template_switches",
+    ):
         """Renders a short conversation once, to learn how the template opens and closes the assistant's turn.
 
         Args:
             tokenizer: a transformers tokenizer with a chat template.
             special_tokens: whether a special token's text inside a message becomes that token; else it stays text.
             stop_tokens: ids at which the sampler ends a completion, besides the tokenizer's end of sequence.
+            switches: values of the template's own variables.
+            switches_key: the setting they come from.
 
         Raises:
             ModelError: the tokenizer has no chat template or no end-of-sequence token.
+            ConfigError: the template never reads one of the switches.
         """
         self._tokenizer = tokenizer
+        self._template = ChatTemplate(tokenizer, switches or {}, switches_key)
         self._name = tokenizer.name_or_path
-        if not tokenizer.chat_template:
-            raise ModelError(
-                f"the tokenizer of {self._name} has no chat template; set model.chat_template, "
-                "or take the instruct version of the model."
-            )
         if tokenizer.eos_token_id is None:
             raise ModelError(
                 f"the tokenizer of {self._name} has no end-of-sequence token, so no completion "
@@ -60,22 +55,22 @@ class ChatEncoder:
         self._special = sorted(texts, key=len, reverse=True)  # the longest match counts, as in the tokenizer
         self._control = re.compile(f"({'|'.join(map(re.escape, self._special)) or '(?!)'})")
         self._special_is_text = not special_tokens
-        self._dropped: dict[tuple[str, ...], str] = {}
-        self._learn_turn({tokenizer.eos_token_id, *stop_tokens})
+        self._stops = {tokenizer.eos_token_id, *stop_tokens}
+        self._learn_turn()
 
-    def prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    def prompt(self, messages: Sequence[Message], tools: str = "") -> tuple[int, ...]:
         """The conversation up to where the assistant's turn begins.
 
+        Args:
+            messages: its turns.
+            tools: JSON text of a list of schemas; "" shows none.
+
         Raises:
-            ModelError: the template cannot render it, leaves out one of its turns, or writes BOS twice.
+            ModelError: the template cannot render it, leaves out a part of it, or writes BOS twice.
         """
-        if role := self.dropped(tuple(message.role for message in messages)):
-            raise ModelError(
-                f"the chat template of {self._name} leaves out a turn of the {role}; remove such turns from the data, "
-                "or replace the template by model.chat_template."
-            )
-        guarded, mark = self._guard(messages)
-        tokens = self._encode(self._render(guarded, add_generation_prompt=True), mark)
+        self._check_shown(messages, tools)
+        guarded, guarded_tools, mark = self._guard(messages, tools)
+        tokens = self._encode(self._render(guarded, guarded_tools, add_generation_prompt=True), mark)
         bos = self._tokenizer.bos_token_id
         if bos is not None and tokens[:2] == (bos, bos):
             raise ModelError(
@@ -84,8 +79,8 @@ class ChatEncoder:
             )
         return tokens
 
-    def completion(self, messages: Sequence[Message], answer: str) -> tuple[int, ...]:
-        """What the assistant writes behind `prompt(messages)` to give `answer`, up to the token that ends its turn.
+    def completion(self, messages: Sequence[Message], answer: Message, tools: str = "") -> tuple[int, ...]:
+        """What the assistant writes behind `prompt(messages, tools)` to give `answer`, up to the token that ends it.
 
         The difference is taken in text, since a token may span the border. Its tokens are those it has behind the
         prompt. Where a token would span the border it is encoded alone, because the sampler starts at the border.
@@ -93,34 +88,71 @@ class ChatEncoder:
         Raises:
             ModelError: the template's turn does not go on where its prompt ends, or lacks a part of the answer.
         """
-        guarded, mark = self._guard((*messages, Message(role="assistant", content=answer)))
-        prompt = self._render(guarded[:-1], add_generation_prompt=True)
-        text = self._continue(prompt, self._render(guarded, add_generation_prompt=False), guarded[-1].content)
+        if answer.tool_calls:
+            self._check_shown((*messages, answer), tools)
+        guarded, guarded_tools, mark = self._guard((*messages, answer), tools)
+        prompt = self._render(guarded[:-1], guarded_tools, add_generation_prompt=True)
+        text = self._turn(prompt, guarded, guarded_tools)
         if "".join(guarded[-1].content.split()) not in "".join((self.opened + text).split()):
             raise ModelError(
-                f"the chat template of {self._name} leaves out a part of the answer {answer[:_TAIL_LENGTH]!r}; "
-                "mend the answer, or replace the template by model.chat_template."
+                f"the chat template of {self._name} leaves out a part of the answer "
+                f"{answer.content[:_TAIL_LENGTH]!r}; mend the answer, or replace the template by model.chat_template."
             )
         before, both = self._encode(prompt, mark), self._encode(prompt + text, mark)
         tokens = both[len(before) :] if both[: len(before)] == before else self._encode(text, mark)
         if self.closes_turn and self.end_of_turn in tokens:
             return tokens[: len(tokens) - tokens[::-1].index(self.end_of_turn)]
-        return (*tokens, self.end_of_turn)
+        # A turn that calls tools may have an end of its own, at which the sampler stops as well.
+        own_end = next((index for index, token in enumerate(tokens) if token in self._stops), None)
+        return (*tokens, self.end_of_turn) if own_end is None else tokens[: own_end + 1]
+
+    def written(self, messages: Sequence[Message], answer: Message, tools: str = "") -> str:
+        """The text of a turn that calls tools, as the template writes it behind a prompt, without its end.
+
+        What the template puts before every answer, such as an empty reasoning block, is no part of it.
+        """
+        text = self._turn(self._render(messages, tools, add_generation_prompt=True), (*messages, answer), tools)
+        question, plain = Message(role="user", content="A question."), Message(role="assistant", content="An answer.")
+        prompt = self._render([question], add_generation_prompt=True)
+        head = self._turn(prompt, (question, plain)).partition(plain.content)[0]
+        ends = [self._tokenizer.decode([token]) for token in (self.end_of_turn, *sorted(self._stops))]
+        return re.split("|".join(map(re.escape, ends)), text.removeprefix(head))[0].strip()
+
+    def tail(self, messages: Sequence[Message], tools: str = "", *, role: str = "user") -> str:
+        """The text of a prompt behind its last turn of a role.
+
+        Raises:
+            ModelError: the template leaves out the end of that turn.
+        """
+        last = last_of(role, messages)
+        mark = self._free_mark("".join(_texts(messages, tools)))
+        marked = replace(messages[last], content=messages[last].content + mark)
+        rendered = self._render([*messages[:last], marked, *messages[last + 1 :]], tools, add_generation_prompt=True)
+        _, found, tail = rendered.rpartition(mark)
+        if not found:
+            raise ModelError(
+                f"the chat template of {self._name} leaves out the end of a turn of the {role}; "
+                "replace it by model.chat_template."
+            )
+        return tail
 
     def text(self, text: str) -> tuple[int, ...]:
         """A text outside any conversation, without BOS and end."""
         as_text = self._special_is_text and self._control.search(text) is not None
         return tuple(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=as_text))
 
-    def dropped(self, roles: tuple[str, ...]) -> str:
-        """The role of the first turn that the template does not show in a conversation of `roles`; "" if none."""
-        if roles not in self._dropped:
-            marked = [Message(role=role, content=f"qz{index}zq") for index, role in enumerate(roles)]
-            rendered = self._render(marked, add_generation_prompt=True)
-            self._dropped[roles] = next((turn.role for turn in marked if turn.content not in rendered), "")
-        return self._dropped[roles]
+    def left_out(self, messages: Sequence[Message], tools: str = "") -> str:
+        """See `ChatTemplate.left_out`."""
+        return self._template.left_out(messages, tools)
 
-    def _learn_turn(self, stops: set[int]) -> None:
+    def _check_shown(self, messages: Sequence[Message], tools: str) -> None:
+        if lacking := self.left_out(messages, tools):
+            raise ModelError(
+                f"the chat template of {self._name} leaves out {lacking}; remove such parts from the data, "
+                "or replace the template by model.chat_template."
+            )
+
+    def _learn_turn(self) -> None:
         """How the template opens and closes the assistant's turn.
 
         Of several tokens that close a turn the first counts at which the sampler stops, else the first. A turn that
@@ -134,12 +166,17 @@ class ChatEncoder:
         self.closes_turn = bool(closing)
         self.end_of_turn = int(
             next(
-                (token for token in closing if token in stops), closing[0] if closing else self._tokenizer.eos_token_id
+                (token for token in closing if token in self._stops),
+                closing[0] if closing else self._tokenizer.eos_token_id,
             )
         )
         self._tail = tail
         # What the prompt opens and the turn does not repeat, such as "<think>\n".
         self.opened = prompt.removeprefix(head) if found and prompt.startswith(head) else ""
+
+    def _turn(self, prompt: str, messages: Sequence[Message], tools: str = "") -> str:
+        """The text of the last turn, the assistant's, behind the prompt that it answers."""
+        return self._continue(prompt, self._render(messages, tools, add_generation_prompt=False), messages[-1].content)
 
     def _continue(self, prompt: str, conversation: str, answer: str) -> str:
         """The text of `conversation` behind `prompt`, without what follows a turn that no token closes.
@@ -167,31 +204,34 @@ class ChatEncoder:
             "where a prompt ends; set model.chat_template to one that renders both alike."
         )
 
-    def _guard(self, messages: Sequence[Message]) -> tuple[list[Message], str]:
-        """The messages with a placeholder for every special token's text in them, and the mark of placeholders.
+    def _guard(self, messages: Sequence[Message], tools: str) -> tuple[Sequence[Message], str, str]:
+        """Messages and tools with a placeholder for every special token's text in them, and the mark of placeholders.
 
         The mark is "" where there is none: nearly always.
 
         Raises:
             ModelError: the messages hold every character that could be a mark.
         """
-        contents = "".join(message.content for message in messages)
-        if not (self._special_is_text and self._control.search(contents)):
-            return list(messages), ""
-        mark = next((chr(code) for code in _PRIVATE_USE if chr(code) not in contents), "")
+        texts = "".join(_texts(messages, tools))
+        if not (self._special_is_text and self._control.search(texts)):
+            return messages, tools, ""
+        mark = self._free_mark(texts)
+
+        def guarded(text: str) -> str:
+            return self._control.sub(lambda found: f"{mark}{self._special.index(found[0])}{mark}", text)
+
+        return [_mapped(message, guarded) for message in messages], guarded(tools), mark
+
+    @staticmethod
+    def _free_mark(texts: str) -> str:
+        """A character that no text holds. Raises `ModelError` where there is none."""
+        mark = next((chr(code) for code in _PRIVATE_USE if chr(code) not in texts), "")
         if not mark:
             raise ModelError(
                 "the messages hold a special token's text and every private-use character (U+E000 to U+F8FF), so no "
                 "character is left to mark that text with; remove these characters, or set data.special_tokens=true."
             )
-
-        def placeholder(found: re.Match[str]) -> str:
-            return f"{mark}{self._special.index(found[0])}{mark}"
-
-        guarded = [
-            Message(role=message.role, content=self._control.sub(placeholder, message.content)) for message in messages
-        ]
-        return guarded, mark
+        return mark
 
     def _encode(self, rendered: str, mark: str) -> tuple[int, ...]:
         """Token ids of a rendering, in which placeholders stand for texts that must not become special tokens.
@@ -214,17 +254,29 @@ class ChatEncoder:
             usual = ""
         return (*tokens, *self._tokenizer.encode(usual, add_special_tokens=False))
 
-    def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        try:
-            # The template writes BOS where the model wants one, so encoding adds none.
-            text: str = self._tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-        except TEMPLATE_FAULTS as error:
-            roles = ", ".join(message.role for message in messages)
-            raise ModelError(
-                f"the chat template of {self._name} cannot render turns of {roles} ({first_line(error)}); "
-                "change data.system or teacher.template, or replace it by model.chat_template."
-            ) from error
-        return text
+    def _render(self, messages: Sequence[Message], tools: str = "", *, add_generation_prompt: bool) -> str:
+        return self._template.render(messages, tools, add_generation_prompt=add_generation_prompt)
+
+
+def _texts(messages: Sequence[Message], tools: str) -> Iterator[str]:
+    """Every text of a conversation that a template may show."""
+    yield tools
+    for message in messages:
+        yield from (message.content, message.tool_call_id, message.name)
+        for call in message.tool_calls:
+            yield from (call.name, call.arguments, call.call_id)
+
+
+def _mapped(message: Message, function: Callable[[str], str]) -> Message:
+    """The message with `function` of each of its texts; JSON texts stay JSON as long as no quotation mark is touched."""
+    calls = (
+        ToolCall(name=function(call.name), arguments=function(call.arguments), call_id=function(call.call_id))
+        for call in message.tool_calls
+    )
+    return Message(
+        role=message.role,
+        content=function(message.content),
+        tool_calls=tuple(calls),
+        tool_call_id=function(message.tool_call_id),
+        name=function(message.name),
+    )

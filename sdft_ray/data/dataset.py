@@ -41,9 +41,10 @@ def read_dataset(data: DataConfig, method: MethodConfig, builder: PromptBuilder)
     builder.check_system("data.system", data.system)
     raw_text = method.completion is CompletionSource.TEXT
     required = ["text"] if raw_text else ["prompt"]
-    if method.completion is CompletionSource.DEMONSTRATION or (method.has_teacher and "demonstration" in builder.shown):
+    if method.completion is CompletionSource.DEMONSTRATION:
         required.append("demonstration")
-    rules = RowRules(columns=data.columns, system=data.system, required=required)
+    shown = [field for field in builder.shown if field == "demonstration"] if method.has_teacher else []
+    rules = RowRules(columns=data.columns, system=data.system, required=required, shown=shown)
     loaded = load_rows(data.source, Selection.of(data, data.num_examples), rules, data.on_bad_row)
     if raw_text:
         dataset = tokenize_texts(loaded.examples, builder, data)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from sdft_ray.data.rows import quoted
+from sdft_ray.data.values import parse_json, quoted
 from sdft_ray.errors import ConfigError, DataError, first_line
 
 T = TypeVar("T")
@@ -136,27 +136,13 @@ def _parsed(source: str, line: int, content: bytes) -> Any:
         line += content.count(b"\n", 0, error.start)
         return DataError(source, line, f"is not UTF-8 ({error.reason})", "save the file as UTF-8")
     try:
-        return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         line += error.lineno - 1
         problem = f"is not JSON ({error.msg} at column {error.colno}): {quoted(text)}" if text.strip() else "is blank"
         return DataError(source, line, problem, "write one JSON object a line")
     except (ValueError, RecursionError) as error:  # ours, a number of thousands of digits, or endless brackets
         return DataError(source, line, f"cannot be used ({error}): {quoted(text)}", "mend or remove the row")
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object none of whose keys is given twice: JSON would keep the last without a word."""
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in values:
-            raise ValueError(f"the key {quoted(key)} is given twice")
-        values[key] = value
-    return values
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
 
 
 def repeated(items: Sequence[T]) -> T | None:

@@ -3,27 +3,33 @@
 What comes later never meets a malformed row.
 """
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sdft_ray.conversation import Message
+from sdft_ray.data.tools import read_tools
+from sdft_ray.data.turns import (
+    ASSISTANT,
+    SYSTEM,
+    TOOL,
+    USER,
+    checked_text,
+    json_text,
+    parsed_json,
+    read_turn,
+    read_turns,
+)
+from sdft_ray.data.values import is_absent, quoted, type_name
 from sdft_ray.errors import DataError
-from sdft_ray.records import Example, Message
+from sdft_ray.records import Example
 
-KEYS = ("id", "prompt", "demonstration", "text", "answer", "acceptable")
-WRITE = {"demonstration": "write what an expert would answer", "text": "write the text"}
+PROMPT, DEMONSTRATION = "prompt", "demonstration"
 MESSAGES = "messages"  # whole conversations, as fine-tuning services take them
-ROLES = ("system", "user", "assistant")
-_TYPES: dict[type, str] = {
-    bool: "a boolean",
-    int: "a number",
-    float: "a number",
-    str: "a string",
-    list: "a list",
-    dict: "an object",
-}
-_QUOTED_LENGTH = 60  # characters of a value that a message shows
+TEACHER_MESSAGES = "teacher_messages"  # what the teacher reads, word for word
+TOOLS = "tools"
+KEYS = ("id", PROMPT, DEMONSTRATION, MESSAGES, TOOLS, TEACHER_MESSAGES, "text", "answer", "acceptable")
+WRITE = {DEMONSTRATION: "write what an expert would answer", "text": "write the text"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,14 +39,8 @@ class RowRules:
     columns: Mapping[str, str]  # our key -> the data's column
     system: str  # system message to put before every prompt; "" adds none
     required: Collection[str]  # keys that every row has to fill
+    shown: Collection[str] = ()  # keys that the teacher's template shows: rows with teacher_messages may lack them
     shared_columns: bool = False  # the columns are those of other data: optional ones may be absent here
-
-
-def quoted(value: Any) -> str:
-    """The beginning of a value as a message shows it, in one line."""
-    text = value if isinstance(value, str) else repr(value)
-    line = " ".join(text.encode(errors="backslashreplace").decode().split())
-    return repr(line if len(line) <= _QUOTED_LENGTH else f"{line[:_QUOTED_LENGTH]}...")
 
 
 class Row:
@@ -51,25 +51,8 @@ class Row:
         self.name = name
         self.source, self.line, self.rules, self.columns = source, line, rules, rules.columns
         if not isinstance(row, Mapping):
-            raise self.error(f"is {_type(row)}, not an object: {quoted(row)}", "write one JSON object a line")
-        self.row = self._with_prompt(row)
-
-    def _with_prompt(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The row; one of whole conversations, and without a prompt, with prompt and demonstration made of these.
-
-        Raises:
-            DataError: the last turn is neither the user's nor a text of the assistant's.
-        """
-        messages = row.get(MESSAGES)
-        prompt, demonstration = (self.columns.get(key, key) for key in ("prompt", "demonstration"))
-        self.turns = prompt
-        if prompt in row or prompt not in ("prompt", MESSAGES) or not isinstance(messages, list) or not messages:
-            return row
-        self.turns = MESSAGES
-        last = self.message(len(messages) - 1, messages[-1])
-        if last.role != "assistant":
-            return {**row, prompt: messages}
-        return {demonstration: last.content, **row, prompt: messages[:-1]}
+            raise self.error(f"is {type_name(row)}, not an object: {quoted(row)}", "write one JSON object a line")
+        self.row = row
 
     def error(self, problem: str, remedy: str) -> DataError:
         """A refusal of this row."""
@@ -81,19 +64,30 @@ class Row:
         Raises:
             DataError: a value is missing, of the wrong type, empty, or no text.
         """
-        required = self.rules.required
+        teacher_messages = self.teacher_messages()
+        required = {*self.rules.required, *(() if teacher_messages else self.rules.shown)}
+        prompt, turn = self.conversation(PROMPT in required)
+        text = turn.text if turn else self.lines(DEMONSTRATION, DEMONSTRATION in required)
+        turns = (*prompt, *teacher_messages, *filter(None, [turn]))
         return Example(
             example_id=self.identifier(),
-            prompt=self.prompt(self.rules.system, "prompt" in required),
-            demonstration=self.lines("demonstration", "demonstration" in required),
+            prompt=prompt,
+            demonstration=text,
             text=self.lines("text", "text" in required),
             answer=self.string_or_json("answer"),
             acceptable=self.string_or_json("acceptable"),
+            tools=read_tools(self.value(TOOLS, False), self.column(TOOLS), self.error, turns),
+            demonstration_turn=turn if turn and turn.tool_calls else None,
+            teacher_messages=teacher_messages,
         )
+
+    def column(self, key: str) -> str:
+        """The data's column of our key."""
+        return self.columns.get(key, key)
 
     def value(self, key: str, required: bool) -> Any:
         """The value under our key; None where an optional one is absent."""
-        column = self.columns.get(key, key)
+        column = self.column(key)
         value = self.row.get(column)
         missed = key in self.columns and column not in self.row and not self.rules.shared_columns
         if value is None and (required or missed):
@@ -106,32 +100,22 @@ class Row:
 
     def wrong_type(self, key: str, value: Any, wanted: str) -> DataError:
         """A refusal of the type of a value."""
-        column = self.columns.get(key, key)
-        problem = f"{column} is {_type(value)}: {quoted(value)}"
+        problem = f"{self.column(key)} is {type_name(value)}: {quoted(value)}"
         return self.error(problem, f"make it {wanted}, or name another with data.columns.{key}")
-
-    def checked(self, place: str, text: str) -> str:
-        """The text itself; refuses what no encoding can write."""
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            problem = f"{place} holds a lone surrogate at character {error.start + 1}: {quoted(text)}"
-            raise self.error(problem, "write the whole character, or remove it") from error
-        return text
 
     def string(self, key: str) -> str:
         """An optional string; "" where it is absent."""
         value = self.value(key, required=False)
         if value is not None and not isinstance(value, str):
             raise self.wrong_type(key, value, "a string")
-        return self.checked(self.columns.get(key, key), value or "")
+        return checked_text(value or "", self.column(key), self.error)
 
     def string_or_json(self, key: str) -> str:
         """An optional string, or the JSON text of an optional list or object; "" where it is absent."""
         value = self.value(key, required=False)
         if not isinstance(value, list | dict):
             return self.string(key)
-        return self.checked(self.columns.get(key, key), json.dumps(value, ensure_ascii=False))
+        return json_text(value, self.column(key), self.error)
 
     def identifier(self) -> str:
         """The row's id, or its name."""
@@ -140,7 +124,7 @@ class Row:
             return self.name
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise self.wrong_type("id", value, "a string or an integer")
-        return self.checked(self.columns.get("id", "id"), str(value))
+        return checked_text(str(value), self.column("id"), self.error)
 
     def lines(self, key: str, required: bool) -> str:
         """A string, or a list of strings joined with newlines; "" where an optional one is absent."""
@@ -149,51 +133,81 @@ class Row:
         for part in parts:
             if not isinstance(part, str):
                 raise self.wrong_type(key, value, "a string or a list of strings")
-        text = self.checked(self.columns.get(key, key), "\n".join(parts))
+        text = checked_text("\n".join(parts), self.column(key), self.error)
         if required and not text.strip():
-            raise self.error(f"{self.columns.get(key, key)} is empty", f"{WRITE[key]}, or remove the row")
+            raise self.error(f"{self.column(key)} is empty", f"{WRITE[key]}, or remove the row")
         return text
 
-    def prompt(self, system: str, required: bool) -> tuple[Message, ...]:
-        """The prompt as chat turns, the last one the user's; () where an optional one is absent."""
-        value = self.value("prompt", required)
+    def conversation(self, required: bool) -> tuple[tuple[Message, ...], Message | None]:
+        """The prompt as chat turns, () where an optional one is absent; and the demonstration where it is a turn."""
+        turn = self.demonstration_turn()
+        whole = self.value(MESSAGES, required=False)
+        if self.column(PROMPT) not in (PROMPT, MESSAGES) or self.row.get(self.column(PROMPT)) is not None:
+            whole = None
+        if is_absent(whole):
+            return self.prompt(self.value(PROMPT, required)), turn
+        turns = self.turns(MESSAGES, whole)
+        if turns[-1].role != ASSISTANT:
+            return self.ready(turns, MESSAGES), turn
+        if turn is None and DEMONSTRATION not in self.columns and self.row.get(DEMONSTRATION) is None:
+            turn = turns[-1]
+        return self.ready(turns[:-1], MESSAGES), turn
+
+    def demonstration_turn(self) -> Message | None:
+        """The demonstration where the row has it as a turn of the assistant, by itself or in a list; else None."""
+        value = self.row.get(self.column(DEMONSTRATION))
+        [turn] = value if isinstance(value, list) and len(value) == 1 else [value]
+        if not isinstance(turn, Mapping) or "role" not in turn:
+            return None
+        message = read_turn(turn, self.column(DEMONSTRATION), self.error)
+        if message.role != ASSISTANT:
+            problem = f"{self.column(DEMONSTRATION)} is a turn of the {message.role}"
+            raise self.error(problem, "give the turn of the assistant that is to be learned, or its text")
+        return message
+
+    def teacher_messages(self) -> tuple[Message, ...]:
+        """The conversation that the teacher reads; () where the row has none."""
+        value = self.value(TEACHER_MESSAGES, required=False)
+        if is_absent(value):
+            return ()
+        return self.ready(self.turns(TEACHER_MESSAGES, value), TEACHER_MESSAGES, system="")
+
+    def prompt(self, value: Any) -> tuple[Message, ...]:
+        """The prompt as chat turns; () where there is none."""
         if value is None:
             return ()
         if isinstance(value, str):
-            value = [{"role": "user", "content": value}]
+            value = [{"role": USER, "content": value}]
+        return self.ready(self.turns(PROMPT, value), PROMPT)
+
+    def turns(self, key: str, value: Any) -> tuple[Message, ...]:
+        """The turns of a conversation, which may stand in a string as JSON text."""
+        place = self.column(key)
+        if isinstance(value, str):
+            value = parsed_json(value, place, self.error)
         if not isinstance(value, list):
-            raise self.wrong_type("prompt", value, "a string or a list of {role, content}")
-        messages = [self.message(index, message) for index, message in enumerate(value)]
-        if not messages:
-            raise self.error("prompt has no message", "give at least the user's turn")
-        if messages[-1].role != "user":
-            raise self.error(f"the prompt ends with a turn of the {messages[-1].role}", "end it with the user's turn")
-        if system and messages[0].role == "system":
+            raise self.wrong_type(key, value, f"{'a string or ' if key == PROMPT else ''}a list of {{role, content}}")
+        if not value:
+            raise self.error(f"{place} has no message", "give at least the user's turn")
+        return read_turns(value, place, self.error)
+
+    def ready(self, turns: tuple[Message, ...], key: str, system: str | None = None) -> tuple[Message, ...]:
+        """The turns with `system` (data.system where None) before them; refuses those that no completion could follow.
+
+        The last turn is the user's, or that of a tool which has answered.
+        """
+        place, system = self.column(key), self.rules.system if system is None else system
+        if USER not in (roles := [turn.role for turn in turns]):
+            raise self.error(f"{place} has no turn of the user in front of the answer", "give at least that")
+        if roles[-1] not in (USER, TOOL):
+            remedy = "end it with the user's turn, or a tool's"
+            if roles[-1] == ASSISTANT:
+                remedy += (
+                    "; an answer to learn from belongs into demonstration, or with its conversation into messages, and "
+                    "the beginning of one is not gone on with: write it into the question"
+                )
+            raise self.error(f"{place} ends with a turn of the {roles[-1]}", remedy)
+        if system and SYSTEM in roles:
             remedy = "leave data.system empty, or remove the prompt's own system message"
-            raise self.error("the prompt has a system message and data.system gives another", remedy)
-        return (Message(role="system", content=system), *messages) if system else tuple(messages)
-
-    def message(self, index: int, value: Any) -> Message:
-        """One chat turn of the prompt."""
-        place = f"{self.turns}[{index}]"
-        if not isinstance(value, Mapping):
-            raise self.error(f"{place} is {_type(value)}: {quoted(value)}", "write every turn as {role, content}")
-        role, content = value.get("role"), value.get("content")
-        more = [key for key, other in value.items() if key not in ("role", "content") and other is not None]
-        if more:
-            raise self.error(f"{place} has the key {more[0]}, which no prompt would show", "write it into the content")
-        if role not in ROLES:
-            raise self.error(f"{place} has the unknown role {role!r}", f"use {', '.join(ROLES)}")
-        if role == "system" and index > 0:
-            raise self.error(f"{place} is a system message behind others", "put it first")
-        if not isinstance(content, str):
-            problem = f"the content of {place} is {_type(content)}: {quoted(content)}"
-            raise self.error(problem, "make it a string")
-        if not content.strip():
-            raise self.error(f"the content of {place} is empty", "write the turn, or remove the row")
-        return Message(role=role, content=self.checked(f"the content of {place}", content))
-
-
-def _type(value: Any) -> str:
-    """What a value is in JSON's words."""
-    return "null" if value is None else _TYPES.get(type(value), f"a {type(value).__name__}")
+            raise self.error(f"{place} has a system message and data.system gives another", remedy)
+        return (Message(role=SYSTEM, content=system), *turns) if system else turns

@@ -100,11 +100,11 @@ def load_rows(
 ) -> Loaded:
     """Reads the examples of a source, in its order.
 
-    A row has a `prompt` (a string, or a list of {role, content} that ends with the user), a `demonstration`, and may
-    have `text`, `answer`, `acceptable` and `id`. Without a prompt its `messages` are read: the last one, the
-    assistant's, is the demonstration, and those before it are the prompt. `demonstration` and `text` are strings or
-    lists of strings, which are joined with newlines; `answer` and `acceptable` may be lists or objects, and then become
-    JSON text. A row without an id is named by its line.
+    A row has a `prompt` (a string, or turns that end with the user's or a tool's), a `demonstration`, and may have
+    `tools`, `teacher_messages`, `text`, `answer`, `acceptable` and `id`. Without a prompt its `messages` are read: the
+    last one, the assistant's, is the demonstration, and those before it are the prompt. `demonstration` and `text` are
+    strings or lists of strings, which are joined with newlines; `answer` and `acceptable` may be lists or objects, and
+    then become JSON text. A row without an id is named by its line.
 
     Args:
         source: one of `readers.KINDS`, with an optional ":SPLIT" at its end that overrides the selection's.

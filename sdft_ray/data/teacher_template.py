@@ -10,7 +10,7 @@ import jinja2
 
 from sdft_ray.config import TeacherConfig, TeacherContext
 from sdft_ray.config.validation import is_template, read_text
-from sdft_ray.data.chat import TEMPLATE_FAULTS
+from sdft_ray.data.chat_template import TEMPLATE_FAULTS
 from sdft_ray.data.sandbox import BoundedSandbox
 from sdft_ray.errors import ConfigError, first_line
 from sdft_ray.records import Message

@@ -7,8 +7,9 @@ from typing import NamedTuple
 from sdft_ray.config import DataConfig, EvaluationSetConfig, Match
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place, Selection
-from sdft_ray.data.rows import RowRules, quoted
+from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import BadRows, load_rows
+from sdft_ray.data.values import quoted
 from sdft_ray.errors import DataError
 from sdft_ray.evaluation.scorers import Gold, check_gold
 from sdft_ray.records import Example, Message
@@ -29,7 +30,7 @@ class Question(NamedTuple):
         """The prompt as a judge reads it."""
         if len(self.turns) == 1:
             return self.turns[0].content
-        return "\n\n".join(f"{turn.role}: {turn.content}" for turn in self.turns)
+        return "\n\n".join(f"{turn.role}: {turn.text}" for turn in self.turns)
 
     @property
     def given_texts(self) -> tuple[str, ...]:
@@ -38,8 +39,8 @@ class Question(NamedTuple):
 
 
 def given_texts(turns: Sequence[Message]) -> tuple[str, ...]:
-    """What a completion of a prompt may echo: all turns but the assistant's, which a right one may well repeat."""
-    return tuple(turn.content for turn in turns if turn.role != "assistant")
+    """What a completion of a prompt may echo: all turns but those of assistant and tools, which it may well repeat."""
+    return tuple(turn.content for turn in turns if turn.role not in ("assistant", "tool"))
 
 
 class QuestionSet(NamedTuple):

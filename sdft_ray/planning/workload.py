@@ -108,7 +108,8 @@ def _budgets(cfg: RunConfig) -> Lengths:
 def _measured(cfg: RunConfig, folder: str) -> Lengths:
     """Means over the data."""
     tokenizer = load_tokenizer(folder, cfg.model.chat_template)
-    builder = PromptBuilder(tokenizer, cfg.teacher, special_tokens=cfg.data.special_tokens)
+    switches = cfg.model.template_switches
+    builder = PromptBuilder(tokenizer, cfg.teacher, switches=switches, special_tokens=cfg.data.special_tokens)
     rows = read_dataset(cfg.data, cfg.method, builder).rows
     completion = cfg.rollout.max_new_tokens
     if not cfg.method.samples:

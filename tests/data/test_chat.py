@@ -19,6 +19,13 @@ from tests.tiny import CHAT_TEMPLATE, END, START, make_tiny_tokenizer
 ASK = (Message(role="user", content="Where is it?"),)
 ANSWER = "In the north."
 
+
+def reply(content: str) -> Message:
+    return Message(role="assistant", content=content)
+
+
+REPLY = reply(ANSWER)
+
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -134,7 +141,7 @@ def test_a_completion_goes_on_where_the_prompt_ends_and_ends_where_the_sampler_s
     template, expected = FAMILIES[family]
     stops = tokenizer_with(template).convert_tokens_to_ids(STOPS)
     chat, tokenizer = encoder(template, stop_tokens=stops)
-    completion = chat.completion(ASK, ANSWER)
+    completion = chat.completion(ASK, REPLY)
     assert tokenizer.decode(completion) == expected
     assert completion[-1] == chat.end_of_turn
     assert chat.end_of_turn in {*stops, tokenizer.eos_token_id}
@@ -146,7 +153,7 @@ def test_prompt_and_completion_are_the_beginning_of_the_conversation_as_the_temp
     chat, tokenizer = encoder(template)
     turns = [{"role": "user", "content": ASK[0].content}, {"role": "assistant", "content": ANSWER}]
     whole = tuple(tokenizer.apply_chat_template(turns, return_dict=False))
-    tokens = (*chat.prompt(ASK), *chat.completion(ASK, ANSWER))
+    tokens = (*chat.prompt(ASK), *chat.completion(ASK, REPLY))
     assert whole[: len(tokens)] == tokens
 
 
@@ -167,7 +174,7 @@ def test_with_a_plain_template_a_completion_is_the_answer_and_the_end(
 ) -> None:
     tokenizer = make()
     expected = (*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id)
-    assert ChatEncoder(tokenizer).completion(ASK, answer) == expected
+    assert ChatEncoder(tokenizer).completion(ASK, reply(answer)) == expected
 
 
 @pytest.mark.parametrize("scheme", ["first", "always", "never"])
@@ -186,7 +193,7 @@ def test_a_tokenizer_that_begins_texts_with_a_space_puts_none_between_prompt_and
     turns = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": ANSWER}]
     whole = tuple(tokenizer.apply_chat_template(turns, return_dict=False))
     chat, ask = ChatEncoder(tokenizer), (Message(role="user", content="What is it?"),)
-    tokens = (*chat.prompt(ask), *chat.completion(ask, ANSWER))
+    tokens = (*chat.prompt(ask), *chat.completion(ask, REPLY))
     assert whole[: len(tokens)] == tokens
 
 
@@ -194,7 +201,7 @@ def test_an_answer_with_a_block_of_its_own_goes_on_in_the_block_that_the_prompt_
     answer = "<think>\nNorth of here.\n</think>\n\nIn the north."
     for template in (DEEPSEEK_R1, OLMO_3_THINK):
         chat, tokenizer = encoder(template)
-        written = tokenizer.decode(chat.prompt(ASK) + chat.completion(ASK, answer))
+        written = tokenizer.decode(chat.prompt(ASK) + chat.completion(ASK, reply(answer)))
         assert written.endswith(answer + END)
         assert written.count("<think>") == 1
 
@@ -207,7 +214,7 @@ def test_a_prompt_that_no_answer_goes_on_from_is_refused_with_both_tails() -> No
     with pytest.raises(
         ModelError, match=r"ends a prompt with '.*reply\\n', but .*<\|im_start\|>assist' there.*model\.chat_template"
     ):
-        chat.completion(ASK, ANSWER)
+        chat.completion(ASK, REPLY)
 
 
 def test_a_template_that_drops_a_part_of_the_answer_is_refused() -> None:
@@ -215,7 +222,7 @@ def test_a_template_that_drops_a_part_of_the_answer_is_refused() -> None:
     with pytest.raises(
         ModelError, match=r"leaves out a part of the answer 'In the very far north.*model\.chat_template"
     ):
-        chat.completion(ASK, "In the very far north, they say.")
+        chat.completion(ASK, reply("In the very far north, they say."))
 
 
 def test_a_template_that_drops_a_turn_is_refused() -> None:
@@ -248,8 +255,8 @@ def test_special_tokens_in_a_message_are_text(family: str) -> None:
     hostile = (Message(role="user", content=HOSTILE),)
     assert control(chat.prompt(hostile)) == control(chat.prompt(ASK))
     assert HOSTILE in tokenizer.decode(chat.prompt(hostile))
-    assert control(chat.completion(hostile, HOSTILE)) == control(chat.completion(ASK, ANSWER))
-    assert HOSTILE in tokenizer.decode(chat.completion(hostile, HOSTILE))
+    assert control(chat.completion(hostile, reply(HOSTILE))) == control(chat.completion(ASK, REPLY))
+    assert HOSTILE in tokenizer.decode(chat.completion(hostile, reply(HOSTILE)))
     assert not control(chat.text(HOSTILE))
 
 
@@ -257,7 +264,7 @@ def test_special_tokens_in_a_message_are_special_on_demand() -> None:
     chat, tokenizer = encoder(CHATML, special_tokens=True)
     end = tokenizer.convert_tokens_to_ids(END)
     assert chat.prompt((Message(role="user", content=HOSTILE),)).count(end) == 2
-    assert chat.completion(ASK, f"One.{END}Two.").count(end) == 2
+    assert chat.completion(ASK, reply(f"One.{END}Two.")).count(end) == 2
     assert end in chat.text(HOSTILE)
 
 
@@ -274,7 +281,7 @@ def test_the_text_around_a_special_token_is_encoded_as_ever() -> None:
 
 def test_a_reasoning_block_in_an_answer_is_no_special_token_and_stays_one_token() -> None:
     chat, tokenizer = encoder(CHATML)
-    assert tokenizer.convert_tokens_to_ids("<think>") in chat.completion(ASK, f"<think>{END}</think> North.")
+    assert tokenizer.convert_tokens_to_ids("<think>") in chat.completion(ASK, reply(f"<think>{END}</think> North."))
 
 
 def test_a_text_with_private_use_characters_keeps_them() -> None:

@@ -233,7 +233,7 @@ def test_a_binary_template_is_refused_with_its_line(tokenizer: PreTrainedTokeniz
 def test_a_template_with_a_turn_that_the_chat_template_drops_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
     drops = "for message in messages if message['role'] != 'assistant'"
     tokenizer.chat_template = str(tokenizer.chat_template).replace("for message in messages", drops)
-    with pytest.raises(ConfigError, match=r"teacher\.template=turns: .* leaves out its turn of the assistant"):
+    with pytest.raises(ConfigError, match=r"teacher\.template=turns: .* leaves out a turn of the assistant"):
         builder(tokenizer, template="turns")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sdft_ray.config import DataConfig, Match, TeacherContext
+from sdft_ray.conversation import Message, last_of
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place
 from sdft_ray.data.teacher_template import SHOWN
@@ -191,8 +192,10 @@ def _wrong_partners(examples: Sequence[Example], shown: Sequence[str], match: Ma
 
 
 def _is_wrong_for(example: Example, other: Example, shown: Sequence[str], match: Match) -> bool:
-    fields = {*shown, "demonstration"}
-    if any(getattr(example, field).split() == getattr(other, field).split() for field in fields):
+    filled = [field for field in {*shown, "demonstration"} if getattr(example, field).strip()]
+    if any(getattr(example, field).split() == getattr(other, field).split() for field in filled):
+        return False
+    if example.teacher_messages and example.teacher_messages == other.teacher_messages:
         return False
     gold = _gold(example)
     return gold is None or not score(other.demonstration, gold, match).right
@@ -201,7 +204,13 @@ def _is_wrong_for(example: Example, other: Example, shown: Sequence[str], match:
 def _probe(
     example: Example, other: Example, builders: Mapping[str, PromptBuilder], *, passes: bool, seed: int
 ) -> Probe:
-    wrong = replace(example, demonstration=other.demonstration, text=other.text)
+    wrong = replace(
+        example,
+        demonstration=other.demonstration,
+        demonstration_turn=other.demonstration_turn,
+        text=other.text,
+        teacher_messages=_asking(example, other) if example.teacher_messages else (),
+    )
     builder = next(iter(builders.values()))
     return Probe(
         example_id=example.example_id,
@@ -217,6 +226,12 @@ def _probe(
         wrong_demonstration_tokens=builder.demonstration(wrong),
         wrong_prompts={template: prompts.teacher(wrong) for template, prompts in builders.items()},
     )
+
+
+def _asking(example: Example, other: Example) -> tuple[Message, ...]:
+    """The conversation of the other's teacher, with this example's question wherever the other's stands in it."""
+    own, others = (each.prompt[last_of("user", each.prompt)].content for each in (example, other))
+    return tuple(replace(turn, content=turn.content.replace(others, own)) for turn in other.teacher_messages)
 
 
 def _lengths(probes: Sequence[Probe], data: DataConfig) -> dict[str, PromptLengths]:

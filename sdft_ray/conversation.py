@@ -1,0 +1,44 @@
+"""Turns of a conversation: what chat templates render. Plain, frozen and hashable."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ToolCall:
+    """One call of a tool in a turn of the assistant."""
+
+    name: str
+    arguments: str  # JSON text of an object, as `json.dumps` writes it without escaping
+    call_id: str = ""  # what the tool's answer refers to; "" where the data has none
+
+    @property
+    def text(self) -> str:
+        """The call as JSON, which no chat template has a part in."""
+        return f'{{"name": {json.dumps(self.name, ensure_ascii=False)}, "arguments": {self.arguments}}}'
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """One chat turn."""
+
+    role: str
+    content: str
+    tool_calls: tuple[ToolCall, ...] = ()  # of an assistant's turn
+    tool_call_id: str = ""  # of a tool's turn: the call it answers
+    name: str = ""  # of a tool's turn: the tool that answers
+
+    @property
+    def text(self) -> str:
+        """The turn as a person reads it: its content, then a line for each call."""
+        return "\n".join([*filter(None, [self.content]), *(call.text for call in self.tool_calls)])
+
+
+def last_of(role: str, turns: Sequence[Message]) -> int:
+    """The place of the last turn of a role.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return max(index for index, turn in enumerate(turns) if turn.role == role)

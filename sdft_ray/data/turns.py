@@ -1,0 +1,195 @@
+"""Conversations of a row as messages, or a refusal that names the turn, its key and the remedy.
+
+Turns have the form of chat services: role and content, calls of tools in turns of the assistant, and turns of the tools
+that answer them.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sdft_ray.conversation import Message, ToolCall
+from sdft_ray.data.values import is_absent, parse_json, quoted, type_name
+from sdft_ray.errors import DataError
+
+SYSTEM, DEVELOPER, USER, ASSISTANT, TOOL = ROLES = ("system", "developer", "user", "assistant", "tool")
+
+Refuse = Callable[[str, str], DataError]  # problem and remedy -> the refusal of a row
+
+_KEYS = {ASSISTANT: ("tool_calls",), TOOL: ("tool_call_id", "name")}  # besides role and content
+_REMEDIES = {
+    "function_call": "write it as tool_calls",
+    "reasoning": "write it into the content, in the marks of the model, such as <think> and </think>",
+    "reasoning_content": "write it into the content, in the marks of the model, such as <think> and </think>",
+    "thinking": "write it into the content, in the marks of the model, such as <think> and </think>",
+    "tool_calls": "give it to a turn of the assistant",
+    "tool_call_id": "give it to a turn of the role tool",
+}
+
+
+def read_turns(values: Sequence[Any], place: str, refuse: Refuse) -> tuple[Message, ...]:
+    """The turns of a conversation.
+
+    Args:
+        values: as the row has them.
+        place: their column.
+        refuse: makes the refusal of the row.
+
+    Raises:
+        DataError: a turn is malformed, or stands where none of its role can.
+    """
+    turns: list[Message] = []
+    open_calls: list[str] = []  # ids of the calls that have no answer yet
+    for index, value in enumerate(values):
+        turn = read_turn(value, f"{place}[{index}]", refuse)
+        before = {earlier.role for earlier in turns}
+        if turn.role == SYSTEM and turns:
+            raise refuse(f"{place}[{index}] is a system message behind others", "put it first")
+        if turn.role == DEVELOPER and before - {SYSTEM, DEVELOPER}:
+            raise refuse(
+                f"{place}[{index}] is a developer message behind the conversation's first turn", "put it first"
+            )
+        if turn.role == TOOL:
+            _answer(turn, open_calls, f"{place}[{index}]", refuse)
+        else:
+            open_calls = [call.call_id for call in turn.tool_calls]
+        turns.append(turn)
+    return tuple(turns)
+
+
+def read_turn(value: Any, place: str, refuse: Refuse) -> Message:
+    """One turn, whatever stands before it.
+
+    Raises:
+        DataError: it is malformed.
+    """
+    if not isinstance(value, Mapping):
+        raise refuse(f"{place} is {type_name(value)}: {quoted(value)}", "write every turn as {role, content}")
+    role = value.get("role")
+    if role not in ROLES:
+        raise refuse(f"{place} has the unknown role {role!r}", f"use {', '.join(ROLES)}")
+    known = ("role", "content", *_KEYS.get(role, ()))
+    if more := [key for key, other in value.items() if key not in known and not is_absent(other)]:
+        remedy = _REMEDIES.get(more[0], "write it into the content, or remove it")
+        raise refuse(f"{place} has the key {more[0]}, which no prompt would show in a turn of the {role}", remedy)
+    calls = _calls(value.get("tool_calls"), place, refuse) if role == ASSISTANT else ()
+    content = _content(value.get("content"), place, refuse, may_be_absent=bool(calls))
+    if not content.strip() and not calls and role != TOOL:  # a tool may have nothing to say
+        raise refuse(f"the content of {place} is empty", "write the turn, or remove the row")
+    return Message(
+        role=role,
+        content=content,
+        tool_calls=calls,
+        tool_call_id=_text(value, "tool_call_id", place, refuse) if role == TOOL else "",
+        name=_text(value, "name", place, refuse) if role == TOOL else "",
+    )
+
+
+def checked_text(text: str, place: str, refuse: Refuse) -> str:
+    """The text itself; refuses what no encoding can write."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        problem = f"{place} holds a lone surrogate at character {error.start + 1}: {quoted(text)}"
+        raise refuse(problem, "write the whole character, or remove it") from error
+    return text
+
+
+def parsed_json(text: str, place: str, refuse: Refuse) -> Any:
+    """The JSON value that a text holds; refuses a text that holds none."""
+    try:
+        return parse_json(text)
+    except (ValueError, RecursionError) as error:
+        raise refuse(f"{place} is no JSON text ({error}): {quoted(text)}", "mend it") from error
+
+
+def json_text(value: Any, place: str, refuse: Refuse) -> str:
+    """JSON text of a value, in which every character stands for itself; refuses what JSON cannot write."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:  # a date of a table, NaN, endless nesting
+        raise refuse(f"{place} cannot be written as JSON ({error}): {quoted(value)}", "make it plain JSON") from error
+    return checked_text(text, place, refuse)
+
+
+def _answer(turn: Message, open_calls: list[str], place: str, refuse: Refuse) -> None:
+    """Takes the call that a tool's turn answers from the open ones."""
+    if not open_calls:
+        remedy = "put it behind the assistant's turn whose tool_calls it answers, one turn a call"
+        raise refuse(f"{place} is a turn of a tool that no call asks for", remedy)
+    if turn.tool_call_id and any(open_calls) and turn.tool_call_id not in open_calls:
+        asked = ", ".join(filter(None, open_calls))
+        raise refuse(
+            f"{place} has the tool_call_id {turn.tool_call_id!r}; the open calls are {asked}", "use one of these"
+        )
+    open_calls.remove(turn.tool_call_id if turn.tool_call_id in open_calls else open_calls[0])
+
+
+def _content(value: Any, place: str, refuse: Refuse, *, may_be_absent: bool) -> str:
+    """Text, or the texts of a list of parts, joined by newlines."""
+    if value is None and may_be_absent:
+        return ""
+    if isinstance(value, list):
+        value = "\n".join(_part(part, f"{place}.content[{index}]", refuse) for index, part in enumerate(value))
+    if not isinstance(value, str):
+        problem = f"the content of {place} is {type_name(value)}: {quoted(value)}"
+        raise refuse(problem, "make it a string, or a list of {type: text, text}")
+    return checked_text(value, f"the content of {place}", refuse)
+
+
+def _part(part: Any, place: str, refuse: Refuse) -> str:
+    if not isinstance(part, Mapping):
+        raise refuse(f"{place} is {type_name(part)}: {quoted(part)}", "write every part as {type: text, text}")
+    kind, text = part.get("type"), part.get("text")
+    if kind != "text":
+        problem = f"{place} is of the type {kind!r}, and only text is read"
+        raise refuse(problem, "remove the row, or write what it shows as text")
+    if not isinstance(text, str):
+        raise refuse(f"the text of {place} is {type_name(text)}: {quoted(text)}", "make it a string")
+    return text
+
+
+def _calls(values: Any, place: str, refuse: Refuse) -> tuple[ToolCall, ...]:
+    if is_absent(values):
+        return ()
+    if not isinstance(values, list):
+        problem = f"the tool_calls of {place} are {type_name(values)}: {quoted(values)}"
+        raise refuse(problem, "make them a list of {id, type, function: {name, arguments}}")
+    return tuple(_call(value, f"{place}.tool_calls[{index}]", refuse) for index, value in enumerate(values))
+
+
+def _call(value: Any, place: str, refuse: Refuse) -> ToolCall:
+    """A call as services write it, or its function alone."""
+    if not isinstance(value, Mapping):
+        raise refuse(f"{place} is {type_name(value)}: {quoted(value)}", "write it as {id, type, function}")
+    if value.get("type") not in (None, "function"):
+        raise refuse(f"{place} is of the type {value['type']!r}", "only functions are called: use the type function")
+    function = value.get("function", value)
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(name, str) or not name.strip():
+        raise refuse(
+            f"{place} names no function: {quoted(value)}", "write it as {id, type, function: {name, arguments}}"
+        )
+    return ToolCall(
+        name=checked_text(name, f"the name in {place}", refuse),
+        arguments=_arguments(function.get("arguments"), f"the arguments of {place}", refuse),
+        call_id=_text(value, "id", place, refuse),
+    )
+
+
+def _arguments(value: Any, place: str, refuse: Refuse) -> str:
+    """The arguments, an object or its JSON text, as JSON text; of a call without any an empty object."""
+    if isinstance(value, str) and value.strip():
+        value = parsed_json(value, place, refuse)
+    if is_absent(value):
+        value = {}
+    if not isinstance(value, Mapping):
+        raise refuse(f"{place} are {type_name(value)}: {quoted(value)}", "make them an object, or its JSON text")
+    return json_text(value, place, refuse)
+
+
+def _text(value: Mapping[str, Any], key: str, place: str, refuse: Refuse) -> str:
+    text = value.get(key)
+    if text is not None and not isinstance(text, str):
+        raise refuse(f"the {key} of {place} is {type_name(text)}: {quoted(text)}", "make it a string")
+    return checked_text(text or "", f"the {key} of {place}", refuse)

@@ -1,0 +1,56 @@
+"""JSON values of rows: how they are parsed, and how messages name and quote them."""
+
+import json
+from typing import Any
+
+QUOTED_LENGTH = 60  # characters of a value that a message shows
+
+_TYPES: dict[type, str] = {
+    bool: "a boolean",
+    int: "a number",
+    float: "a number",
+    str: "a string",
+    list: "a list",
+    dict: "an object",
+}
+
+
+def quoted(value: Any) -> str:
+    """The beginning of a value as a message shows it, in one line."""
+    text = value if isinstance(value, str) else repr(value)
+    line = " ".join(text.encode(errors="backslashreplace").decode().split())
+    return repr(line if len(line) <= QUOTED_LENGTH else f"{line[:QUOTED_LENGTH]}...")
+
+
+def type_name(value: Any) -> str:
+    """What a value is in JSON's words, with an article."""
+    return "null" if value is None else _TYPES.get(type(value), f"a {type(value).__name__}")
+
+
+def is_absent(value: Any) -> bool:
+    """True when a value says no more than a missing key; tables fill the keys that a row lacks with such values."""
+    return value is None or value == "" or value == [] or value == {}
+
+
+def parse_json(text: str) -> Any:
+    """A JSON value, strictly: no key twice in an object, no NaN or Infinity.
+
+    Raises:
+        ValueError: the text is no such value; `json.JSONDecodeError` where it is no JSON at all.
+        RecursionError: its brackets are nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object none of whose keys is given twice: JSON would keep the last without a word."""
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"the key {quoted(key)} is given twice")
+        values[key] = value
+    return values
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
