@@ -13,6 +13,7 @@ from sdft_ray.cluster.termination import Termination
 from sdft_ray.config import NEVER, CheckConfig, Match, RunConfig, TeacherConfig, TeacherContext
 from sdft_ray.config.saved import plain_settings
 from sdft_ray.data.readers import Selection
+from sdft_ray.data.reasoning import BehindMark
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import load_rows
 from sdft_ray.data.teacher_template import TEMPLATES, check_template
@@ -81,6 +82,7 @@ class TeacherCheck:
                 max_new_tokens=_max_new_tokens(cfg),
                 eos_token_ids=frozenset(inputs.facts.eos_token_ids),
                 decode=decoder(inputs.tokenizer, keep_special=False),
+                answer_start=BehindMark(cfg.answer_mark, decoder(inputs.tokenizer, keep_special=True)),
             )
             async with rollout_workers_only(cfg, inputs, str(self.folder.logs), console.phase) as model:
                 self.folder.begin(self._settings)
@@ -126,6 +128,7 @@ def read_check_inputs(cfg: RunConfig) -> CheckInputs:
     builder, facts, more = make_builder(cfg, tokenizer, check_model(model_path, tokenizer))
     data = cfg.data
     builder.check_system("data.system", data.system)
+    builder.check_mark("evaluation.skip_until", cfg.answer_mark)
     rules = RowRules(columns=data.columns, system=data.system, required=("prompt", "demonstration"))
     loaded = load_rows(data.source, Selection.of(data, data.num_examples), rules, data.on_bad_row)
     examples = list(loaded.examples)

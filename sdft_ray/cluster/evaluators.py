@@ -4,6 +4,7 @@ from sdft_ray.cluster.probes import make_probes
 from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.cluster.run_inputs import RunInputs
 from sdft_ray.config import RunConfig
+from sdft_ray.data.reasoning import BehindMark
 from sdft_ray.evaluation.evaluator import NoEvaluation, RolloutEvaluator
 from sdft_ray.evaluation.harness.evaluator import HarnessEvaluator
 from sdft_ray.evaluation.harness.student import Student
@@ -29,6 +30,7 @@ def make_evaluator(
         run_dir=folder.path,
         seed=cfg.seed,
         probes=probes,
+        answer_start=BehindMark(cfg.answer_mark, inputs.decode(keep_special=True)),
     )
     return ShownEvaluator(evaluator, respondent, counting, "evaluating")
 

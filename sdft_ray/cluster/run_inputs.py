@@ -11,6 +11,7 @@ from sdft_ray.cluster.probes import ProbeInputs, read_probes
 from sdft_ray.config import CompletionSource, EvaluationSetConfig, Match, Mode, RunConfig, TeacherBackend
 from sdft_ray.data.dataset import TokenizedDataset, TokenizedRow, read_dataset
 from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.data.reasoning import BehindMark
 from sdft_ray.data.stream import ExampleStream
 from sdft_ray.errors import ConfigError
 from sdft_ray.evaluation.harness.sources import check_harness
@@ -92,8 +93,10 @@ def read_inputs(cfg: RunConfig) -> RunInputs:
         check_agreement(model_path, teacher_path, cfg.model.chat_template)
     data = cfg.data
     builder, facts, notes = make_builder(cfg, tokenizer, facts)
+    for key, mark in (("loss.skip_until", cfg.loss.skip_until), ("evaluation.skip_until", cfg.answer_mark)):
+        builder.check_mark(key, mark)
     dataset = read_dataset(data, cfg.method, builder)
-    _check_counted(cfg, dataset)
+    _check_counted(cfg, dataset, tokenizer)
     examples = ExampleStream(
         dataset.rows,
         batch_size=cfg.batch_size,
@@ -221,8 +224,16 @@ def _longest(
     return min(longest + 1, facts.context_length)
 
 
-def _check_counted(cfg: RunConfig, dataset: TokenizedDataset) -> None:
+def _check_counted(cfg: RunConfig, dataset: TokenizedDataset, tokenizer: Any) -> None:
     """Refuses a run in which no token of any completion could carry loss."""
+    start = BehindMark(cfg.loss.skip_until, decoder(tokenizer, keep_special=True))
+    if not cfg.method.samples and all(start(row.demonstration_tokens) is None for row in dataset.rows):
+        raise ConfigError(
+            "loss.skip_until",
+            cfg.loss.skip_until,
+            "leaves nothing to train on: no demonstration holds it",
+            "leave it empty, or write the reasoning that ends with it into the demonstrations",
+        )
     longest = _longest_completion(cfg, dataset)
     if cfg.loss.skip_first_tokens >= longest:
         raise ConfigError(

@@ -24,6 +24,7 @@ from sdft_ray.cluster.run_inputs import RunInputs
 from sdft_ray.cluster.session import num_alive_nodes
 from sdft_ray.cluster.stages import Stages
 from sdft_ray.config import NEVER, CompletionSource, RunConfig
+from sdft_ray.data.reasoning import BehindMark
 from sdft_ray.evaluation.evaluator import NoEvaluation
 from sdft_ray.evaluation.progress import Counting
 from sdft_ray.learner.group import LearnerGroup
@@ -107,6 +108,7 @@ async def start_roles(stages: Stages, folder: RunFolder, phase: Phase, counting:
         num_report_samples=cfg.tracking.num_samples,
         checkpoints=folder.checkpoints,
         keep_checkpoints=cfg.keep_checkpoints,
+        answer_start=BehindMark(cfg.loss.skip_until, inputs.decode(keep_special=True)),
     )
     channel = ends_of(weights.student_channel).driver(learner.publish, cfg.weights.timeout_s)
     roles = _wire(cfg, inputs, folder, groups, learner, weights, channel, list(reservations.values()), counting)

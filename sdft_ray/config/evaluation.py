@@ -139,6 +139,7 @@ class EvaluationConfig:
     every: int = 0  # also every N steps; 0 measures before and after only
     match: Match = Match.CONTAINS  # of the sets that name none
     max_new_tokens: int = 32  # of a greedy answer, in the sets that name none
+    skip_until: str | None = None  # answers are read behind this text; null takes loss.skip_until, "" reads all
     judge: JudgeConfig = field(default_factory=JudgeConfig)
 
     def __post_init__(self) -> None:

@@ -85,6 +85,7 @@ class LossConfig:
     estimator: Estimator = Estimator.ANALYTIC
     normalization: Normalization = Normalization.SEQUENCE_MEAN
     skip_first_tokens: int = 3  # completion tokens left out of the loss, though not of the attention
+    skip_until: str = ""  # tokens up to and including this text carry no loss, such as </think>; without it none does
     drop_truncated: bool = False  # completions cut at the length limit carry no loss
     mismatch: MismatchCorrection = MismatchCorrection.SEQUENCE  # weight exp(learner's logprob - sampler's), clipped
     mismatch_clip: float = 2.0  # the largest weight of the correction

@@ -169,6 +169,12 @@ class RunConfig:
             "set runs_dir to the folder that holds the run, and name to a name in it",
         )
 
+    @property
+    def answer_mark(self) -> str:
+        """The text behind which an evaluation reads answers; "" where it reads all of a completion."""
+        own = self.evaluation.skip_until
+        return self.loss.skip_until if own is None else own
+
     def needed_roles(self) -> list[str]:
         """The roles that the method and the evaluation need workers for."""
         evaluation = self.evaluation
@@ -214,6 +220,13 @@ class RunConfig:
             f"weighs by the student's own sampler, but with method.completion={completion.name} the student samples "
             "nothing",
             "set loss.mismatch=NONE",
+        )
+        require(
+            completion is not CompletionSource.TEXT or not self.loss.skip_until,
+            "loss.skip_until",
+            self.loss.skip_until,
+            "ends the reasoning of a completion, but with method.completion=TEXT raw texts are learned",
+            "leave it empty",
         )
         require(
             target is Target.TEACHER or self.loss.mismatch is MismatchCorrection.NONE,

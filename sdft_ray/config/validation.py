@@ -6,7 +6,6 @@ from pathlib import Path
 
 from sdft_ray.errors import ConfigError
 
-
 # What a rendering gives a chat template itself, and what says how it is rendered.
 RENDERING = (
     "add_generation_prompt",

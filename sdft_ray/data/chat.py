@@ -136,6 +136,19 @@ class ChatEncoder:
             )
         return tail
 
+    def check_whole(self, messages: Sequence[Message], text: str, tools: str = "") -> None:
+        """Refuses a conversation of which the template shows a text only in part, spaces aside.
+
+        Raises:
+            ModelError: it strips, for example, the reasoning of earlier turns.
+        """
+        rendered = self._render(messages, tools, add_generation_prompt=True)
+        if "".join(text.split()) not in "".join(rendered.split()):
+            raise ModelError(
+                f"the chat template of {self._name} leaves out a part of {text[:_TAIL_LENGTH]!r} where that is an "
+                "earlier turn, as reasoning often is; set teacher.template=single_turn, which shows it as text."
+            )
+
     def text(self, text: str) -> tuple[int, ...]:
         """A text outside any conversation, without BOS and end."""
         as_text = self._special_is_text and self._control.search(text) is not None
@@ -201,7 +214,7 @@ class ChatEncoder:
         raise ModelError(
             f"the chat template of {self._name} ends a prompt with {prompt[-_TAIL_LENGTH:]!r}, but an answered one has "
             f"{conversation[max(0, len(prompt) - _TAIL_LENGTH) :][:_TAIL_LENGTH]!r} there, so an answer does not go on "
-            "where a prompt ends; set model.chat_template to one that renders both alike."
+            "where a prompt ends; set model.template_switches, or model.chat_template to one that renders both alike."
         )
 
     def _guard(self, messages: Sequence[Message], tools: str) -> tuple[Sequence[Message], str, str]:
@@ -268,7 +281,7 @@ def _texts(messages: Sequence[Message], tools: str) -> Iterator[str]:
 
 
 def _mapped(message: Message, function: Callable[[str], str]) -> Message:
-    """The message with `function` of each of its texts; JSON texts stay JSON as long as no quotation mark is touched."""
+    """The message with `function` of each of its texts, which keeps JSON texts what they are."""
     calls = (
         ToolCall(name=function(call.name), arguments=function(call.arguments), call_id=function(call.call_id))
         for call in message.tool_calls

@@ -111,8 +111,11 @@ class PromptBuilder:
             ValueError: the example lacks what the context shows; ask `lacking` first.
             ModelError: the chat template cannot render it as it stands; names the example.
         """
+        turns = self.teacher_turns(example)
         try:
-            return self._teacher_chat.prompt(self.teacher_turns(example), example.tools)
+            if self._template and not example.teacher_messages and "assistant" in self._template.roles:
+                self._teacher_chat.check_whole(turns, example.demonstration, example.tools)
+            return self._teacher_chat.prompt(turns, example.tools)
         except ModelError as error:
             raise ModelError(f"example {example.example_id!r}, as the teacher reads it: {error}") from error
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sdft_ray.config import PRIOR, EvaluationConfig, EvaluationSetConfig, Match
+from sdft_ray.data.reasoning import AnswerStart, at_once
 from sdft_ray.evaluation.judge import Judge, Judged
 from sdft_ray.evaluation.probes import Probe
 from sdft_ray.evaluation.questions import Question
@@ -60,6 +61,7 @@ class RolloutEvaluator:
         run_dir: Path,
         seed: int = 0,
         probes: Sequence[Probe] = (),
+        answer_start: AnswerStart = at_once,
     ):
         """Every greedy answer goes to answers.jsonl in the run folder, so that a person can see what counted as right.
 
@@ -72,6 +74,7 @@ class RolloutEvaluator:
             run_dir: the run folder.
             seed: of the sampled completions, which are drawn alike in every evaluation.
             probes: what is measured besides.
+            answer_start: where the part of a completion begins that is scored; one without such a part is wrong.
         """
         self._respondent = respondent
         self._sets = dict(sets) | ({PRIOR: prior} if prior else {})
@@ -82,6 +85,7 @@ class RolloutEvaluator:
         self._decode = decode
         self._seed = seed
         self._probes = probes
+        self._answer_start = answer_start
         self._answers = run_dir / ANSWERS_FILE
 
     async def evaluate(self, version: int) -> dict[str, float]:
@@ -108,7 +112,7 @@ class RolloutEvaluator:
             asyncio.gather(*(self._sampled(name, question, settings) for question in questions)),
         )
         records: list[dict[str, Any]] = []
-        for question, (completion, given), samples in zip(questions, greedy, sampled, strict=True):
+        for question, (completion, given, _), samples in zip(questions, greedy, sampled, strict=True):
             record = {
                 "step": version,
                 "set": name,
@@ -127,14 +131,22 @@ class RolloutEvaluator:
         with self._answers.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         return {
-            **_accuracies(name, settings, [given for _, given in greedy]),
+            **_accuracies(name, settings, [given for _, given, _ in greedy]),
+            **self._unfinished(name, [is_finished for _, _, is_finished in greedy]),
             **_passed(name, settings, sampled),
         }
 
-    async def _greedy(self, question: Question, settings: EvaluationSetConfig) -> tuple[str, Score]:
+    def _unfinished(self, name: str, finished: Sequence[bool]) -> dict[str, float]:
+        """How many answers never began; nothing where they begin at once."""
+        if self._answer_start(()) == 0:
+            return {}
+        return {f"evaluation/{name}_unfinished": float(len(finished) - sum(finished))}
+
+    async def _greedy(self, question: Question, settings: EvaluationSetConfig) -> tuple[str, Score, bool]:
+        """The whole completion, the score of the answer in it, and whether it came to one."""
         tokens = await self._respondent.answer(question.prompt_tokens, settings.max_new_tokens)
-        completion = self._decode(tokens)
-        return completion, await self._score(question, completion, settings.match)
+        score = await self._score(question, tokens, settings.match)
+        return self._decode(tokens), score, self._answer_start(tokens) is not None
 
     async def _sampled(self, name: str, question: Question, settings: EvaluationSetConfig) -> list[bool]:
         """Whether each sampled completion is right; those that could not be scored are left out."""
@@ -144,12 +156,16 @@ class RolloutEvaluator:
             tokens = await self._respondent.sample(
                 question.prompt_tokens, settings.max_new_tokens, settings.temperature, settings.top_p, seed
             )
-            return (await self._score(question, self._decode(tokens), settings.match)).right
+            return (await self._score(question, tokens, settings.match)).right
 
         rights = await asyncio.gather(*(one(generator.getrandbits(63)) for _ in range(settings.num_samples)))
         return [right for right in rights if right is not None]
 
-    async def _score(self, question: Question, completion: str, match: Match) -> Score:
+    async def _score(self, question: Question, tokens: tuple[int, ...], match: Match) -> Score:
+        start = self._answer_start(tokens)
+        if start is None:
+            return Score(False, "", False if match in (Match.JUDGE, Match.KNOWLEDGE) else None)
+        completion = self._decode(tokens[start:])
         if match is Match.JUDGE:
             assert self._judge is not None
             return await self._judge.score(Judged(question.text, question.answer, completion))

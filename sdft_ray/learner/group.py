@@ -8,6 +8,7 @@ from typing import Any
 
 from sdft_ray.config import LearnerConfig, LossConfig, Normalization
 from sdft_ray.data.copying import copied_share
+from sdft_ray.data.reasoning import AnswerStart, at_once
 from sdft_ray.learner import checkpoint
 from sdft_ray.learner.metrics import step_metrics
 from sdft_ray.learner.schedule import Round, StagePlan, WeightedSample, cut_rounds, token_weights
@@ -33,7 +34,9 @@ class LearnerGroup:
         num_report_samples: int,
         checkpoints: Path,
         keep_checkpoints: int,
+        answer_start: AnswerStart = at_once,
     ):
+        """Knows its ranks; `answer_start` says where the loss of a completion may begin, see `loss.skip_until`."""
         self.workers = workers
         self.weight_version = 0
         self._learner = learner
@@ -45,6 +48,7 @@ class LearnerGroup:
         self._num_report_samples = num_report_samples
         self._checkpoints = checkpoints
         self._keep = keep_checkpoints
+        self._answer_start = answer_start
         self._matmuls: list[MatmulSeconds] = []
 
     async def start(self) -> None:
@@ -108,7 +112,7 @@ class LearnerGroup:
             for rank, answer in zip(samples.ranks, views, strict=True)
             for index, values in zip(rank, answer, strict=False)  # a rank left over answers for a filler
         }
-        return [self._report(part.sample, by_index[index]) for index, part in enumerate(samples.samples)]
+        return [self._report(part, by_index[index]) for index, part in enumerate(samples.samples)]
 
     async def _weighted(self, samples: AsyncIterator[Sample]) -> AsyncIterator[WeightedSample]:
         """Each sample with its token weights, as soon as these are known."""
@@ -135,26 +139,27 @@ class LearnerGroup:
             for index, (sample, count, weight) in enumerate(zip(samples, counts, weights, strict=True), num_before)
         ]
 
-    def _report(self, sample: Sample, views: TokenViews) -> SampleReport:
+    def _report(self, weighted: WeightedSample, views: TokenViews) -> SampleReport:
         """Without the payload, which would live as long as the report."""
-        rollout = sample.rollout
+        sample, rollout = weighted.sample, weighted.sample.rollout
         return SampleReport(
             example_id=sample.example_id,
             epoch=sample.epoch,
             weight_version=rollout.weight_version,
             prompt_tokens=rollout.prompt_tokens,
             completion_tokens=rollout.completion_tokens,
-            num_counted=self._num_counted(rollout.completion_tokens, rollout.truncated),
+            num_counted=sum(weight > 0 for weight in weighted.token_weights),
             views=views,
             copied_share=copied_share(rollout, sample.demonstration_tokens),
             truncated=rollout.truncated,
         )
 
-    def _num_counted(self, completion_tokens: Sequence[int], truncated: bool) -> int:
-        """How many tokens, at the completion's end, carry loss."""
-        if self._loss.drop_truncated and truncated:
+    def _num_counted(self, completion_tokens: tuple[int, ...], truncated: bool) -> int:
+        """How many tokens, at the completion's end, carry loss; none of one whose answer has not begun."""
+        start = self._answer_start(completion_tokens)
+        if start is None or (self._loss.drop_truncated and truncated):
             return 0
-        return max(0, len(completion_tokens) - self._plan.at(self.weight_version).skip_first_tokens)
+        return max(0, len(completion_tokens) - max(start, self._plan.at(self.weight_version).skip_first_tokens))
 
     async def publish(self, kind: WeightKind, version: int) -> Publication:
         """Packs the weights of `kind`; the channel calls it once per kind and version."""

@@ -117,7 +117,8 @@ class Alarms:
             began = step - self._num_empty + 1
             text = (
                 f"alarm at step {step}: no token has carried loss since step {began}, so nothing is learned; lower "
-                "loss.skip_first_tokens, or set loss.drop_truncated=false"
+                "loss.skip_first_tokens, set loss.drop_truncated=false, or raise rollout.max_new_tokens so that "
+                "completions reach loss.skip_until, if that is set"
             )
             self._write(text, step=step, began=began, rule="uncounted", metric=COUNTED, mean=0.0, reference=0.0)
 

@@ -82,6 +82,9 @@ METRICS: tuple[Metric, ...] = (
     # Before the plain accuracy, whose pattern would take "_lenient" for the end of a set's name.
     _metric("evaluation/{set}_lenient_accuracy", "share", "the same by the milder rule of KNOWLEDGE and JUDGE"),
     _metric("evaluation/{set}_accuracy", "share", "greedy answers that are right, of those that could be scored"),
+    _metric(
+        "evaluation/{set}_unfinished", "answers", "greedy answers without evaluation.skip_until: wrong, all of them"
+    ),
     _metric("evaluation/{set}_unscored", "answers", "greedy answers that the judge gave no verdict on"),
     _metric("evaluation/{set}_pass_at_{k}", "share", "chance that one of k sampled answers is right, unbiased"),
     _metric("evaluation/judge_prompts", "prompts", "answers for the judge, sampled ones included"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sdft_ray.config import Match
+from sdft_ray.data.reasoning import AnswerStart, at_once
 from sdft_ray.data.teacher_template import template_label
 from sdft_ray.evaluation.teacher_check.copying import is_copied
 from sdft_ray.evaluation.teacher_check.sample import CheckSample, Probe
@@ -41,6 +42,7 @@ class Asking:
     max_new_tokens: int  # of a greedy answer
     eos_token_ids: frozenset[int]
     decode: Callable[[tuple[int, ...]], str]  # token ids to text without special tokens
+    answer_start: AnswerStart = at_once  # where the part of an answer begins that is scored
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,11 +178,11 @@ async def _observe(
     sampled_tokens, divergence_sum = (
         await _diverge(model, probe, prompt, asking.max_new_tokens) if samples else (0, 0.0)
     )
-    completion = asking.decode(answer)
+    start = asking.answer_start(answer)
     ends = bool(answer) and answer[-1] in asking.eos_token_ids
     return Observation(
-        completion=completion,
-        right=probe.finds_right(completion, asking.match),
+        completion=asking.decode(answer),
+        right=probe.finds_right("" if start is None else asking.decode(answer[start:]), asking.match),
         cut=not ends,
         copied=is_copied(answer[:-1] if ends else answer, shown[:-1]),
         logprob=math.fsum(logprobs) / len(logprobs),
