@@ -7,6 +7,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import jinja2
+from jinja2 import nodes
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -75,7 +76,7 @@ class ChatTemplate:
         except jinja2.TemplateError as error:
             problem = f"the chat template of {self.name} is no Jinja template ({first_line(error)})"
             raise ModelError(f"{problem}; replace it by model.chat_template.") from error
-        return frozenset(name for tree in trees for name in find_undeclared_variables(tree))
+        return frozenset(name for tree in trees for name in _free_variables(tree))
 
     def render(self, messages: Sequence[Message], tools: str = "", *, add_generation_prompt: bool) -> str:
         """The text of a conversation, without tokens that an encoder would add.
@@ -146,6 +147,18 @@ class ChatTemplate:
             **self._switches,
         )
         return text
+
+
+def _free_variables(tree: nodes.Template) -> set[str]:
+    """What a template reads from outside. Jinja counts names that it sets in a branch before it reads them as well.
+
+    Those that it also asks about, whether they are defined, have a default and can be set from outside.
+    """
+    its_own = {name.name for name in tree.find_all(nodes.Name) if name.ctx == "store"}
+    tests = (test.node for test in tree.find_all(nodes.Test) if test.name in ("defined", "undefined"))
+    defaults = (each.node for each in tree.find_all(nodes.Filter) if each.name in ("default", "d"))
+    asked_about = {node.name for node in (*tests, *defaults) if isinstance(node, nodes.Name)}
+    return find_undeclared_variables(tree) - (its_own - asked_about)
 
 
 @lru_cache(maxsize=64)

@@ -114,7 +114,8 @@ class PromptBuilder:
         turns = self.teacher_turns(example)
         try:
             if self._template and not example.teacher_messages and "assistant" in self._template.roles:
-                self._teacher_chat.check_whole(turns, example.demonstration, example.tools)
+                said = example.demonstration_turn.content if example.demonstration_turn else example.demonstration
+                self._teacher_chat.check_whole(turns, said, example.tools)
             return self._teacher_chat.prompt(turns, example.tools)
         except ModelError as error:
             raise ModelError(f"example {example.example_id!r}, as the teacher reads it: {error}") from error
