@@ -172,10 +172,10 @@ def test_a_demonstration_of_its_own_goes_before_a_conversations_last_turn(tmp_pa
     ("messages", "message"),
     [
         (CONVERSATION[:-1], "has no column demonstration"),
-        (CONVERSATION[-1:], "prompt has no message"),
+        (CONVERSATION[-1:], "messages has no turn of the user in front of the answer"),
         (
             [*CONVERSATION[:-1], {"role": "assistant", "content": None, "tool_calls": []}],
-            r"messages\[4\] has the key",
+            r"the content of messages\[4\] is null",
         ),
         ([{"role": "user"}], r"the content of messages\[0\] is null"),
         ([], "has no column prompt"),
