@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 
+from sdft_ray.data.encoding import Encoding, Piece, Pieces, TextEncoder, Tokens
 from sdft_ray.errors import ModelError, first_line
 from sdft_ray.records import Message
 
@@ -45,6 +46,7 @@ class ChatEncoder:
             ModelError: the tokenizer has no chat template or no end-of-sequence token.
         """
         self._tokenizer = tokenizer
+        self.encoder = TextEncoder(tokenizer)
         self._name = tokenizer.name_or_path
         if not tokenizer.chat_template:
             raise ModelError(
@@ -63,7 +65,15 @@ class ChatEncoder:
         self._dropped: dict[tuple[str, ...], str] = {}
         self._learn_turn({tokenizer.eos_token_id, *stop_tokens})
 
-    def prompt(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    def prompt(self, messages: Sequence[Message]) -> Tokens:
+        """Runs `prompt_encoding` alone."""
+        return self.encoder.run(self.prompt_encoding(messages))
+
+    def completion(self, messages: Sequence[Message], answer: str) -> Tokens:
+        """Runs `completion_encoding` alone."""
+        return self.encoder.run(self.completion_encoding(messages, answer))
+
+    def prompt_encoding(self, messages: Sequence[Message]) -> Encoding[Tokens]:
         """The conversation up to where the assistant's turn begins.
 
         Raises:
@@ -75,7 +85,7 @@ class ChatEncoder:
                 "or replace the template by model.chat_template."
             )
         guarded, mark = self._guard(messages)
-        tokens = self._encode(self._render(guarded, add_generation_prompt=True), mark)
+        tokens = yield self._pieces(self._render(guarded, add_generation_prompt=True), mark)
         bos = self._tokenizer.bos_token_id
         if bos is not None and tokens[:2] == (bos, bos):
             raise ModelError(
@@ -84,7 +94,7 @@ class ChatEncoder:
             )
         return tokens
 
-    def completion(self, messages: Sequence[Message], answer: str) -> tuple[int, ...]:
+    def completion_encoding(self, messages: Sequence[Message], answer: str) -> Encoding[Tokens]:
         """What the assistant writes behind `prompt(messages)` to give `answer`, up to the token that ends its turn.
 
         The difference is taken in text, since a token may span the border. Its tokens are those it has behind the
@@ -101,16 +111,16 @@ class ChatEncoder:
                 f"the chat template of {self._name} leaves out a part of the answer {answer[:_TAIL_LENGTH]!r}; "
                 "mend the answer, or replace the template by model.chat_template."
             )
-        before, both = self._encode(prompt, mark), self._encode(prompt + text, mark)
-        tokens = both[len(before) :] if both[: len(before)] == before else self._encode(text, mark)
+        before = yield self._pieces(prompt, mark)
+        both = yield self._pieces(prompt + text, mark)
+        tokens = both[len(before) :] if both[: len(before)] == before else (yield self._pieces(text, mark))
         if self.closes_turn and self.end_of_turn in tokens:
             return tokens[: len(tokens) - tokens[::-1].index(self.end_of_turn)]
         return (*tokens, self.end_of_turn)
 
-    def text(self, text: str) -> tuple[int, ...]:
+    def text_encoding(self, text: str) -> Encoding[Tokens]:
         """A text outside any conversation, without BOS and end."""
-        as_text = self._special_is_text and self._control.search(text) is not None
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=as_text))
+        return (yield (Piece(text, self._special_is_text and self._control.search(text) is not None),))
 
     def dropped(self, roles: tuple[str, ...]) -> str:
         """The role of the first turn that the template does not show in a conversation of `roles`; "" if none."""
@@ -130,7 +140,7 @@ class ChatEncoder:
         prompt = self._render([question], add_generation_prompt=True)
         head, found, tail = self._render([question, answer], add_generation_prompt=False).rpartition(answer.content)
         added = self._tokenizer.added_tokens_decoder
-        closing = [token for token in self._encode(tail, "") if token in added] if found else []
+        closing = [token for token in self.encoder.encode((Piece(tail),)) if token in added] if found else []
         self.closes_turn = bool(closing)
         self.end_of_turn = int(
             next(
@@ -193,26 +203,25 @@ class ChatEncoder:
         ]
         return guarded, mark
 
-    def _encode(self, rendered: str, mark: str) -> tuple[int, ...]:
-        """Token ids of a rendering, in which placeholders stand for texts that must not become special tokens.
+    def _pieces(self, rendered: str, mark: str) -> Pieces:
+        """A rendering as it is encoded; its placeholders become the texts that must not become special tokens.
 
         Between two special tokens of the template a tokenizer reads a stretch of text by itself. So a stretch with a
         placeholder is encoded by itself, as text, and everything else as ever: no merge is lost. Only a tokenizer that
         begins every text with a space puts one before such a stretch.
         """
         if not mark:
-            return tuple(self._tokenizer.encode(rendered, add_special_tokens=False))
-        tokens: list[int] = []
+            return (Piece(rendered),)
+        pieces: list[Piece] = []
         usual = ""
-        for piece in self._control.split(rendered):
-            if mark not in piece:
-                usual += piece
+        for stretch in self._control.split(rendered):
+            if mark not in stretch:
+                usual += stretch
                 continue
-            tokens += self._tokenizer.encode(usual, add_special_tokens=False)
-            text = re.sub(f"{mark}(\\d+){mark}", lambda found: self._special[int(found[1])], piece)
-            tokens += self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+            text = re.sub(f"{mark}(\\d+){mark}", lambda found: self._special[int(found[1])], stretch)
+            pieces += (Piece(usual), Piece(text, is_literal=True))
             usual = ""
-        return (*tokens, *self._tokenizer.encode(usual, add_special_tokens=False))
+        return (*pieces, Piece(usual))
 
     def _render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         turns = [{"role": message.role, "content": message.content} for message in messages]

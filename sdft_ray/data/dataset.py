@@ -2,31 +2,28 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
 
 from sdft_ray.config import CompletionSource, DataConfig, MethodConfig, TooLong
+from sdft_ray.data.encoding import Encoding
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place, Selection
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import BadRows, load_rows
-from sdft_ray.errors import DataError
+from sdft_ray.data.tokenized import RowsWriter, TokenizedRow, TokenizedRows
+from sdft_ray.errors import DataError, SdftError
 from sdft_ray.records import Example
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenizedRow:
-    """One example as token ids, before the stream gives it an epoch."""
-
-    example_id: str
-    prompt_tokens: tuple[int, ...]  # [P]
-    teacher_prompt_tokens: tuple[int, ...]  # [P']; empty where the method has no teacher
-    demonstration_tokens: tuple[int, ...]  # [T]; raw text under method.completion=TEXT; empty where there is none
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizedDataset:
     """The examples that keep to their budgets, and how many do not."""
 
-    rows: tuple[TokenizedRow, ...]
+    rows: TokenizedRows
     num_skipped: int
     notes: tuple[str, ...] = ()  # what the user should know of the data, a sentence each
 
@@ -75,47 +72,59 @@ def tokenize_examples(
         DataError: an example lacks what the teacher's context shows, or is altered by the chat template, and
             data.on_bad_row=ERROR; a prompt is over its budget and data.too_long=REFUSE; or no example is left.
     """
-    tokenized: list[tuple[Place, TokenizedRow]] = []
     bad = BadRows(data.source, data.on_bad_row)
     places = places or [Place(data.source, line) for line, _ in enumerate(examples, start=1)]
-    for place, example in zip(places, examples, strict=True):
+    encodings = (
+        _encoding(example, place, builder, has_teacher=has_teacher)
+        for place, example in zip(places, examples, strict=True)
+    )
+    writer, places_left = RowsWriter(), []
+    for place, result in zip(places, builder.encoder.run_all(encodings), strict=True):
         with bad.reading(place):
-            if has_teacher:
-                builder.check_context(example, *place)
-            tokenized.append((place, _tokenize(example, builder, has_teacher=has_teacher)))
-    rows = []
-    num_skipped = 0
-    for place, row in tokenized:
-        excess = _excess(row, data)
-        if not excess:
-            rows.append(row)
-        elif data.too_long is TooLong.REFUSE:
-            raise DataError(*place, *excess)
-        else:
-            num_skipped += 1
-    notes = bad.notes()
-    if num_skipped:
-        notes.append(f"{data.source}: {num_skipped} examples are over their token budget and are left out")
-    if not tokenized:
+            writer.append(_made(result))
+            places_left.append(place)
+    if not places_left:
         raise bad.none_good()
-    if not rows:
-        problem = f"all {len(tokenized)} examples are over data.max_prompt_tokens or data.max_teacher_prompt_tokens"
+    rows = writer.rows()
+    over = (rows.prompts.lengths > data.max_prompt_tokens) | (
+        rows.teacher_prompts.lengths > data.max_teacher_prompt_tokens
+    )
+    if not over.any():
+        return TokenizedDataset(rows=rows, num_skipped=0, notes=tuple(bad.notes()))
+    if data.too_long is TooLong.REFUSE:
+        first = int(over.argmax())
+        raise DataError(*places_left[first], *_excess(rows[first], data))
+    if over.all():
+        problem = f"all {len(rows)} examples are over data.max_prompt_tokens or data.max_teacher_prompt_tokens"
         raise DataError(data.source, 1, problem, "raise these budgets")
-    return TokenizedDataset(rows=tuple(rows), num_skipped=num_skipped, notes=tuple(notes))
+    num_skipped = int(over.sum())
+    note = f"{data.source}: {num_skipped} examples are over their token budget and are left out"
+    kept = rows.select(np.flatnonzero(~over))
+    return TokenizedDataset(rows=kept, num_skipped=num_skipped, notes=(*bad.notes(), note))
 
 
-def _tokenize(example: Example, builder: PromptBuilder, *, has_teacher: bool) -> TokenizedRow:
+def _encoding(example: Example, place: Place, builder: PromptBuilder, *, has_teacher: bool) -> Encoding[TokenizedRow]:
     """One row.
 
     Raises:
+        DataError: the example lacks what the teacher's context shows.
         ModelError: the chat template cannot render the row, or alters it.
     """
+    if has_teacher:
+        builder.check_context(example, *place)
     return TokenizedRow(
         example_id=example.example_id,
-        prompt_tokens=builder.student(example),
-        teacher_prompt_tokens=builder.teacher(example) if has_teacher else (),
-        demonstration_tokens=builder.demonstration(example) if example.demonstration else (),
+        prompt_tokens=(yield from builder.student_encoding(example)),
+        teacher_prompt_tokens=(yield from builder.teacher_encoding(example)) if has_teacher else (),
+        demonstration_tokens=(yield from builder.demonstration_encoding(example)) if example.demonstration else (),
     )
+
+
+def _made(result: T | SdftError) -> T:
+    """The result of an encoding; raises its error if it is one."""
+    if isinstance(result, SdftError):
+        raise result
+    return result
 
 
 def tokenize_texts(examples: Sequence[Example], builder: PromptBuilder, data: DataConfig) -> TokenizedDataset:
@@ -123,17 +132,19 @@ def tokenize_texts(examples: Sequence[Example], builder: PromptBuilder, data: Da
     first_of: dict[str, Example] = {}
     for example in examples:
         first_of.setdefault(example.text, example)
-    rows = [
-        TokenizedRow(
-            example_id=f"{example.example_id}#{number}",
-            prompt_tokens=(builder.start_of_text,),
-            teacher_prompt_tokens=(),
-            demonstration_tokens=piece,
-        )
-        for example in first_of.values()
-        for number, piece in enumerate(_pieces(builder.text(example), data.max_text_tokens))
-    ]
-    return TokenizedDataset(rows=tuple(rows), num_skipped=0)
+    results = builder.encoder.run_all(map(builder.text_encoding, first_of.values()))
+    writer = RowsWriter()
+    for example, result in zip(first_of.values(), results, strict=True):
+        for number, piece in enumerate(_pieces(_made(result), data.max_text_tokens)):
+            writer.append(
+                TokenizedRow(
+                    example_id=f"{example.example_id}#{number}",
+                    prompt_tokens=(builder.start_of_text,),
+                    teacher_prompt_tokens=(),
+                    demonstration_tokens=piece,
+                )
+            )
+    return TokenizedDataset(rows=writer.rows(), num_skipped=0)
 
 
 def _pieces(tokens: tuple[int, ...], longest: int) -> Iterator[tuple[int, ...]]:
@@ -143,21 +154,12 @@ def _pieces(tokens: tuple[int, ...], longest: int) -> Iterator[tuple[int, ...]]:
         yield tokens[number * len(tokens) // num_pieces : (number + 1) * len(tokens) // num_pieces]
 
 
-def _excess(row: TokenizedRow, data: DataConfig) -> tuple[str, str] | None:
-    """Problem and remedy of a prompt over its budget."""
-    lengths = {
-        "max_prompt_tokens": ("prompt", len(row.prompt_tokens), data.max_prompt_tokens),
-        "max_teacher_prompt_tokens": (
-            "teacher prompt",
-            len(row.teacher_prompt_tokens),
-            data.max_teacher_prompt_tokens,
-        ),
-    }
-    for key, (name, length, budget) in lengths.items():
-        if length > budget:
-            problem = f"the {name} of example {row.example_id!r} has {length} tokens, data.{key}={budget}"
-            return (
-                problem,
-                f"set data.{key}={length} or more, or data.too_long=SKIP to leave such examples out",
-            )
-    return None
+def _excess(row: TokenizedRow, data: DataConfig) -> tuple[str, str]:
+    """Problem and remedy of a row that is over a budget."""
+    if len(row.prompt_tokens) > data.max_prompt_tokens:
+        name, key, length, budget = "prompt", "max_prompt_tokens", len(row.prompt_tokens), data.max_prompt_tokens
+    else:
+        name, key, budget = "teacher prompt", "max_teacher_prompt_tokens", data.max_teacher_prompt_tokens
+        length = len(row.teacher_prompt_tokens)
+    problem = f"the {name} of example {row.example_id!r} has {length} tokens, data.{key}={budget}"
+    return problem, f"set data.{key}={length} or more, or data.too_long=SKIP to leave such examples out"

@@ -9,6 +9,7 @@ from typing import Any
 
 from sdft_ray.config import TeacherConfig
 from sdft_ray.data.chat import ChatEncoder
+from sdft_ray.data.encoding import Encoding, TextEncoder, Tokens
 from sdft_ray.data.teacher_template import SHOWN, TeacherTemplate
 from sdft_ray.errors import ConfigError, DataError, ModelError
 from sdft_ray.records import Example
@@ -64,18 +65,35 @@ class PromptBuilder:
             problem = f"the chat template of {self._tokenizer.name_or_path} leaves out system messages"
             raise ConfigError(key, system, problem, "write it into the prompts, or set another model.chat_template")
 
-    def student(self, example: Example) -> tuple[int, ...]:
+    @property
+    def encoder(self) -> TextEncoder:
+        """What runs the encodings below, one or many at a time."""
+        return self._chat.encoder
+
+    def student(self, example: Example) -> Tokens:
+        """Runs `student_encoding` alone."""
+        return self.encoder.run(self.student_encoding(example))
+
+    def teacher(self, example: Example) -> Tokens:
+        """Runs `teacher_encoding` alone."""
+        return self.encoder.run(self.teacher_encoding(example))
+
+    def demonstration(self, example: Example) -> Tokens:
+        """Runs `demonstration_encoding` alone."""
+        return self.encoder.run(self.demonstration_encoding(example))
+
+    def student_encoding(self, example: Example) -> Encoding[Tokens]:
         """The prompt the student answers, up to where its turn begins.
 
         Raises:
             ModelError: the chat template cannot render it as it stands; names the example.
         """
         try:
-            return self._chat.prompt(example.prompt)
+            return (yield from self._chat.prompt_encoding(example.prompt))
         except ModelError as error:
             raise ModelError(f"example {example.example_id!r}: {error}") from error
 
-    def teacher(self, example: Example) -> tuple[int, ...]:
+    def teacher_encoding(self, example: Example) -> Encoding[Tokens]:
         """The same conversation with the teacher's context in it; under NONE the student prompt itself.
 
         Raises:
@@ -84,22 +102,22 @@ class PromptBuilder:
         if missing := self.lacking(example):
             raise ValueError(f"example {example.example_id!r} has no {missing}")
         if self._template is None:
-            return self.student(example)
+            return (yield from self.student_encoding(example))
         turns = self._template.render(
             question=example.prompt[-1].content,
             demonstration=example.demonstration if "demonstration" in self.shown else "",
             text=example.text if "text" in self.shown else "",
         )
-        return self._chat.prompt((*example.prompt[:-1], *turns))
+        return (yield from self._chat.prompt_encoding((*example.prompt[:-1], *turns)))
 
-    def demonstration(self, example: Example) -> tuple[int, ...]:
+    def demonstration_encoding(self, example: Example) -> Encoding[Tokens]:
         """The demonstration as the student would write it behind its prompt, up to the token that ends its turn.
 
         Raises:
             ModelError: the chat template does not show it behind the prompt; names the example.
         """
         try:
-            return self._chat.completion(example.prompt, example.demonstration)
+            return (yield from self._chat.completion_encoding(example.prompt, example.demonstration))
         except ModelError as error:
             raise ModelError(f"example {example.example_id!r}: {error}") from error
 
@@ -109,9 +127,10 @@ class PromptBuilder:
         bos = self._tokenizer.bos_token_id
         return int(bos if bos is not None else self._tokenizer.eos_token_id)
 
-    def text(self, example: Example) -> tuple[int, ...]:
+    def text_encoding(self, example: Example) -> Encoding[Tokens]:
         """The article as raw text, with the token that ends a text, without BOS."""
-        return (*self._chat.text(example.text), self._tokenizer.eos_token_id)
+        tokens = yield from self._chat.text_encoding(example.text)
+        return (*tokens, self._tokenizer.eos_token_id)
 
     def check_context(self, example: Example, source: str, line: int) -> None:
         """Refuses an example that lacks what the teacher's context shows.
