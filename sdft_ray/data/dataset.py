@@ -1,31 +1,25 @@
 """A data set as token ids: what the student is asked, what the teacher is shown, what is given to be learned."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 
 from sdft_ray.config import CompletionSource, DataConfig, MethodConfig, TooLong
+from sdft_ray.config.cache import cache_folder
+from sdft_ray.data.cache import MIN_ROWS, DatasetCache
 from sdft_ray.data.encoding import Encoding
+from sdft_ray.data.fingerprint import fingerprint
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place, Selection
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import BadRows, load_rows
-from sdft_ray.data.tokenized import RowsWriter, TokenizedRow, TokenizedRows
-from sdft_ray.errors import DataError, SdftError
+from sdft_ray.data.tokenized import RowsWriter, TokenizedDataset, TokenizedRow
+from sdft_ray.errors import DataError, SdftError, first_line
 from sdft_ray.records import Example
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TokenizedDataset:
-    """The examples that keep to their budgets, and how many do not."""
-
-    rows: TokenizedRows
-    num_skipped: int
-    notes: tuple[str, ...] = ()  # what the user should know of the data, a sentence each
 
 
 def read_dataset(data: DataConfig, method: MethodConfig, builder: PromptBuilder) -> TokenizedDataset:
@@ -36,6 +30,28 @@ def read_dataset(data: DataConfig, method: MethodConfig, builder: PromptBuilder)
             chat template leaves out data.system.
     """
     builder.check_system("data.system", data.system)
+    key = fingerprint(data, method, builder) if data.cache else None
+    if key is None:
+        return _read(data, method, builder)
+    cache = DatasetCache(cache_folder() / "rows")
+    more = []
+    try:
+        if (kept := cache.load(key)) is not None:
+            return kept
+    except (OSError, ValueError) as error:
+        more.append(f"{cache.path(key)}: is damaged and is made again ({first_line(error)})")
+    dataset = _read(data, method, builder)
+    # A source that was written meanwhile is read anew by the next run.
+    if len(dataset.rows) >= MIN_ROWS and fingerprint(data, method, builder) == key:
+        try:
+            cache.store(key, dataset)
+        except OSError as error:
+            more.append(f"{cache.path(key)}: cannot be written ({first_line(error)}), so every start reads the data")
+    return replace(dataset, notes=(*dataset.notes, *more))
+
+
+def _read(data: DataConfig, method: MethodConfig, builder: PromptBuilder) -> TokenizedDataset:
+    """Reads the examples themselves. Raises as `read_dataset`."""
     raw_text = method.completion is CompletionSource.TEXT
     required = ["text"] if raw_text else ["prompt"]
     if method.completion is CompletionSource.DEMONSTRATION or (method.has_teacher and "demonstration" in builder.shown):

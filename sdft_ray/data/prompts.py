@@ -4,7 +4,10 @@ The teacher prompt is the student's with its last turn replaced by turns that al
 come from one chat template, so student and teacher differ in nothing but the context.
 """
 
+import hashlib
+import json
 from collections.abc import Collection
+from dataclasses import asdict
 from typing import Any
 
 from sdft_ray.config import TeacherConfig
@@ -13,6 +16,21 @@ from sdft_ray.data.encoding import Encoding, TextEncoder, Tokens
 from sdft_ray.data.teacher_template import SHOWN, TeacherTemplate
 from sdft_ray.errors import ConfigError, DataError, ModelError
 from sdft_ray.records import Example
+
+# Settings of the teacher that concern its weights and scores. Any other may change what it reads.
+SCORING = (
+    "backend",
+    "weights",
+    "path",
+    "ema_decay",
+    "payload",
+    "payload_precision",
+    "top_k",
+    "tail",
+    "max_tokens_per_forward",
+    "gpu_memory_share",
+    "kv_cache_gib",
+)
 
 
 class PromptBuilder:
@@ -35,6 +53,8 @@ class PromptBuilder:
                 a turn that the chat template leaves out.
         """
         self._tokenizer = tokenizer
+        self._teacher = teacher
+        self._special_tokens = special_tokens
         self._chat = ChatEncoder(tokenizer, special_tokens=special_tokens, stop_tokens=stop_tokens)
         self.shown = SHOWN[teacher.context]  # the fields of an example that the teacher sees
         self._template = TeacherTemplate(teacher) if self.shown else None
@@ -64,6 +84,21 @@ class PromptBuilder:
         if system and self._chat.dropped(("system", "user")):
             problem = f"the chat template of {self._tokenizer.name_or_path} leaves out system messages"
             raise ConfigError(key, system, problem, "write it into the prompts, or set another model.chat_template")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings that decide what is made of an example, besides the tokenizer."""
+        teacher = {key: value for key, value in asdict(self._teacher).items() if key not in SCORING}
+        return {"teacher": teacher, "special_tokens": self._special_tokens, "end_of_turn": self.end_of_turn}
+
+    @property
+    def tokenizer_digest(self) -> str:
+        """Of the tokenizer and its chat template."""
+        tokenizer = self._tokenizer
+        core = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
+        added = {token: str(content) for token, content in tokenizer.added_tokens_decoder.items()}
+        parts = [type(tokenizer).__name__, tokenizer.chat_template, tokenizer.special_tokens_map, added, core]
+        return hashlib.blake2b(json.dumps(parts, default=str).encode()).hexdigest()
 
     @property
     def encoder(self) -> TextEncoder:

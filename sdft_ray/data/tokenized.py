@@ -1,5 +1,6 @@
 """Examples as token ids, in flat arrays: four bytes a token, where a tuple of Python's numbers takes forty."""
 
+import hashlib
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -106,10 +107,27 @@ class TokenizedRows(Sequence[TokenizedRow]):
             demonstration_tokens=self.demonstrations[index],
         )
 
+    def digest(self) -> str:
+        """64 bits of BLAKE2b over ids and tokens in their order, in hexadecimal digits; the same on any machine."""
+        digest = hashlib.blake2b("\x1f".join(self.example_ids).encode(), digest_size=8)
+        for column in self.columns:
+            digest.update(column.lengths.astype("<i8", copy=False).data)
+            digest.update(column.tokens.astype("<i4", copy=False).data)
+        return digest.hexdigest()
+
     def select(self, indices: np.ndarray) -> "TokenizedRows":
         """Some of the rows, in the order of their indices."""
         example_ids = tuple(self.example_ids[index] for index in indices.tolist())
         return TokenizedRows(example_ids, *(column.select(indices) for column in self.columns))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenizedDataset:
+    """The examples that keep to their budgets, and how many do not."""
+
+    rows: TokenizedRows
+    num_skipped: int
+    notes: tuple[str, ...] = ()  # what the user should know of the data, a sentence each
 
 
 class RowsWriter:
