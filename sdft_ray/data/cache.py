@@ -17,12 +17,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from sdft_ray.data.readers import Place
 from sdft_ray.data.tokenized import TokenColumn, TokenizedDataset, TokenizedRows
 
 MIN_ROWS = 2000  # fewer are read anew faster than anybody notices
 LIMIT_GIB = 4.0
 ABANDONED_AFTER_S = 24 * 3600.0  # a file that a killed process was writing
-FORMAT = 1
 _GIB = 2**30
 _DIGEST_SIZE = 32  # bytes at the head of a file
 _COLUMNS = ("prompts", "teacher_prompts", "demonstrations")
@@ -98,11 +98,15 @@ class DatasetCache:
 
 
 def _packed(dataset: TokenizedDataset) -> dict[str, Any]:
-    head = {"format": FORMAT, "num_skipped": dataset.num_skipped, "notes": dataset.notes}
+    sources = dict.fromkeys(place.source for place in dataset.places)
+    numbers = {source: number for number, source in enumerate(sources)}
+    head = {"sources": list(numbers), "notes": dataset.notes}
     ids = [example_id.encode() for example_id in dataset.rows.example_ids]
     arrays: dict[str, np.ndarray] = {
         "head": np.frombuffer(json.dumps(head).encode(), dtype=np.uint8),
         "ids": np.frombuffer(b"".join(ids), dtype=np.uint8),
+        "source_numbers": np.array([numbers[place.source] for place in dataset.places], dtype=np.int64),
+        "lines": np.array([place.line for place in dataset.places], dtype=np.int64),
         "id_lengths": np.array([len(one) for one in ids], dtype=np.int64),
     }
     for name, column in zip(_COLUMNS, dataset.rows.columns, strict=True):
@@ -114,7 +118,9 @@ def _unpacked(archive: Any) -> TokenizedDataset:
     head = json.loads(archive["head"].tobytes())
     columns = (TokenColumn(archive[name], archive[f"{name}_lengths"]) for name in _COLUMNS)
     rows = TokenizedRows(tuple(_ids(archive["ids"].tobytes(), archive["id_lengths"].tolist())), *columns)
-    return TokenizedDataset(rows=rows, num_skipped=head["num_skipped"], notes=tuple(head["notes"]))
+    sources = (head["sources"][number] for number in archive["source_numbers"].tolist())
+    places = tuple(map(Place, sources, archive["lines"].tolist()))
+    return TokenizedDataset(rows=rows, places=places, notes=tuple(head["notes"]))
 
 
 def _ids(joined: bytes, lengths: list[int]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place, Selection
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import BadRows, load_rows
-from sdft_ray.data.tokenized import RowsWriter, TokenizedDataset, TokenizedRow
+from sdft_ray.data.tokenized import RowsWriter, TokenizedDataset, TokenizedRow, TokenizedRows
 from sdft_ray.errors import DataError, SdftError, first_line
 from sdft_ray.records import Example
 
@@ -23,7 +23,16 @@ T = TypeVar("T")
 
 
 def read_dataset(data: DataConfig, method: MethodConfig, builder: PromptBuilder) -> TokenizedDataset:
-    """Reads the examples of a run and makes of them what its method needs.
+    """Reads the examples of a run, makes of them what its method needs, and applies their budgets.
+
+    Raises:
+        ConfigError, DataError: as `read_rows` and `within_budgets`.
+    """
+    return within_budgets(read_rows(data, method, builder), data)
+
+
+def read_rows(data: DataConfig, method: MethodConfig, builder: PromptBuilder) -> TokenizedDataset:
+    """Reads the examples of a run as token ids, whatever their lengths; from the user's cache where they are in it.
 
     Raises:
         ConfigError, DataError: the source does not exist, a row is malformed or lacks what the method needs, or the
@@ -51,7 +60,7 @@ def read_dataset(data: DataConfig, method: MethodConfig, builder: PromptBuilder)
 
 
 def _read(data: DataConfig, method: MethodConfig, builder: PromptBuilder) -> TokenizedDataset:
-    """Reads the examples themselves. Raises as `read_dataset`."""
+    """Reads the examples themselves. Raises as `read_rows`."""
     raw_text = method.completion is CompletionSource.TEXT
     required = ["text"] if raw_text else ["prompt"]
     if method.completion is CompletionSource.DEMONSTRATION or (method.has_teacher and "demonstration" in builder.shown):
@@ -59,15 +68,22 @@ def _read(data: DataConfig, method: MethodConfig, builder: PromptBuilder) -> Tok
     rules = RowRules(columns=data.columns, system=data.system, required=required)
     loaded = load_rows(data.source, Selection.of(data, data.num_examples), rules, data.on_bad_row)
     if raw_text:
-        dataset = tokenize_texts(loaded.examples, builder, data)
+        dataset = tokenize_texts(loaded.examples, builder, data, places=loaded.places)
     else:
-        dataset = tokenize_examples(
-            loaded.examples, builder, data, has_teacher=method.has_teacher, places=loaded.places
-        )
+        dataset = tokenize_rows(loaded.examples, builder, data, has_teacher=method.has_teacher, places=loaded.places)
     return replace(dataset, notes=(*loaded.notes("data.num_examples", data.num_examples), *dataset.notes))
 
 
-def tokenize_examples(
+def tokenize_examples(examples: Sequence[Example], builder: PromptBuilder, data: DataConfig) -> TokenizedDataset:
+    """Makes the prompts of every example, counted from line 1, and applies their budgets.
+
+    Raises:
+        DataError: as `tokenize_rows` and `within_budgets`.
+    """
+    return within_budgets(tokenize_rows(examples, builder, data), data)
+
+
+def tokenize_rows(
     examples: Sequence[Example],
     builder: PromptBuilder,
     data: DataConfig,
@@ -75,48 +91,68 @@ def tokenize_examples(
     has_teacher: bool = True,
     places: Sequence[Place] = (),
 ) -> TokenizedDataset:
-    """Makes the prompts of every example and applies their budgets; nothing is ever cut.
+    """Makes the prompts of every example.
 
     Args:
         examples: the data.
         builder: of the prompts.
-        data: its budgets, and what happens to examples that cannot be used.
+        data: what happens to examples that cannot be used.
         has_teacher: whether teacher prompts are made.
         places: of the examples; () counts them from 1.
 
     Raises:
         DataError: an example lacks what the teacher's context shows, or is altered by the chat template, and
-            data.on_bad_row=ERROR; a prompt is over its budget and data.too_long=REFUSE; or no example is left.
+            data.on_bad_row=ERROR; or no example is left.
     """
     bad = BadRows(data.source, data.on_bad_row)
-    places = places or [Place(data.source, line) for line, _ in enumerate(examples, start=1)]
+    places = places or _counted(data.source, examples)
     encodings = (
         _encoding(example, place, builder, has_teacher=has_teacher)
         for place, example in zip(places, examples, strict=True)
     )
-    writer, places_left = RowsWriter(), []
+    writer = RowsWriter()
     for place, result in zip(places, builder.encoder.run_all(encodings), strict=True):
         with bad.reading(place):
-            writer.append(_made(result))
-            places_left.append(place)
-    if not places_left:
+            writer.append(_made(result), place)
+    if not writer.places:
         raise bad.none_good()
-    rows = writer.rows()
-    over = (rows.prompts.lengths > data.max_prompt_tokens) | (
-        rows.teacher_prompts.lengths > data.max_teacher_prompt_tokens
-    )
+    return TokenizedDataset(rows=writer.rows(), places=tuple(writer.places), notes=tuple(bad.notes()))
+
+
+def over_budget(rows: TokenizedRows, data: DataConfig) -> np.ndarray:
+    """True where a prompt is over its budget, [N] bool."""
+    over_prompt = rows.prompts.lengths > data.max_prompt_tokens
+    over: np.ndarray = over_prompt | (rows.teacher_prompts.lengths > data.max_teacher_prompt_tokens)
+    return over
+
+
+def within_budgets(dataset: TokenizedDataset, data: DataConfig) -> TokenizedDataset:
+    """The rows whose prompts keep to their budgets; nothing is ever cut.
+
+    Raises:
+        DataError: a prompt is over its budget and data.too_long=REFUSE; or no row is left.
+    """
+    over = over_budget(dataset.rows, data)
     if not over.any():
-        return TokenizedDataset(rows=rows, num_skipped=0, notes=tuple(bad.notes()))
+        return dataset
     if data.too_long is TooLong.REFUSE:
         first = int(over.argmax())
-        raise DataError(*places_left[first], *_excess(rows[first], data))
+        raise DataError(*dataset.places[first], *_excess(dataset.rows[first], data))
     if over.all():
-        problem = f"all {len(rows)} examples are over data.max_prompt_tokens or data.max_teacher_prompt_tokens"
+        problem = f"all {len(over)} examples are over data.max_prompt_tokens or data.max_teacher_prompt_tokens"
         raise DataError(data.source, 1, problem, "raise these budgets")
-    num_skipped = int(over.sum())
+    kept, num_skipped = np.flatnonzero(~over), int(over.sum())
     note = f"{data.source}: {num_skipped} examples are over their token budget and are left out"
-    kept = rows.select(np.flatnonzero(~over))
-    return TokenizedDataset(rows=kept, num_skipped=num_skipped, notes=(*bad.notes(), note))
+    return TokenizedDataset(
+        rows=dataset.rows.select(kept),
+        places=tuple(dataset.places[index] for index in kept.tolist()),
+        num_skipped=num_skipped,
+        notes=(*dataset.notes, note),
+    )
+
+
+def _counted(source: str, examples: Sequence[Example]) -> list[Place]:
+    return [Place(source, line) for line, _ in enumerate(examples, start=1)]
 
 
 def _encoding(example: Example, place: Place, builder: PromptBuilder, *, has_teacher: bool) -> Encoding[TokenizedRow]:
@@ -143,24 +179,25 @@ def _made(result: T | SdftError) -> T:
     return result
 
 
-def tokenize_texts(examples: Sequence[Example], builder: PromptBuilder, data: DataConfig) -> TokenizedDataset:
+def tokenize_texts(
+    examples: Sequence[Example], builder: PromptBuilder, data: DataConfig, *, places: Sequence[Place] = ()
+) -> TokenizedDataset:
     """The texts of the examples as completions of an empty prompt; a text that several of them share stands once."""
-    first_of: dict[str, Example] = {}
-    for example in examples:
-        first_of.setdefault(example.text, example)
-    results = builder.encoder.run_all(map(builder.text_encoding, first_of.values()))
+    first_of: dict[str, tuple[Place, Example]] = {}
+    for place, example in zip(places or _counted(data.source, examples), examples, strict=True):
+        first_of.setdefault(example.text, (place, example))
+    results = builder.encoder.run_all(builder.text_encoding(example) for _, example in first_of.values())
     writer = RowsWriter()
-    for example, result in zip(first_of.values(), results, strict=True):
+    for (place, example), result in zip(first_of.values(), results, strict=True):
         for number, piece in enumerate(_pieces(_made(result), data.max_text_tokens)):
-            writer.append(
-                TokenizedRow(
-                    example_id=f"{example.example_id}#{number}",
-                    prompt_tokens=(builder.start_of_text,),
-                    teacher_prompt_tokens=(),
-                    demonstration_tokens=piece,
-                )
+            row = TokenizedRow(
+                example_id=f"{example.example_id}#{number}",
+                prompt_tokens=(builder.start_of_text,),
+                teacher_prompt_tokens=(),
+                demonstration_tokens=piece,
             )
-    return TokenizedDataset(rows=writer.rows(), num_skipped=0)
+            writer.append(row, place)
+    return TokenizedDataset(rows=writer.rows(), places=tuple(writer.places))
 
 
 def _pieces(tokens: tuple[int, ...], longest: int) -> Iterator[tuple[int, ...]]:

@@ -22,7 +22,8 @@ from sdft_ray.data.sources import split_source
 from sdft_ray.errors import ConfigError, SdftError
 from sdft_ray.records import Example, Message
 
-UNRELATED_DATA = ("cache", "shuffle")  # whether it is kept, and the order in which rows are drawn
+# What is done with rows once they are token ids, and whether these are kept.
+UNRELATED_DATA = ("cache", "max_prompt_tokens", "max_teacher_prompt_tokens", "shuffle", "too_long")
 PACKAGES = ("datasets", "jinja2", "tokenizers", "transformers")
 LONGEST_NAME = 1000  # characters of a setting that may be the name of a file
 _CODE = Path(__file__).parent
@@ -34,7 +35,7 @@ _PROBES = tuple(
 
 
 def fingerprint(data: DataConfig, method: MethodConfig, builder: PromptBuilder) -> str | None:
-    """The fingerprint of what `read_dataset` makes of these; None of a source that is no file and no folder.
+    """The fingerprint of what `read_rows` makes of these; None of a source that is no file and no folder.
 
     Raises:
         ConfigError: data.source cannot be read.

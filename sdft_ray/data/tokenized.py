@@ -8,6 +8,8 @@ from typing import Self, overload
 
 import numpy as np
 
+from sdft_ray.data.readers import Place
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizedRow:
@@ -82,7 +84,7 @@ class TokenizedRows(Sequence[TokenizedRow]):
             return rows
         writer = RowsWriter()
         for row in rows:
-            writer.append(row)
+            writer.append(row, Place("", 0))
         return writer.rows()
 
     @property
@@ -123,10 +125,11 @@ class TokenizedRows(Sequence[TokenizedRow]):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizedDataset:
-    """The examples that keep to their budgets, and how many do not."""
+    """The examples that can be used, and what is to be said of the others."""
 
     rows: TokenizedRows
-    num_skipped: int
+    places: tuple[Place, ...]  # where each row stands in its source
+    num_skipped: int = 0  # rows that are over their budgets
     notes: tuple[str, ...] = ()  # what the user should know of the data, a sentence each
 
 
@@ -134,11 +137,13 @@ class RowsWriter:
     """Collects rows, and keeps of each no more than its tokens."""
 
     def __init__(self) -> None:
+        self.places: list[Place] = []
         self._example_ids: list[str] = []
         self._columns = [(array("i"), array("q")) for _ in range(3)]
 
-    def append(self, row: TokenizedRow) -> None:
+    def append(self, row: TokenizedRow, place: Place) -> None:
         """Adds a row behind the others."""
+        self.places.append(place)
         self._example_ids.append(row.example_id)
         sequences = (row.prompt_tokens, row.teacher_prompt_tokens, row.demonstration_tokens)
         for (tokens, lengths), sequence in zip(self._columns, sequences, strict=True):
