@@ -15,7 +15,7 @@ from sdft_ray.errors import ConfigError
 from sdft_ray.preview.spans import Span, SpanDecoder
 from sdft_ray.records import Example, Message
 
-BEFORE_TAIL = 4  # tokens of a prompt shown before those behind the user's turn
+BEFORE_TAIL = 12  # tokens of a prompt shown before those behind the user's turn
 NUM_NEAREST = 3  # ids that a message names
 # Two prompts whose last turns end unlike: what both end with is behind the user's turn.
 _ENDINGS = ("Where is it, 7", "Name the town: x")

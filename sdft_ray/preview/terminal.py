@@ -57,7 +57,9 @@ def _print_reading(console: Console, name: str, reading: Reading) -> None:
 
 def _print_tails(console: Console, tails: Tails) -> None:
     table = Table("student prompt ends", "teacher prompt ends", box=box.SIMPLE_HEAD)
-    table.add_row(_text(console, tails.student), _text(console, tails.teacher))
+    for text in (texts := (_text(console, tails.student), _text(console, tails.teacher))):
+        text.rstrip()  # a line end at the end has its mark
+    table.add_row(*texts)
     console.print(table)
     if tails.are_same:
         _say(console, f"both end with the same {tails.num_tokens} tokens behind the user's turn")
