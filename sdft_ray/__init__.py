@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sdft_ray.api import RunResult, check_teacher, evaluate, train
+    from sdft_ray.api import RunResult, check_teacher, evaluate, show, train
     from sdft_ray.config import RunConfig
     from sdft_ray.launch.composing import compose_config
 
 __version__ = "0.1.0"
-__all__ = ["RunConfig", "RunResult", "check_teacher", "compose_config", "evaluate", "train"]
+__all__ = ["RunConfig", "RunResult", "check_teacher", "compose_config", "evaluate", "show", "train"]
 
 _HOMES = {
     "RunConfig": "sdft_ray.config",
@@ -20,6 +20,7 @@ _HOMES = {
     "check_teacher": "sdft_ray.api",
     "compose_config": "sdft_ray.launch.composing",
     "evaluate": "sdft_ray.api",
+    "show": "sdft_ray.api",
     "train": "sdft_ray.api",
 }
 

@@ -1,7 +1,7 @@
-"""What the command does, as functions for Python: `train`, `evaluate` and `check_teacher`, each of a `RunConfig`.
+"""What the command does, as functions for Python: `train`, `evaluate`, `check_teacher`, `show`, each of a `RunConfig`.
 
-They run in the calling process, start Ray or join the one at RAY_ADDRESS, and return when everything has ended. They
-import what they run themselves: Ray and torch take seconds, which a wrong setting should not wait for.
+All run in the calling process; all but `show` start Ray or join the one at RAY_ADDRESS, and return when everything has
+ended. They import what they run themselves: Ray and torch take seconds, which a wrong setting should not wait for.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -24,6 +24,9 @@ from sdft_ray.config.keys import check_key
 from sdft_ray.errors import ConfigError, SdftError
 from sdft_ray.outcome import first_cause
 from sdft_ray.tracking.summary import SUMMARY_FILE
+
+if TYPE_CHECKING:
+    from sdft_ray.preview.rows import Preview
 
 LOOP_STARTS_WITHIN_S = 10.0  # where an interrupt has come before it
 OnLog = Callable[[Path], None]  # is told the log of the run that begins
@@ -107,6 +110,25 @@ def check_teacher(
     from sdft_ray.cluster.run_folder import CHECK_FILE
 
     return run_job(TeacherCheck(cfg, overrides), CHECK_FILE, on_log)
+
+
+def show(cfg: RunConfig) -> "Preview":
+    """What the model will read of some rows; starts nothing, and writes `show.out` where `show.html` asks for it.
+
+    Args:
+        cfg: the settings; `show` chooses the rows.
+
+    Raises:
+        SdftError: what a user can mend, with the key, the value and the remedy.
+    """
+    cfg = checked(_single(cfg), Mode.show)
+    from sdft_ray.cluster.preview import read_preview
+    from sdft_ray.preview.page import write_page
+
+    preview = read_preview(cfg)
+    if cfg.show.html:
+        write_page(preview, Path(cfg.show.out))
+    return preview
 
 
 def checked(cfg: RunConfig, mode: Mode) -> RunConfig:

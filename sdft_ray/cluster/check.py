@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sdft_ray.cluster.model_inputs import decoder, find_model, make_builder
 from sdft_ray.cluster.rollouts import ROLE, rollout_workers_only
 from sdft_ray.cluster.run_folder import CHECK_FILE, RunFolder, open_run_folder
-from sdft_ray.cluster.run_inputs import decoder, find_model, make_builder
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.cluster.termination import Termination
 from sdft_ray.config import NEVER, CheckConfig, Match, RunConfig, TeacherConfig, TeacherContext

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.config import RunConfig
-from sdft_ray.data.dataset import TokenizedRow
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Selection
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import load_rows
+from sdft_ray.data.tokenized import TokenizedRow
 from sdft_ray.errors import ConfigError
 from sdft_ray.evaluation.context_gap import ContextGap, choose_examples
 from sdft_ray.evaluation.probes import Probe

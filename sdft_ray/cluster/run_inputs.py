@@ -3,23 +3,24 @@
 Done first, so that a wrong path or a malformed row fails within seconds and starts nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
+from sdft_ray.cluster.model_inputs import decoder, find_model, find_teacher, make_builder
 from sdft_ray.cluster.probes import ProbeInputs, read_probes
-from sdft_ray.config import CompletionSource, EvaluationSetConfig, Match, Mode, RunConfig, TeacherBackend
-from sdft_ray.data.dataset import TokenizedDataset, TokenizedRow, read_dataset
-from sdft_ray.data.prompts import PromptBuilder
-from sdft_ray.data.reasoning import BehindMark
+from sdft_ray.cluster.sequence_lengths import check_counted, longest_sequence, longest_teacher_sequence
+from sdft_ray.config import Match, RunConfig
+from sdft_ray.data.dataset import read_dataset
 from sdft_ray.data.stream import ExampleStream
-from sdft_ray.errors import ConfigError
+from sdft_ray.data.tokenized import TokenizedRow, TokenizedRows
 from sdft_ray.evaluation.harness.sources import check_harness
 from sdft_ray.evaluation.judge import api_key
 from sdft_ray.evaluation.questions import Question, read_questions
 from sdft_ray.models.folder import load_tokenizer
-from sdft_ray.models.folder_check import check_attention, check_folder, check_values
-from sdft_ray.models.resolve import ModelFacts, check_agreement, check_model, resolve_model, with_stop_token
+from sdft_ray.models.resolve import ModelFacts, check_agreement, check_model
 from sdft_ray.records import GuardRow
 
 NUM_GUARD_ROWS = 2
@@ -67,16 +68,6 @@ class RunInputs:
         return decoder(self.tokenizer, keep_special=keep_special)
 
 
-def decoder(tokenizer: Any, *, keep_special: bool) -> Callable[[tuple[int, ...]], str]:
-    """Token ids to text, as the tokenizer writes them."""
-
-    def to_text(tokens: tuple[int, ...]) -> str:
-        text: str = tokenizer.decode(list(tokens), skip_special_tokens=not keep_special)
-        return text
-
-    return to_text
-
-
 def read_inputs(cfg: RunConfig) -> RunInputs:
     """Reads and checks model and data.
 
@@ -89,14 +80,14 @@ def read_inputs(cfg: RunConfig) -> RunInputs:
     facts = check_model(model_path, tokenizer)
     teacher_path = model_path
     if cfg.teacher.path:
-        teacher_path = _find_teacher(cfg)
+        teacher_path = find_teacher(cfg)
         check_agreement(model_path, teacher_path, cfg.model.chat_template)
     data = cfg.data
     builder, facts, notes = make_builder(cfg, tokenizer, facts)
     for key, mark in (("loss.skip_until", cfg.loss.skip_until), ("evaluation.skip_until", cfg.answer_mark)):
         builder.check_mark(key, mark)
     dataset = read_dataset(data, cfg.method, builder)
-    _check_counted(cfg, dataset, tokenizer)
+    check_counted(cfg, dataset, tokenizer)
     examples = ExampleStream(
         dataset.rows,
         batch_size=cfg.batch_size,
@@ -125,62 +116,16 @@ def read_inputs(cfg: RunConfig) -> RunInputs:
         prior=prior,
         probes=probes,
         guard_rows=choose_guard_rows(dataset.rows),
-        max_model_len=max(_longest(cfg, facts, dataset, asked), probes.max_model_len),
-        max_teacher_len=_longest_teacher(cfg, dataset),
+        max_model_len=max(longest_sequence(cfg, facts, dataset, asked), probes.max_model_len),
+        max_teacher_len=longest_teacher_sequence(cfg, dataset),
     )
 
 
-def find_model(cfg: RunConfig) -> str:
-    """The folder of `model.path`, whose weights are those of the network that it describes.
-
-    Raises:
-        ConfigError, ModelError: with the key, the value and the remedy.
-    """
-    folder = resolve_model(cfg.model.path)
-    check_folder("model.path", cfg.model.path, folder)
-    check_attention(folder, cfg.model.attention, on_gpu=cfg.cluster.num_gpus > 0)
-    if cfg.mode is not Mode.train:  # no learner loads it
-        check_values("model.path", cfg.model.path, folder)
-    return folder
-
-
-def _find_teacher(cfg: RunConfig) -> str:
-    """The folder of `teacher.path`. Raises as `find_model`."""
-    folder = resolve_model(cfg.teacher.path, "teacher.path")
-    check_folder("teacher.path", cfg.teacher.path, folder)
-    if cfg.teacher.backend is TeacherBackend.VLLM:
-        check_values("teacher.path", cfg.teacher.path, folder)
-    else:
-        check_attention(folder, cfg.model.attention, on_gpu=cfg.cluster.num_gpus > 0)
-    return folder
-
-
-def make_builder(cfg: RunConfig, tokenizer: Any, facts: ModelFacts) -> tuple[PromptBuilder, ModelFacts, list[str]]:
-    """The builder of prompts, the facts with its end of turn among the stop tokens, and what to say of both.
-
-    Raises:
-        ConfigError, ModelError: tokenizer, chat template and teacher template do not fit together.
-    """
-    builder = PromptBuilder(
-        tokenizer,
-        cfg.teacher,
-        switches=cfg.model.template_switches,
-        special_tokens=cfg.data.special_tokens,
-        stop_tokens=facts.eos_token_ids,
-    )
-    notes = list(builder.notes)
-    stopping = with_stop_token(facts, builder.end_of_turn, tokenizer)
-    if stopping != facts:
-        token, usual = tokenizer.decode([builder.end_of_turn]), tokenizer.decode(list(facts.eos_token_ids))
-        notes.append(f"sampling stops at {token!r}, with which the chat template ends a turn, besides {usual!r}")
-    return builder, stopping, notes
-
-
-def choose_guard_rows(rows: Sequence[TokenizedRow]) -> tuple[GuardRow, ...]:
+def choose_guard_rows(rows: TokenizedRows) -> tuple[GuardRow, ...]:
     """Rows of middling length: long rows would make a start slow, and short ones may hide what they share."""
-    by_length = sorted(rows, key=lambda row: len(row.prompt_tokens) + len(row.demonstration_tokens))
+    by_length = np.argsort(rows.prompts.lengths + rows.demonstrations.lengths, kind="stable").tolist()
     first = max(0, (len(by_length) - NUM_GUARD_ROWS) // 2)
-    return tuple(_guard_row(row) for row in by_length[first : first + NUM_GUARD_ROWS])
+    return tuple(_guard_row(rows[index]) for index in by_length[first : first + NUM_GUARD_ROWS])
 
 
 def _guard_row(row: TokenizedRow) -> GuardRow:
@@ -188,67 +133,3 @@ def _guard_row(row: TokenizedRow) -> GuardRow:
     if row.demonstration_tokens:
         return GuardRow(prompt_tokens=row.prompt_tokens, completion_tokens=row.demonstration_tokens)
     return GuardRow(prompt_tokens=row.prompt_tokens[:-1], completion_tokens=row.prompt_tokens[-1:])
-
-
-def _longest(
-    cfg: RunConfig,
-    facts: ModelFacts,
-    dataset: TokenizedDataset,
-    asked: Sequence[tuple[EvaluationSetConfig, Sequence[Question]]],
-) -> int:
-    """Tokens the rollout workers need room for; refuses what the model cannot read."""
-    student = max(len(row.prompt_tokens) for row in dataset.rows) + _longest_completion(cfg, dataset)
-    needed = max(student, _longest_teacher(cfg, dataset))
-    if needed > facts.context_length:
-        raise ConfigError(
-            "rollout.max_new_tokens",
-            cfg.rollout.max_new_tokens,
-            f"the longest prompt and completion take {needed} tokens, {cfg.model.path} reads {facts.context_length}",
-            "lower it, lower data.max_teacher_prompt_tokens with data.too_long=SKIP, or take another model",
-        )
-    longest = needed if cfg.method.completion is CompletionSource.TEACHER else student
-    for settings, questions in asked:
-        for question in questions:
-            num_tokens = len(question.prompt_tokens) + max(settings.max_new_tokens, len(question.answer_tokens))
-            if num_tokens >= facts.context_length:
-                raise ConfigError(
-                    "evaluation.max_new_tokens",
-                    settings.max_new_tokens,
-                    f"evaluation example {question.example_id!r} of {settings.source} takes {num_tokens} tokens with "
-                    f"its answer, {cfg.model.path} reads {facts.context_length - 1}",
-                    "lower it (or the set's own), or take the example out of its set",
-                )
-            longest = max(longest, num_tokens)
-    if cfg.harness.tasks:
-        longest = max(longest, cfg.harness.max_tokens)  # a model that reads less is asked less
-    return min(longest + 1, facts.context_length)
-
-
-def _check_counted(cfg: RunConfig, dataset: TokenizedDataset, tokenizer: Any) -> None:
-    """Refuses a run in which no token of any completion could carry loss."""
-    start = BehindMark(cfg.loss.skip_until, decoder(tokenizer, keep_special=True))
-    if not cfg.method.samples and all(start(row.demonstration_tokens) is None for row in dataset.rows):
-        raise ConfigError(
-            "loss.skip_until",
-            cfg.loss.skip_until,
-            "leaves nothing to train on: no demonstration holds it",
-            "leave it empty, or write the reasoning that ends with it into the demonstrations",
-        )
-    longest = _longest_completion(cfg, dataset)
-    if cfg.loss.skip_first_tokens >= longest:
-        raise ConfigError(
-            "loss.skip_first_tokens",
-            cfg.loss.skip_first_tokens,
-            f"leaves nothing to train on: the longest completion has {longest} tokens",
-            f"set it below {longest}; 0 counts every token",
-        )
-
-
-def _longest_completion(cfg: RunConfig, dataset: TokenizedDataset) -> int:
-    if cfg.method.samples:
-        return cfg.rollout.max_new_tokens
-    return max(len(row.demonstration_tokens) for row in dataset.rows)
-
-
-def _longest_teacher(cfg: RunConfig, dataset: TokenizedDataset) -> int:
-    return max(len(row.teacher_prompt_tokens) for row in dataset.rows) + _longest_completion(cfg, dataset)

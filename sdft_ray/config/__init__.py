@@ -23,12 +23,14 @@ from sdft_ray.config.method import (
 from sdft_ray.config.report import Figures, ReportConfig
 from sdft_ray.config.rollout import RolloutConfig
 from sdft_ray.config.run import AUTO, NEVER, Mode, PlanConfig, RunConfig, TrackingConfig, Wandb
+from sdft_ray.config.show import Choice, ShowConfig
 from sdft_ray.config.stages import StageBoundaryConfig
 from sdft_ray.config.teacher import Payload, Tail, TeacherBackend, TeacherConfig, TeacherContext, TeacherWeights
 from sdft_ray.config.teacher_check import CheckConfig
 from sdft_ray.config.weights import Channel, TeacherEma, WeightsConfig
 
 __all__ = [
+    "ShowConfig",
     "StageBoundaryConfig",
     "AUTO",
     "NEVER",
@@ -37,6 +39,7 @@ __all__ = [
     "AlarmsConfig",
     "Channel",
     "CheckConfig",
+    "Choice",
     "ClusterConfig",
     "CompletionSource",
     "DataConfig",

@@ -59,6 +59,7 @@ class DataConfig:
     too_long: TooLong = TooLong.REFUSE
     on_bad_row: OnBadRow = OnBadRow.ERROR
     special_tokens: bool = False  # whether a special token's text in a row, such as <|im_end|>, becomes that token
+    cache: bool = True  # whether 2,000 rows or more are kept tokenised in the user's cache folder (docs/data.md)
     shuffle: bool = True  # a new order every epoch, derived from the run's seed
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from sdft_ray.config.learner import LearnerConfig
 from sdft_ray.config.method import CompletionSource, LossConfig, MethodConfig, MismatchCorrection, Target
 from sdft_ray.config.report import ReportConfig
 from sdft_ray.config.rollout import RolloutConfig
+from sdft_ray.config.show import ShowConfig
 from sdft_ray.config.stages import StageBoundaryConfig
 from sdft_ray.config.teacher import TeacherConfig, TeacherContext, TeacherWeights
 from sdft_ray.config.teacher_check import CheckConfig
@@ -32,6 +33,7 @@ class Mode(Enum):
     train = auto()  # teach the model; the default
     evaluate = auto()  # measure model.path as it is: evaluation.sets, evaluation.prior and harness.tasks
     plan = auto()  # print what the run would take, and start nothing
+    show = auto()  # print what the model will read of some rows, and start nothing
     check_teacher = auto()  # tell whether the model can use the demonstrations, before anything is trained
     report = auto()  # make a page of the run folders in `runs`; needs no cluster
 
@@ -100,6 +102,7 @@ class RunConfig:
     faults: FaultsConfig = field(default_factory=FaultsConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     check: CheckConfig = field(default_factory=CheckConfig)
+    show: ShowConfig = field(default_factory=ShowConfig)
     runs: list[str] = field(default_factory=list)  # of mode=report: run folders, or patterns such as runs/sdft-*
     report: ReportConfig = field(default_factory=ReportConfig)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from sdft_ray.conversation import Message, ToolCall, last_of
 from sdft_ray.data.chat_template import ChatTemplate
+from sdft_ray.data.encoding import Encoding, Piece, Pieces, TextEncoder, Tokens
 from sdft_ray.errors import ModelError
 
 _BLOCK = re.compile(r"\s*(?P<open>[<\[])(?P<name>\w+)(?P<close>[>\]])\s*")
@@ -45,6 +46,7 @@ class ChatEncoder:
         """
         self._tokenizer = tokenizer
         self._template = ChatTemplate(tokenizer, switches or {}, switches_key)
+        self.encoder = TextEncoder(tokenizer)
         self._name = tokenizer.name_or_path
         if tokenizer.eos_token_id is None:
             raise ModelError(
@@ -58,7 +60,15 @@ class ChatEncoder:
         self._stops = {tokenizer.eos_token_id, *stop_tokens}
         self._learn_turn()
 
-    def prompt(self, messages: Sequence[Message], tools: str = "") -> tuple[int, ...]:
+    def prompt(self, messages: Sequence[Message], tools: str = "") -> Tokens:
+        """Runs `prompt_encoding` alone."""
+        return self.encoder.run(self.prompt_encoding(messages, tools))
+
+    def completion(self, messages: Sequence[Message], answer: Message, tools: str = "") -> Tokens:
+        """Runs `completion_encoding` alone."""
+        return self.encoder.run(self.completion_encoding(messages, answer, tools))
+
+    def prompt_encoding(self, messages: Sequence[Message], tools: str = "") -> Encoding[Tokens]:
         """The conversation up to where the assistant's turn begins.
 
         Args:
@@ -70,7 +80,7 @@ class ChatEncoder:
         """
         self._check_shown(messages, tools)
         guarded, guarded_tools, mark = self._guard(messages, tools)
-        tokens = self._encode(self._render(guarded, guarded_tools, add_generation_prompt=True), mark)
+        tokens = yield self._pieces(self._render(guarded, guarded_tools, add_generation_prompt=True), mark)
         bos = self._tokenizer.bos_token_id
         if bos is not None and tokens[:2] == (bos, bos):
             raise ModelError(
@@ -79,7 +89,7 @@ class ChatEncoder:
             )
         return tokens
 
-    def completion(self, messages: Sequence[Message], answer: Message, tools: str = "") -> tuple[int, ...]:
+    def completion_encoding(self, messages: Sequence[Message], answer: Message, tools: str = "") -> Encoding[Tokens]:
         """What the assistant writes behind `prompt(messages, tools)` to give `answer`, up to the token that ends it.
 
         The difference is taken in text, since a token may span the border. Its tokens are those it has behind the
@@ -98,8 +108,9 @@ class ChatEncoder:
                 f"the chat template of {self._name} leaves out a part of the answer "
                 f"{answer.content[:_TAIL_LENGTH]!r}; mend the answer, or replace the template by model.chat_template."
             )
-        before, both = self._encode(prompt, mark), self._encode(prompt + text, mark)
-        tokens = both[len(before) :] if both[: len(before)] == before else self._encode(text, mark)
+        before = yield self._pieces(prompt, mark)
+        both = yield self._pieces(prompt + text, mark)
+        tokens = both[len(before) :] if both[: len(before)] == before else (yield self._pieces(text, mark))
         if self.closes_turn and self.end_of_turn in tokens:
             return tokens[: len(tokens) - tokens[::-1].index(self.end_of_turn)]
         # A turn that calls tools may have an end of its own, at which the sampler stops as well.
@@ -149,10 +160,9 @@ class ChatEncoder:
                 "earlier turn, as reasoning often is; set teacher.template=single_turn, which shows it as text."
             )
 
-    def text(self, text: str) -> tuple[int, ...]:
+    def text_encoding(self, text: str) -> Encoding[Tokens]:
         """A text outside any conversation, without BOS and end."""
-        as_text = self._special_is_text and self._control.search(text) is not None
-        return tuple(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=as_text))
+        return (yield (Piece(text, self._special_is_text and self._control.search(text) is not None),))
 
     def left_out(self, messages: Sequence[Message], tools: str = "") -> str:
         """See `ChatTemplate.left_out`."""
@@ -175,7 +185,7 @@ class ChatEncoder:
         prompt = self._render([question], add_generation_prompt=True)
         head, found, tail = self._render([question, answer], add_generation_prompt=False).rpartition(answer.content)
         added = self._tokenizer.added_tokens_decoder
-        closing = [token for token in self._encode(tail, "") if token in added] if found else []
+        closing = [token for token in self.encoder.encode((Piece(tail),)) if token in added] if found else []
         self.closes_turn = bool(closing)
         self.end_of_turn = int(
             next(
@@ -246,26 +256,25 @@ class ChatEncoder:
             )
         return mark
 
-    def _encode(self, rendered: str, mark: str) -> tuple[int, ...]:
-        """Token ids of a rendering, in which placeholders stand for texts that must not become special tokens.
+    def _pieces(self, rendered: str, mark: str) -> Pieces:
+        """A rendering as it is encoded; its placeholders become the texts that must not become special tokens.
 
         Between two special tokens of the template a tokenizer reads a stretch of text by itself. So a stretch with a
         placeholder is encoded by itself, as text, and everything else as ever: no merge is lost. Only a tokenizer that
         begins every text with a space puts one before such a stretch.
         """
         if not mark:
-            return tuple(self._tokenizer.encode(rendered, add_special_tokens=False))
-        tokens: list[int] = []
+            return (Piece(rendered),)
+        pieces: list[Piece] = []
         usual = ""
-        for piece in self._control.split(rendered):
-            if mark not in piece:
-                usual += piece
+        for stretch in self._control.split(rendered):
+            if mark not in stretch:
+                usual += stretch
                 continue
-            tokens += self._tokenizer.encode(usual, add_special_tokens=False)
-            text = re.sub(f"{mark}(\\d+){mark}", lambda found: self._special[int(found[1])], piece)
-            tokens += self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+            text = re.sub(f"{mark}(\\d+){mark}", lambda found: self._special[int(found[1])], stretch)
+            pieces += (Piece(usual), Piece(text, is_literal=True))
             usual = ""
-        return (*tokens, *self._tokenizer.encode(usual, add_special_tokens=False))
+        return (*pieces, Piece(usual))
 
     def _render(self, messages: Sequence[Message], tools: str = "", *, add_generation_prompt: bool) -> str:
         return self._template.render(messages, tools, add_generation_prompt=add_generation_prompt)

@@ -5,15 +5,34 @@ what tools have answered since then stays behind them. All three come from one c
 differ in nothing but the context, and in the switches of the teacher's own. A row may bring the teacher's conversation.
 """
 
+import hashlib
+import json
 from collections.abc import Collection, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from sdft_ray.config import TeacherConfig
 from sdft_ray.conversation import Message, last_of
 from sdft_ray.data.chat import ChatEncoder
+from sdft_ray.data.encoding import Encoding, TextEncoder, Tokens
 from sdft_ray.data.teacher_template import SHOWN, TeacherTemplate
 from sdft_ray.errors import ConfigError, DataError, ModelError
 from sdft_ray.records import Example
+
+# Settings of the teacher that concern its weights and scores. Any other may change what it reads.
+SCORING = (
+    "backend",
+    "weights",
+    "path",
+    "ema_decay",
+    "payload",
+    "payload_precision",
+    "top_k",
+    "tail",
+    "max_tokens_per_forward",
+    "gpu_memory_share",
+    "kv_cache_gib",
+)
 
 
 class PromptBuilder:
@@ -43,6 +62,8 @@ class PromptBuilder:
                 a turn that the chat template leaves out; or the chat template never reads a switch.
         """
         self._tokenizer = tokenizer
+        self._teacher = teacher
+        self._special_tokens = special_tokens
         self._compared: set[tuple[Any, ...]] = set()  # kinds of conversations, see `check_tails`
         self._switches = dict(switches or {})
         self._teacher_switches = dict(teacher.template_switches)
@@ -93,18 +114,55 @@ class PromptBuilder:
             problem = f"the chat template of {self._tokenizer.name_or_path} leaves out system messages"
             raise ConfigError(key, system, problem, "write it into the prompts, or set another model.chat_template")
 
-    def student(self, example: Example) -> tuple[int, ...]:
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings that decide what is made of an example, besides the tokenizer."""
+        teacher = {key: value for key, value in asdict(self._teacher).items() if key not in SCORING}
+        return {
+            "teacher": teacher,
+            "switches": self._switches,
+            "special_tokens": self._special_tokens,
+            "end_of_turn": self.end_of_turn,
+        }
+
+    @property
+    def tokenizer_digest(self) -> str:
+        """Of the tokenizer and its chat template."""
+        tokenizer = self._tokenizer
+        core = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
+        added = {token: str(content) for token, content in tokenizer.added_tokens_decoder.items()}
+        parts = [type(tokenizer).__name__, tokenizer.chat_template, tokenizer.special_tokens_map, added, core]
+        return hashlib.blake2b(json.dumps(parts, default=str).encode()).hexdigest()
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """What runs the encodings below, one or many at a time."""
+        return self._chat.encoder
+
+    def student(self, example: Example) -> Tokens:
+        """Runs `student_encoding` alone."""
+        return self.encoder.run(self.student_encoding(example))
+
+    def teacher(self, example: Example) -> Tokens:
+        """Runs `teacher_encoding` alone."""
+        return self.encoder.run(self.teacher_encoding(example))
+
+    def demonstration(self, example: Example) -> Tokens:
+        """Runs `demonstration_encoding` alone."""
+        return self.encoder.run(self.demonstration_encoding(example))
+
+    def student_encoding(self, example: Example) -> Encoding[Tokens]:
         """The prompt the student answers, up to where its turn begins.
 
         Raises:
             ModelError: the chat template cannot render it as it stands; names the example.
         """
         try:
-            return self._chat.prompt(example.prompt, example.tools)
+            return (yield from self._chat.prompt_encoding(example.prompt, example.tools))
         except ModelError as error:
             raise ModelError(f"example {example.example_id!r}: {error}") from error
 
-    def teacher(self, example: Example) -> tuple[int, ...]:
+    def teacher_encoding(self, example: Example) -> Encoding[Tokens]:
         """The teacher's conversation; under NONE the student's own, as the teacher's switches render it.
 
         Raises:
@@ -116,7 +174,7 @@ class PromptBuilder:
             if self._template and not example.teacher_messages and "assistant" in self._template.roles:
                 said = example.demonstration_turn.content if example.demonstration_turn else example.demonstration
                 self._teacher_chat.check_whole(turns, said, example.tools)
-            return self._teacher_chat.prompt(turns, example.tools)
+            return (yield from self._teacher_chat.prompt_encoding(turns, example.tools))
         except ModelError as error:
             raise ModelError(f"example {example.example_id!r}, as the teacher reads it: {error}") from error
 
@@ -155,7 +213,7 @@ class PromptBuilder:
             return example.demonstration
         return self._chat.written(example.prompt, example.demonstration_turn, example.tools)
 
-    def demonstration(self, example: Example) -> tuple[int, ...]:
+    def demonstration_encoding(self, example: Example) -> Encoding[Tokens]:
         """The demonstration as the student would write it behind its prompt, up to the token that ends its turn.
 
         Raises:
@@ -163,7 +221,7 @@ class PromptBuilder:
         """
         answer = example.demonstration_turn or Message(role="assistant", content=example.demonstration)
         try:
-            return self._chat.completion(example.prompt, answer, example.tools)
+            return (yield from self._chat.completion_encoding(example.prompt, answer, example.tools))
         except ModelError as error:
             raise ModelError(f"example {example.example_id!r}: {error}") from error
 
@@ -214,9 +272,10 @@ class PromptBuilder:
         bos = self._tokenizer.bos_token_id
         return int(bos if bos is not None else self._tokenizer.eos_token_id)
 
-    def text(self, example: Example) -> tuple[int, ...]:
+    def text_encoding(self, example: Example) -> Encoding[Tokens]:
         """The article as raw text, with the token that ends a text, without BOS."""
-        return (*self._chat.text(example.text), self._tokenizer.eos_token_id)
+        tokens = yield from self._chat.text_encoding(example.text)
+        return (*tokens, self._tokenizer.eos_token_id)
 
     def check_context(self, example: Example, source: str, line: int) -> None:
         """Refuses an example that lacks what the teacher's context shows, and prompts as `check_tails` does.

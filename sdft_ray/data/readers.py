@@ -71,7 +71,7 @@ def open_rows(name: str, selection: Selection) -> Iterator[PlacedRow]:
     path = Path(name).expanduser()
     if path.is_dir():
         return _placed(name, _saved_rows(path, selection.split))
-    files = _files(name)
+    files = source_files(name)
     if files:
         first = _first_of(selection.split)[1]
         return islice((row for file in files for row in _file_rows(file, several=len(files) > 1)), first)
@@ -80,12 +80,16 @@ def open_rows(name: str, selection: Selection) -> Iterator[PlacedRow]:
     return _placed(name, _hub_rows(name, selection))
 
 
-def _files(name: str) -> list[Path]:
+def source_files(name: str) -> list[Path]:
     """The files that a name, a pattern or a list of both stands for; none where it stands for no file.
+
+    Of a folder these are all files below it.
 
     Raises:
         ConfigError: a part of a list or a pattern stands for none, or a file is of no kind that can be read.
     """
+    if Path(name).expanduser().is_dir():
+        return [path for path in sorted(Path(name).expanduser().rglob("*")) if path.is_file()]
     if Path(name).expanduser().exists():
         files = [Path(name).expanduser()]
     else:

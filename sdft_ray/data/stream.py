@@ -3,10 +3,11 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from copy import copy
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
-from sdft_ray.data.dataset import TokenizedRow
+from sdft_ray.data.tokenized import TokenizedRow, TokenizedRows
 from sdft_ray.errors import CheckpointError, ConfigError
 from sdft_ray.records import TokenizedExample
 
@@ -32,7 +33,7 @@ class ExampleStream:
             raise ConfigError(
                 "batch_size", batch_size, problem, f"set batch_size={max(1, len(rows))} or smaller, or add data"
             )
-        self._rows = tuple(rows)
+        self._rows = TokenizedRows.of(rows)
         self._batch_size = batch_size
         self._seed = seed
         self._max_new_tokens = max_new_tokens
@@ -92,6 +93,12 @@ class ExampleStream:
         Raises:
             CheckpointError: the state is of other data, or of another seed, batch size or order.
         """
+        if "examples" in state:
+            raise CheckpointError(
+                "the checkpoint's data state is of an earlier release, which told its examples by another fingerprint, "
+                "so whether they are those of this run cannot be known; resume with that release, or begin anew with "
+                "resume=never and model.path set to an exported model."
+            )
         for key, mine in self._fingerprint().items():
             if state.get(key) != mine:
                 raise CheckpointError(
@@ -107,14 +114,20 @@ class ExampleStream:
         self._position = position
 
     def _order_of(self, epoch: int) -> list[int]:
-        indices = range(len(self._rows))
+        ids = self._rows.example_ids
+        indices = range(len(ids))
         if not self._shuffle:
             return list(indices)
-        return sorted(indices, key=lambda index: stable_hash(self._seed, "order", epoch, self._rows[index].example_id))
+        return sorted(indices, key=lambda index: stable_hash(self._seed, "order", epoch, ids[index]))
+
+    @cached_property
+    def _digest(self) -> str:
+        """Of all rows; made once, since every checkpoint asks for it."""
+        return self._rows.digest()
 
     def _fingerprint(self) -> dict[str, Any]:
         return {
-            "examples": f"{stable_hash(*self._rows):016x}",
+            "rows": self._digest,
             "seed": self._seed,
             "batch_size": self._batch_size,
             "shuffle": self._shuffle,

@@ -13,7 +13,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from sdft_ray.data.dataset import TokenizedRow
+import numpy as np
+
+from sdft_ray.data.tokenized import TokenizedRow, TokenizedRows
 
 
 class Reader(Protocol):
@@ -52,12 +54,14 @@ def choose_examples(rows: Sequence[TokenizedRow], num_examples: int, context_len
     They have a demonstration and a teacher prompt that shows more than their prompt, and the model can read it
     together with the demonstration and one token more. Under a method without a teacher no row is such.
     """
+    kept = TokenizedRows.of(rows)
+    prompts, teacher_prompts, demonstrations = (column.lengths for column in kept.columns)
+    # More than one token of a demonstration: beyond that which ends the turn.
+    fits = (demonstrations > 1) & (teacher_prompts > 0) & (teacher_prompts + demonstrations < context_length)
     able = [
-        row
-        for row in rows
-        if len(row.demonstration_tokens) > 1  # beyond the token that ends the turn
-        and row.teacher_prompt_tokens not in ((), row.prompt_tokens)
-        and len(row.teacher_prompt_tokens) + len(row.demonstration_tokens) < context_length
+        index
+        for index in np.flatnonzero(fits).tolist()
+        if teacher_prompts[index] != prompts[index] or kept.teacher_prompts[index] != kept.prompts[index]
     ]
     taken = min(num_examples, len(able))
-    return [able[index * len(able) // taken] for index in range(taken)]
+    return [kept[able[index * len(able) // taken]] for index in range(taken)]

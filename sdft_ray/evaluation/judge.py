@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdft_ray.config import JudgeConfig
+from sdft_ray.config.cache import cache_folder
 from sdft_ray.errors import ConfigError, EndpointError
 from sdft_ray.evaluation.scorers import Score
-from sdft_ray.models.embedded import cache_folder
 from sdft_ray.tracking.earlier import move_to_earlier
 
 PROMPTS, REQUESTS, RETRIES = "evaluation/judge_prompts", "evaluation/judge_requests", "evaluation/judge_retries"

@@ -17,7 +17,7 @@ from sdft_ray.config import Mode
 from sdft_ray.launch.composing import Stage, compose_runs, report_config
 from sdft_ray.launch.help import show_help
 from sdft_ray.launch.overrides import CONF, check_overrides, readable
-from sdft_ray.launch.showing import show_plan, show_report, show_seeds
+from sdft_ray.launch.showing import show_plan, show_report, show_rows, show_seeds
 from sdft_ray.outcome import Outcome
 
 HELP = {"--help", "-h"}
@@ -52,6 +52,9 @@ def _composed(composed: DictConfig) -> None:
         _, cfg = runs[0][0]
         if cfg.mode is Mode.plan:
             show_plan(cfg)
+            return
+        if cfg.mode is Mode.show:
+            show_rows(runs[0])
             return
         if cfg.mode is not Mode.train:
             outcome.remedy = "start it again under another name"

@@ -1,12 +1,14 @@
-"""What the command prints without training: a plan, a report, what several seeds came to.
+"""What the command prints without training: a plan, rows as the model reads them, a report, what several seeds came to.
 
 What it takes is imported where it is called: a wrong setting should not wait for Ray and transformers.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sdft_ray.config import ReportConfig, RunConfig
+from sdft_ray.launch.composing import Stage
 
 
 def show_plan(cfg: RunConfig) -> None:
@@ -20,6 +22,26 @@ def show_plan(cfg: RunConfig) -> None:
     from sdft_ray.planning.plan import make_plan
 
     make_plan(cfg, cfg.needed_roles()).show(Console(highlight=False))
+
+
+def show_rows(stages: Sequence[Stage]) -> None:
+    """Prints what the model will read of some rows of every stage; writes a page of each where one is asked for.
+
+    Raises:
+        ConfigError, DataError, ModelError: with the key, the value and the remedy.
+    """
+    from rich.console import Console
+
+    from sdft_ray.api import show
+    from sdft_ray.preview.terminal import print_preview
+
+    for name, cfg in stages:
+        if len(stages) > 1:
+            page = Path(cfg.show.out)
+            cfg = replace(cfg, show=replace(cfg.show, out=str(page.with_name(f"{page.stem}-{name}.html"))))
+        print_preview(show(cfg), Console(highlight=False))
+        if cfg.show.html:
+            print(f"page     {Path(cfg.show.out).absolute()}")
 
 
 def show_report(runs: list[str], cfg: ReportConfig) -> None:

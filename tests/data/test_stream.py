@@ -6,8 +6,8 @@ from itertools import islice
 
 import pytest
 
-from sdft_ray.data.dataset import TokenizedRow
 from sdft_ray.data.stream import ExampleStream
+from sdft_ray.data.tokenized import TokenizedRow
 from sdft_ray.errors import CheckpointError, ConfigError
 
 ORDER_OF_EPOCH_0 = ["e5", "e3", "e1", "e0", "e4", "e2"]
@@ -91,7 +91,7 @@ def test_a_resumed_stream_goes_on_where_it_stopped(stop: int) -> None:
 @pytest.mark.parametrize(
     ("other", "key"),
     [
-        ({"number": 11}, "examples"),
+        ({"number": 11}, "rows"),
         ({"seed": 1}, "seed"),
         ({"batch_size": 2}, "batch_size"),
         ({"shuffle": False}, "shuffle"),

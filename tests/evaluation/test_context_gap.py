@@ -3,7 +3,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from sdft_ray.data.dataset import TokenizedRow
+from sdft_ray.data.tokenized import TokenizedRow
 from sdft_ray.evaluation.context_gap import ContextGap, choose_examples
 from sdft_ray.tracking.metrics import check_declared
 

