@@ -23,6 +23,17 @@ class Message:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PoolHit:
+    """A row of the pool that is shown with another row's prompt."""
+
+    example_id: str
+    question: str  # the last turn of its prompt
+    demonstration: str
+    text: str
+    score: float  # of the retriever, larger is nearer; 0.0 where it was drawn at random
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
     """One row of a data set: a prompt with its demonstration."""
 
@@ -32,6 +43,9 @@ class Example:
     text: str = ""  # the article the demonstration was drawn from; "" where the data has none
     answer: str = ""  # what a right completion has to contain or equal; "" where nothing is scored
     acceptable: str = ""  # JSON: what else a tool call's arguments may be, see evaluation/scorers/tool_call.py
+    further_demonstrations: tuple[str, ...] = ()  # of this very prompt
+    context: str = ""  # JSON: an object of fields that the teacher's template may name; "" where the data has none
+    pool_hits: tuple[PoolHit, ...] = ()  # nearest first; () where no pool was asked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +59,7 @@ class TokenizedExample:
     prompt_tokens: tuple[int, ...]  # [P]
     teacher_prompt_tokens: tuple[int, ...]  # [P'] the same prompt with the demonstration in it
     demonstration_tokens: tuple[int, ...]  # [T] with the end-of-sequence token
+    pool_hits: tuple[tuple[str, float], ...] = ()  # ids and scores of the pool's rows in the teacher prompt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +142,7 @@ class Sample:
     rollout: Rollout
     scores: TeacherScores
     demonstration_tokens: tuple[int, ...] = ()  # to tell what was copied from it; () where nobody asks
+    pool_hits: tuple[tuple[str, float], ...] = ()  # as in `TokenizedExample`
 
     def __post_init__(self) -> None:
         if self.scores.num_tokens != len(self.rollout.completion_tokens):
@@ -144,6 +160,7 @@ def make_sample(example: TokenizedExample, rollout: Rollout, scores: TeacherScor
         rollout=rollout,
         scores=scores,
         demonstration_tokens=example.demonstration_tokens,
+        pool_hits=example.pool_hits,
     )
 
 
@@ -236,6 +253,7 @@ class SampleReport:
     views: TokenViews  # [T]
     copied_share: float  # see data/copying.py
     truncated: bool
+    pool_hits: tuple[tuple[str, float], ...] = ()  # as in `TokenizedExample`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,6 +20,7 @@ from sdft_ray.config.method import (
     Normalization,
     Target,
 )
+from sdft_ray.config.pool import DemonstrationSource, PoolConfig, Retriever
 from sdft_ray.config.report import Figures, ReportConfig
 from sdft_ray.config.rollout import RolloutConfig
 from sdft_ray.config.run import AUTO, NEVER, Mode, PlanConfig, RunConfig, TrackingConfig, Wandb
@@ -40,6 +41,7 @@ __all__ = [
     "ClusterConfig",
     "CompletionSource",
     "DataConfig",
+    "DemonstrationSource",
     "Divergence",
     "Estimator",
     "EvaluationConfig",
@@ -59,8 +61,10 @@ __all__ = [
     "Normalization",
     "PlanConfig",
     "Payload",
+    "PoolConfig",
     "Precision",
     "ReportConfig",
+    "Retriever",
     "RolePlacement",
     "RolloutConfig",
     "RunConfig",

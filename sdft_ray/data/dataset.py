@@ -1,9 +1,10 @@
 """A data set as token ids: what the student is asked, what the teacher is shown, what is given to be learned."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sdft_ray.config import CompletionSource, DataConfig, MethodConfig, TooLong
+from sdft_ray.data.pool import open_pool
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place, Selection
 from sdft_ray.data.rows import RowRules
@@ -20,6 +21,8 @@ class TokenizedRow:
     prompt_tokens: tuple[int, ...]  # [P]
     teacher_prompt_tokens: tuple[int, ...]  # [P']; empty where the method has no teacher
     demonstration_tokens: tuple[int, ...]  # [T]; raw text under method.completion=TEXT; empty where there is none
+    # Ids and scores of the pool's rows in the teacher prompt. A checkpoint knows the data by that prompt, not by these.
+    pool_hits: tuple[tuple[str, float], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,17 +44,32 @@ def read_dataset(data: DataConfig, method: MethodConfig, builder: PromptBuilder)
     builder.check_system("data.system", data.system)
     raw_text = method.completion is CompletionSource.TEXT
     required = ["text"] if raw_text else ["prompt"]
-    if method.completion is CompletionSource.DEMONSTRATION or (method.has_teacher and "demonstration" in builder.shown):
+    teacher = builder.teacher_settings
+    asks_pool = method.has_teacher and teacher.shows_pool
+    is_shown_own = method.has_teacher and "demonstration" in builder.shown and not asks_pool
+    if method.completion is CompletionSource.DEMONSTRATION or is_shown_own:
         required.append("demonstration")
     rules = RowRules(columns=data.columns, system=data.system, required=required)
-    loaded = load_rows(data.source, Selection.of(data, data.num_examples), rules, data.on_bad_row)
+    try:
+        loaded = load_rows(data.source, Selection.of(data, data.num_examples), rules, data.on_bad_row)
+    except DataError as error:
+        if teacher.shows_pool and method.completion is CompletionSource.DEMONSTRATION:
+            raise error.adding(
+                f"method={method.name} learns each row's own demonstration; a pool gives it none."
+            ) from None
+        raise
+    notes = loaded.notes("data.num_examples", data.num_examples)
+    if asks_pool:
+        pool = open_pool(teacher.pool, data, training=loaded.examples, fields=["demonstration"])
+        loaded = replace(loaded, examples=pool.fill(loaded.examples))
+        notes.append(pool.note)
     if raw_text:
         dataset = tokenize_texts(loaded.examples, builder, data)
     else:
         dataset = tokenize_examples(
             loaded.examples, builder, data, has_teacher=method.has_teacher, places=loaded.places
         )
-    return replace(dataset, notes=(*loaded.notes("data.num_examples", data.num_examples), *dataset.notes))
+    return replace(dataset, notes=(*notes, *dataset.notes))
 
 
 def tokenize_examples(
@@ -115,6 +133,7 @@ def _tokenize(example: Example, builder: PromptBuilder, *, has_teacher: bool) ->
         prompt_tokens=builder.student(example),
         teacher_prompt_tokens=builder.teacher(example) if has_teacher else (),
         demonstration_tokens=builder.demonstration(example) if example.demonstration else (),
+        pool_hits=tuple((hit.example_id, hit.score) for hit in example.pool_hits),
     )
 
 

@@ -7,11 +7,11 @@ come from one chat template, so student and teacher differ in nothing but the co
 from collections.abc import Collection
 from typing import Any
 
-from sdft_ray.config import TeacherConfig
+from sdft_ray.config import DemonstrationSource, TeacherConfig
 from sdft_ray.data.chat import ChatEncoder
-from sdft_ray.data.teacher_template import SHOWN, TeacherTemplate
+from sdft_ray.data.teacher_template import SHOW_ALL, SHOWN, Demonstration, LackingField, TeacherTemplate
 from sdft_ray.errors import ConfigError, DataError, ModelError
-from sdft_ray.records import Example
+from sdft_ray.records import Example, Message
 
 
 class PromptBuilder:
@@ -34,6 +34,7 @@ class PromptBuilder:
                 a turn that the chat template leaves out.
         """
         self._tokenizer = tokenizer
+        self.teacher_settings = teacher
         self._chat = ChatEncoder(tokenizer, special_tokens=special_tokens, stop_tokens=stop_tokens)
         self.shown = SHOWN[teacher.context]  # the fields of an example that the teacher sees
         self._template = TeacherTemplate(teacher) if self.shown else None
@@ -85,12 +86,7 @@ class PromptBuilder:
             raise ValueError(f"example {example.example_id!r} has no {missing}")
         if self._template is None:
             return self.student(example)
-        turns = self._template.render(
-            question=example.prompt[-1].content,
-            demonstration=example.demonstration if "demonstration" in self.shown else "",
-            text=example.text if "text" in self.shown else "",
-        )
-        return self._chat.prompt((*example.prompt[:-1], *turns))
+        return self._chat.prompt((*example.prompt[:-1], *self._render(self._template, example)))
 
     def demonstration(self, example: Example) -> tuple[int, ...]:
         """The demonstration as the student would write it behind its prompt, up to the token that ends its turn.
@@ -118,11 +114,52 @@ class PromptBuilder:
 
         Raises:
             DataError: with the place of the example in its source.
+            ConfigError: the teacher's template fails on it.
         """
         if missing := self.lacking(example):
             problem = f"example {example.example_id!r} has no {missing}, which teacher.context shows"
             raise DataError(source, line, problem, f"fill {missing} (data.columns), or change teacher.context")
+        if self._template is None:
+            return
+        if len(self.demonstrations(example)) > 1 and not self._template.shows_several:
+            problem = (
+                f"example {example.example_id!r} has several demonstrations, teacher.template shows the first only"
+            )
+            raise DataError(source, line, problem, SHOW_ALL)
+        if self._template.fields:
+            try:
+                self._render(self._template, example)
+            except LackingField as error:
+                field = f"context.{error.args[0]}"
+                problem = f"example {example.example_id!r} has no {field}, for which teacher.template asks"
+                remedy = f"fill it, or let the template do without: {{% if {field} is defined %}}"
+                raise DataError(source, line, problem, remedy) from error
+
+    def demonstrations(self, example: Example) -> tuple[Demonstration, ...]:
+        """All that the teacher is shown with an example: its own first, then the pool's, nearest first."""
+        if "demonstration" not in self.shown:
+            return ()
+        question, of_teacher = example.prompt[-1].content, self.teacher_settings.demonstrations
+        own = (example.demonstration, *example.further_demonstrations)
+        shown = [
+            Demonstration(text, question) for text in own if text.strip() and of_teacher is not DemonstrationSource.POOL
+        ]
+        if of_teacher is not DemonstrationSource.OWN:
+            shown += [Demonstration(hit.demonstration, hit.question) for hit in example.pool_hits]
+        return tuple(shown)
+
+    def _render(self, template: TeacherTemplate, example: Example) -> tuple[Message, ...]:
+        return template.render(
+            question=example.prompt[-1].content,
+            demonstrations=self.demonstrations(example),
+            text=example.text if "text" in self.shown else "",
+            context=example.context,
+        )
 
     def lacking(self, example: Example) -> str:
         """The field the teacher's context shows but the example leaves empty; "" where nothing is lacking."""
-        return next((field for field in self.shown if not getattr(example, field).strip()), "")
+        for field in self.shown:
+            filled = self.demonstrations(example) if field == "demonstration" else getattr(example, field).strip()
+            if not filled:
+                return field
+        return ""

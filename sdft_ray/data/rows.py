@@ -11,7 +11,7 @@ from typing import Any
 from sdft_ray.errors import DataError
 from sdft_ray.records import Example, Message
 
-KEYS = ("id", "prompt", "demonstration", "text", "answer", "acceptable")
+KEYS = ("id", "prompt", "demonstration", "demonstrations", "text", "context", "answer", "acceptable")
 WRITE = {"demonstration": "write what an expert would answer", "text": "write the text"}
 MESSAGES = "messages"  # whole conversations, as fine-tuning services take them
 ROLES = ("system", "user", "assistant")
@@ -82,13 +82,17 @@ class Row:
             DataError: a value is missing, of the wrong type, empty, or no text.
         """
         required = self.rules.required
+        prompt = self.prompt(self.rules.system, "prompt" in required)
+        demonstration, *further = self.demonstrations("demonstration" in required)
         return Example(
             example_id=self.identifier(),
-            prompt=self.prompt(self.rules.system, "prompt" in required),
-            demonstration=self.lines("demonstration", "demonstration" in required),
+            prompt=prompt,
+            demonstration=demonstration,
             text=self.lines("text", "text" in required),
             answer=self.string_or_json("answer"),
             acceptable=self.string_or_json("acceptable"),
+            further_demonstrations=tuple(further),
+            context=self.fields("context", "context" in required),
         )
 
     def value(self, key: str, required: bool) -> Any:
@@ -153,6 +157,37 @@ class Row:
         if required and not text.strip():
             raise self.error(f"{self.columns.get(key, key)} is empty", f"{WRITE[key]}, or remove the row")
         return text
+
+    def demonstrations(self, required: bool) -> tuple[str, ...]:
+        """The row's `demonstration`, then those of its list `demonstrations` that differ; ("",) where it has none."""
+        value = self.value("demonstrations", required=False)
+        if value is None:
+            return (self.lines("demonstration", required),)
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise self.wrong_type("demonstrations", value, "a list of strings, each a demonstration")
+        column = self.columns.get("demonstrations", "demonstrations")
+        blank = next((place for place, each in enumerate(value) if not each.strip()), None)
+        if not value or blank is not None:
+            problem = f"{column} is empty" if blank is None else f"{column}[{blank}] is empty"
+            raise self.error(problem, f"{WRITE['demonstration']}, or leave it out")
+        first = self.lines("demonstration", required=False)
+        own = [first] if first.strip() else []
+        return tuple(dict.fromkeys([*own, *(self.checked(column, each) for each in value)]))
+
+    def fields(self, key: str, required: bool) -> str:
+        """The JSON text of an object, without the fields that are null; "" where an optional one is absent."""
+        value = self.value(key, required)
+        if value is None:
+            return ""
+        column = self.columns.get(key, key)
+        if not isinstance(value, Mapping):
+            raise self.wrong_type(key, value, "an object of named fields")
+        # A table has every field in every row, null where the row had none.
+        given = {name: field for name, field in value.items() if field is not None}
+        try:
+            return self.checked(column, json.dumps(given, ensure_ascii=False))
+        except TypeError as error:  # of a table: a date, bytes
+            raise self.error(f"{column} holds what JSON cannot write ({error})", "write it as a string") from error
 
     def prompt(self, system: str, required: bool) -> tuple[Message, ...]:
         """The prompt as chat turns, the last one the user's; () where an optional one is absent."""
