@@ -7,7 +7,14 @@ takes the part it needs, never `RunConfig`.
 from sdft_ray.config.alarms import AlarmsConfig
 from sdft_ray.config.cluster import ClusterConfig, HardwareConfig, RolePlacement
 from sdft_ray.config.data import DataConfig, ModelConfig, OnBadRow, TooLong
-from sdft_ray.config.evaluation import PRIOR, EvaluationConfig, EvaluationSetConfig, JudgeConfig, Match
+from sdft_ray.config.evaluation import (
+    PRIOR,
+    EvaluationConfig,
+    EvaluationContext,
+    EvaluationSetConfig,
+    JudgeConfig,
+    Match,
+)
 from sdft_ray.config.harness import HarnessConfig, HarnessTask
 from sdft_ray.config.learner import LearnerConfig, Precision, Schedule
 from sdft_ray.config.method import (
@@ -45,6 +52,7 @@ __all__ = [
     "Divergence",
     "Estimator",
     "EvaluationConfig",
+    "EvaluationContext",
     "EvaluationSetConfig",
     "Figures",
     "HardwareConfig",
