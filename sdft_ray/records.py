@@ -11,9 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from sdft_ray.conversation import Message as Message  # a part of an example, and named here with it
+from sdft_ray.conversation import Message, last_of
 
 NUM_SHOWN = 5  # tokens of a sample whose two distributions are shown, those with the largest divergence
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PoolHit:
+    """A row of the pool that is shown with another row's prompt."""
+
+    example_id: str
+    question: str
+    demonstration: str
+    text: str
+    score: float  # of the retriever, larger is nearer; 0.0 where it was drawn at random
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +40,14 @@ class Example:
     tools: str = ""  # JSON text of the list of schemas that the chat template shows on both sides; "" shows none
     demonstration_turn: Message | None = None  # where it calls tools: the turn of which `demonstration` is the text
     teacher_messages: tuple[Message, ...] = ()  # what the teacher reads instead of its template; () where it reads that
+    further_demonstrations: tuple[str, ...] = ()  # of this very prompt
+    context: str = ""  # JSON: an object of fields that the teacher's template may name; "" where the data has none
+    pool_hits: tuple[PoolHit, ...] = ()  # nearest first; () where no pool was asked
+
+    @property
+    def question(self) -> str:
+        """What is asked: the last turn of the user, behind which tools may have answered; "" without a prompt."""
+        return self.prompt[last_of("user", self.prompt)].content if self.prompt else ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +61,7 @@ class TokenizedExample:
     prompt_tokens: tuple[int, ...]  # [P]
     teacher_prompt_tokens: tuple[int, ...]  # [P'] the same prompt with the demonstration in it
     demonstration_tokens: tuple[int, ...]  # [T] with the end-of-sequence token
+    pool_hits: tuple[tuple[str, float], ...] = ()  # ids and scores of the pool's rows in the teacher prompt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +144,7 @@ class Sample:
     rollout: Rollout
     scores: TeacherScores
     demonstration_tokens: tuple[int, ...] = ()  # to tell what was copied from it; () where nobody asks
+    pool_hits: tuple[tuple[str, float], ...] = ()  # as in `TokenizedExample`
 
     def __post_init__(self) -> None:
         if self.scores.num_tokens != len(self.rollout.completion_tokens):
@@ -141,6 +162,7 @@ def make_sample(example: TokenizedExample, rollout: Rollout, scores: TeacherScor
         rollout=rollout,
         scores=scores,
         demonstration_tokens=example.demonstration_tokens,
+        pool_hits=example.pool_hits,
     )
 
 
@@ -233,6 +255,7 @@ class SampleReport:
     views: TokenViews  # [T]
     copied_share: float  # see data/copying.py
     truncated: bool
+    pool_hits: tuple[tuple[str, float], ...] = ()  # as in `TokenizedExample`
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

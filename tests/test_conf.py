@@ -25,7 +25,7 @@ NEEDED = {
     "reinvoke": ["teacher.path=base"],
     "medical": ["evaluation.judge.dry_run=true"],  # else a judge has to be named
 }
-EXPERIMENTS = {"demo", "claims"}  # those of the paper: tests/test_experiments.py
+EXPERIMENTS = {"demo", "claims", "teacher_pool"}  # those of the paper: tests/test_experiments.py
 FILES = sorted(
     path.relative_to(CONF)
     for path in CONF.glob("*/*.yaml")

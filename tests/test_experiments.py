@@ -19,7 +19,7 @@ from sdft_ray.planning.shapes import KNOWN_MODELS
 from sdft_ray.report.paper import paper_tables
 
 PAPER = paper_tables()
-SMALL = ("claims", "demo")  # experiments of this project's own, on two cores
+SMALL = ("claims", "demo", "teacher_pool")  # experiments of this project's own, on two cores
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml") if path.stem not in SMALL)
 NEEDED = {"paper": ["data=jsonl", "data.source=some.jsonl", "name=mine"]}
 MORE = ["evaluation.judge.dry_run=true", "seeds=[0]"]  # else a judge has to be named; one seed is as good as three

@@ -7,7 +7,14 @@ takes the part it needs, never `RunConfig`.
 from sdft_ray.config.alarms import AlarmsConfig
 from sdft_ray.config.cluster import ClusterConfig, HardwareConfig, RolePlacement
 from sdft_ray.config.data import DataConfig, ModelConfig, OnBadRow, TooLong
-from sdft_ray.config.evaluation import PRIOR, EvaluationConfig, EvaluationSetConfig, JudgeConfig, Match
+from sdft_ray.config.evaluation import (
+    PRIOR,
+    EvaluationConfig,
+    EvaluationContext,
+    EvaluationSetConfig,
+    JudgeConfig,
+    Match,
+)
 from sdft_ray.config.harness import HarnessConfig, HarnessTask
 from sdft_ray.config.learner import LearnerConfig, Precision, Schedule
 from sdft_ray.config.method import (
@@ -20,6 +27,7 @@ from sdft_ray.config.method import (
     Normalization,
     Target,
 )
+from sdft_ray.config.pool import DemonstrationSource, PoolConfig, Retriever
 from sdft_ray.config.report import Figures, ReportConfig
 from sdft_ray.config.rollout import RolloutConfig
 from sdft_ray.config.run import AUTO, NEVER, Mode, PlanConfig, RunConfig, TrackingConfig, Wandb
@@ -43,9 +51,11 @@ __all__ = [
     "ClusterConfig",
     "CompletionSource",
     "DataConfig",
+    "DemonstrationSource",
     "Divergence",
     "Estimator",
     "EvaluationConfig",
+    "EvaluationContext",
     "EvaluationSetConfig",
     "Figures",
     "HardwareConfig",
@@ -62,8 +72,10 @@ __all__ = [
     "Normalization",
     "PlanConfig",
     "Payload",
+    "PoolConfig",
     "Precision",
     "ReportConfig",
+    "Retriever",
     "RolePlacement",
     "RolloutConfig",
     "RunConfig",

@@ -31,6 +31,15 @@ class Match(Enum):
     JUDGE = auto()  # a judge model finds every detail of the answer in it; leniently: one of them, and nothing wrong
 
 
+class EvaluationContext(Enum):
+    """What the evaluated model is given besides the question."""
+
+    NONE = auto()
+    TEXT = auto()  # the row's article: retrieval that is always right, the upper bound of knowledge in weights
+    DEMONSTRATION = auto()  # the row's own, as turns before the question
+    POOL = auto()  # what teacher.pool finds: a row's article, or where it has none its demonstration
+
+
 @dataclass(kw_only=True)
 class EvaluationSetConfig:
     """One evaluation set: `evaluation.sets.NAME` is one of these, or its source alone."""
@@ -42,6 +51,7 @@ class EvaluationSetConfig:
     filter: dict[str, Any] = field(default_factory=dict)  # as data.filter
     match: Match = MISSING  # evaluation.match where the set names none
     max_new_tokens: int = MISSING  # of a completion; evaluation.max_new_tokens where the set names none
+    context: EvaluationContext = EvaluationContext.NONE
     num_questions: int = 0  # take only the first N; 0 takes all
     columns: dict[str, str] | None = None  # our key -> the set's column; null takes data.columns
     system: str | None = None  # system message of every prompt; null takes data.system

@@ -6,6 +6,7 @@ from typing import Any
 
 from sdft_ray.config.cluster import ClusterConfig
 from sdft_ray.config.learner import Precision
+from sdft_ray.config.pool import DemonstrationSource, PoolConfig
 from sdft_ray.config.validation import at_least, check_switches, positive, require, share
 
 
@@ -30,6 +31,7 @@ class TeacherContext(Enum):
     DEMONSTRATION = auto()
     TEXT = auto()  # the article only
     TEXT_AND_DEMONSTRATION = auto()
+    FIELDS = auto()  # what the template names of the row's own `context`, an object of fields
     NONE = auto()  # the plain prompt: no context at all
 
 
@@ -57,6 +59,8 @@ class TeacherConfig:
     path: str = ""  # a FROZEN teacher may be another model with the same tokenizer: hub id or folder; "" is model.path
     ema_decay: float = 0.99  # the share of the OLD teacher kept at each step (the paper's alpha is 1 - ema_decay)
     context: TeacherContext = TeacherContext.DEMONSTRATION
+    demonstrations: DemonstrationSource = DemonstrationSource.OWN
+    pool: PoolConfig = field(default_factory=PoolConfig)
     template: str = "single_turn"  # one of data/teacher_template.py, a Jinja file's path, or Jinja text, which has {{
     template_switches: dict[str, Any] = field(
         default_factory=dict
@@ -100,10 +104,33 @@ class TeacherConfig:
             "takes the teacher's output head, which teacher.backend=VLLM does not load",
             "set teacher.payload=HIDDEN, or teacher.backend=TRANSFORMERS",
         )
+        self._check_pool()
         at_least(1, "teacher.top_k", self.top_k)
         at_least(1, "teacher.max_tokens_per_forward", self.max_tokens_per_forward)
         positive("teacher.gpu_memory_share", self.gpu_memory_share)
         positive("teacher.kv_cache_gib", self.kv_cache_gib)
+
+    @property
+    def shows_pool(self) -> bool:
+        """True when the teacher is shown demonstrations of other rows."""
+        return self.demonstrations is not DemonstrationSource.OWN
+
+    def _check_pool(self) -> None:
+        shows = self.context in (TeacherContext.DEMONSTRATION, TeacherContext.TEXT_AND_DEMONSTRATION)
+        require(
+            shows or not self.shows_pool,
+            "teacher.demonstrations",
+            self.demonstrations.name,
+            f"takes demonstrations from the pool, but teacher.context={self.context.name} shows none",
+            "set teacher.context=DEMONSTRATION or TEXT_AND_DEMONSTRATION, or teacher.demonstrations=OWN",
+        )
+        require(
+            self.pool.exclude_own or self.demonstrations is not DemonstrationSource.OWN_AND_POOL,
+            "teacher.pool.exclude_own",
+            self.pool.exclude_own,
+            "would show a row's own demonstration twice under teacher.demonstrations=OWN_AND_POOL",
+            "set it to true, or teacher.demonstrations=POOL",
+        )
 
     def check_fit(self, cluster: ClusterConfig) -> None:
         """Refuses a placement of the teacher workers that their backend cannot use."""

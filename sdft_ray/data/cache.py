@@ -100,7 +100,8 @@ class DatasetCache:
 def _packed(dataset: TokenizedDataset) -> dict[str, Any]:
     sources = dict.fromkeys(place.source for place in dataset.places)
     numbers = {source: number for number, source in enumerate(sources)}
-    head = {"sources": list(numbers), "notes": dataset.notes}
+    hits = dataset.rows.pool_hits if any(dataset.rows.pool_hits) else None
+    head = {"sources": list(numbers), "notes": dataset.notes, "pool_hits": hits}
     ids = [example_id.encode() for example_id in dataset.rows.example_ids]
     arrays: dict[str, np.ndarray] = {
         "head": np.frombuffer(json.dumps(head).encode(), dtype=np.uint8),
@@ -117,7 +118,10 @@ def _packed(dataset: TokenizedDataset) -> dict[str, Any]:
 def _unpacked(archive: Any) -> TokenizedDataset:
     head = json.loads(archive["head"].tobytes())
     columns = (TokenColumn(archive[name], archive[f"{name}_lengths"]) for name in _COLUMNS)
-    rows = TokenizedRows(tuple(_ids(archive["ids"].tobytes(), archive["id_lengths"].tolist())), *columns)
+    example_ids = tuple(_ids(archive["ids"].tobytes(), archive["id_lengths"].tolist()))
+    hits = head["pool_hits"] or [()] * len(example_ids)
+    pool_hits = tuple(tuple((name, score) for name, score in of) for of in hits)
+    rows = TokenizedRows(example_ids, pool_hits, *columns)
     sources = (head["sources"][number] for number in archive["source_numbers"].tolist())
     places = tuple(map(Place, sources, archive["lines"].tolist()))
     return TokenizedDataset(rows=rows, places=places, notes=tuple(head["notes"]))

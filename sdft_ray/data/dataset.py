@@ -11,6 +11,7 @@ from sdft_ray.config.cache import cache_folder
 from sdft_ray.data.cache import MIN_ROWS, DatasetCache
 from sdft_ray.data.encoding import Encoding
 from sdft_ray.data.fingerprint import fingerprint
+from sdft_ray.data.pool import open_pool
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place, Selection
 from sdft_ray.data.rows import RowRules
@@ -63,16 +64,31 @@ def _read(data: DataConfig, method: MethodConfig, builder: PromptBuilder) -> Tok
     """Reads the examples themselves. Raises as `read_rows`."""
     raw_text = method.completion is CompletionSource.TEXT
     required = ["text"] if raw_text else ["prompt"]
+    teacher = builder.teacher_settings
+    asks_pool = method.has_teacher and teacher.shows_pool
     if method.completion is CompletionSource.DEMONSTRATION:
         required.append("demonstration")
-    shown = [field for field in builder.shown if field == "demonstration"] if method.has_teacher else []
+    is_shown_own = method.has_teacher and "demonstration" in builder.shown and not asks_pool
+    shown = ["demonstration"] if is_shown_own else []
     rules = RowRules(columns=data.columns, system=data.system, required=required, shown=shown)
-    loaded = load_rows(data.source, Selection.of(data, data.num_examples), rules, data.on_bad_row)
+    try:
+        loaded = load_rows(data.source, Selection.of(data, data.num_examples), rules, data.on_bad_row)
+    except DataError as error:
+        if teacher.shows_pool and method.completion is CompletionSource.DEMONSTRATION:
+            raise error.adding(
+                f"method={method.name} learns each row's own demonstration; a pool gives it none."
+            ) from None
+        raise
+    notes = loaded.notes("data.num_examples", data.num_examples)
+    if asks_pool:
+        pool = open_pool(teacher.pool, data, training=loaded.examples, fields=["demonstration"])
+        loaded = replace(loaded, examples=pool.fill(loaded.examples))
+        notes.append(pool.note)
     if raw_text:
         dataset = tokenize_texts(loaded.examples, builder, data, places=loaded.places)
     else:
         dataset = tokenize_rows(loaded.examples, builder, data, has_teacher=method.has_teacher, places=loaded.places)
-    return replace(dataset, notes=(*loaded.notes("data.num_examples", data.num_examples), *dataset.notes))
+    return replace(dataset, notes=(*notes, *dataset.notes))
 
 
 def tokenize_examples(examples: Sequence[Example], builder: PromptBuilder, data: DataConfig) -> TokenizedDataset:
@@ -170,6 +186,7 @@ def _encoding(example: Example, place: Place, builder: PromptBuilder, *, has_tea
         prompt_tokens=(yield from builder.student_encoding(example)),
         teacher_prompt_tokens=(yield from builder.teacher_encoding(example)) if has_teacher else (),
         demonstration_tokens=(yield from builder.demonstration_encoding(example)) if example.demonstration else (),
+        pool_hits=tuple((hit.example_id, hit.score) for hit in example.pool_hits),
     )
 
 

@@ -11,11 +11,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sdft_ray.config import TeacherConfig
+from sdft_ray.config import DemonstrationSource, TeacherConfig
 from sdft_ray.conversation import Message, last_of
 from sdft_ray.data.chat import ChatEncoder
 from sdft_ray.data.encoding import Encoding, TextEncoder, Tokens
-from sdft_ray.data.teacher_template import SHOWN, TeacherTemplate
+from sdft_ray.data.teacher_template import SHOW_ALL, SHOWN, Demonstration, LackingField, TeacherTemplate
 from sdft_ray.errors import ConfigError, DataError, ModelError
 from sdft_ray.records import Example
 
@@ -62,7 +62,7 @@ class PromptBuilder:
                 a turn that the chat template leaves out; or the chat template never reads a switch.
         """
         self._tokenizer = tokenizer
-        self._teacher = teacher
+        self.teacher_settings = teacher
         self._special_tokens = special_tokens
         self._compared: set[tuple[Any, ...]] = set()  # kinds of conversations, see `check_tails`
         self._switches = dict(switches or {})
@@ -117,7 +117,7 @@ class PromptBuilder:
     @property
     def settings(self) -> dict[str, Any]:
         """All settings that decide what is made of an example, besides the tokenizer."""
-        teacher = {key: value for key, value in asdict(self._teacher).items() if key not in SCORING}
+        teacher = {key: value for key, value in asdict(self.teacher_settings).items() if key not in SCORING}
         return {
             "teacher": teacher,
             "switches": self._switches,
@@ -172,8 +172,8 @@ class PromptBuilder:
         turns = self.teacher_turns(example)
         try:
             if self._template and not example.teacher_messages and "assistant" in self._template.roles:
-                said = example.demonstration_turn.content if example.demonstration_turn else example.demonstration
-                self._teacher_chat.check_whole(turns, said, example.tools)
+                for said in self._said(example):
+                    self._teacher_chat.check_whole(turns, said, example.tools)
             return (yield from self._teacher_chat.prompt_encoding(turns, example.tools))
         except ModelError as error:
             raise ModelError(f"example {example.example_id!r}, as the teacher reads it: {error}") from error
@@ -193,16 +193,19 @@ class PromptBuilder:
         if example.teacher_messages:
             return example.teacher_messages
         place = last_of("user", example.prompt)
-        demonstration = self.demonstration_text(example) if "demonstration" in self.shown else ""
-        turns = self._template.render(
-            question=example.prompt[place].content,
-            demonstration=demonstration,
-            text=example.text if "text" in self.shown else "",
-        )
+        turns = self._render(self._template, example)
         if turn := example.demonstration_turn:
-            is_whole = {shown for shown in turns if shown.role == turn.role and shown.content == demonstration}
+            own = self.demonstration_text(example)
+            is_whole = {shown for shown in turns if shown.role == turn.role and shown.content == own}
             turns = tuple(turn if shown in is_whole else shown for shown in turns)
         return (*example.prompt[:place], *turns, *example.prompt[place + 1 :])
+
+    def _said(self, example: Example) -> list[str]:
+        """The demonstrations as turns of the assistant say them: beside the tools that they call."""
+        shown: list[str] = list(self.demonstrations(example))
+        if (turn := example.demonstration_turn) and (own := self.demonstration_text(example)) in shown:
+            shown[shown.index(own)] = turn.content
+        return shown
 
     def demonstration_text(self, example: Example) -> str:
         """The demonstration as it stands in a turn of the user: calls of tools as the chat template writes them.
@@ -282,15 +285,59 @@ class PromptBuilder:
 
         Raises:
             DataError: with the place of the example in its source.
-            ConfigError, ModelError: as `check_tails`.
+            ConfigError: as `check_tails`; or the teacher's template fails on it.
+            ModelError: as `check_tails`.
         """
         if missing := self.lacking(example):
             problem = f"example {example.example_id!r} has no {missing}, which teacher.context shows"
             raise DataError(source, line, problem, f"fill {missing} (data.columns), or change teacher.context")
+        if self._template is not None and not example.teacher_messages:
+            self._check_template(self._template, example, source, line)
         self.check_tails(example)
+
+    def _check_template(self, template: TeacherTemplate, example: Example, source: str, line: int) -> None:
+        """Refuses an example that lacks a field the template asks for, or has a demonstration it does not show."""
+        if len(self.demonstrations(example)) > 1 and not template.shows_several:
+            problem = (
+                f"example {example.example_id!r} has several demonstrations, teacher.template shows the first only"
+            )
+            raise DataError(source, line, problem, SHOW_ALL)
+        if template.fields:
+            try:
+                self._render(template, example)
+            except LackingField as error:
+                field = f"context.{error.args[0]}"
+                problem = f"example {example.example_id!r} has no {field}, for which teacher.template asks"
+                remedy = f"fill it, or let the template do without: {{% if {field} is defined %}}"
+                raise DataError(source, line, problem, remedy) from error
+
+    def demonstrations(self, example: Example) -> tuple[Demonstration, ...]:
+        """All that the teacher is shown with an example: its own first, then the pool's, nearest first."""
+        if "demonstration" not in self.shown:
+            return ()
+        question, of_teacher = example.question, self.teacher_settings.demonstrations
+        own = (self.demonstration_text(example), *example.further_demonstrations)
+        shown = [
+            Demonstration(text, question) for text in own if text.strip() and of_teacher is not DemonstrationSource.POOL
+        ]
+        if of_teacher is not DemonstrationSource.OWN:
+            shown += [Demonstration(hit.demonstration, hit.question) for hit in example.pool_hits]
+        return tuple(shown)
+
+    def _render(self, template: TeacherTemplate, example: Example) -> tuple[Message, ...]:
+        return template.render(
+            question=example.question,
+            demonstrations=self.demonstrations(example),
+            text=example.text if "text" in self.shown else "",
+            context=example.context,
+        )
 
     def lacking(self, example: Example) -> str:
         """The field the teacher's context shows but the example leaves empty; "" where nothing is lacking."""
         if example.teacher_messages:
             return ""
-        return next((field for field in self.shown if not getattr(example, field).strip()), "")
+        for field in self.shown:
+            filled = self.demonstrations(example) if field == "demonstration" else getattr(example, field).strip()
+            if not filled:
+                return field
+        return ""

@@ -24,11 +24,23 @@ from sdft_ray.data.values import is_absent, quoted, type_name
 from sdft_ray.errors import DataError
 from sdft_ray.records import Example
 
-PROMPT, DEMONSTRATION = "prompt", "demonstration"
+PROMPT, DEMONSTRATION, DEMONSTRATIONS = "prompt", "demonstration", "demonstrations"
 MESSAGES = "messages"  # whole conversations, as fine-tuning services take them
 TEACHER_MESSAGES = "teacher_messages"  # what the teacher reads, word for word
 TOOLS = "tools"
-KEYS = ("id", PROMPT, DEMONSTRATION, MESSAGES, TOOLS, TEACHER_MESSAGES, "text", "answer", "acceptable")
+KEYS = (
+    "id",
+    PROMPT,
+    DEMONSTRATION,
+    DEMONSTRATIONS,
+    MESSAGES,
+    TOOLS,
+    TEACHER_MESSAGES,
+    "text",
+    "context",
+    "answer",
+    "acceptable",
+)
 WRITE = {DEMONSTRATION: "write what an expert would answer", "text": "write the text"}
 
 
@@ -67,18 +79,20 @@ class Row:
         teacher_messages = self.teacher_messages()
         required = {*self.rules.required, *(() if teacher_messages else self.rules.shown)}
         prompt, turn = self.conversation(PROMPT in required)
-        text = turn.text if turn else self.lines(DEMONSTRATION, DEMONSTRATION in required)
+        demonstration, *further = self.demonstrations(turn.text if turn else "", DEMONSTRATION in required)
         turns = (*prompt, *teacher_messages, *filter(None, [turn]))
         return Example(
             example_id=self.identifier(),
             prompt=prompt,
-            demonstration=text,
+            demonstration=demonstration,
             text=self.lines("text", "text" in required),
             answer=self.string_or_json("answer"),
             acceptable=self.string_or_json("acceptable"),
             tools=read_tools(self.value(TOOLS, False), self.column(TOOLS), self.error, turns),
             demonstration_turn=turn if turn and turn.tool_calls else None,
             teacher_messages=teacher_messages,
+            further_demonstrations=tuple(further),
+            context=self.fields("context", "context" in required),
         )
 
     def column(self, key: str) -> str:
@@ -137,6 +151,37 @@ class Row:
         if required and not text.strip():
             raise self.error(f"{self.column(key)} is empty", f"{WRITE[key]}, or remove the row")
         return text
+
+    def demonstrations(self, own: str, required: bool) -> tuple[str, ...]:
+        """The row's own demonstration, then those of its list that differ; ("",) where it has none.
+
+        Args:
+            own: the demonstration where it is a turn of the row, else "".
+            required: whether the row has to have one.
+        """
+        value, column = self.value(DEMONSTRATIONS, required=False), self.column(DEMONSTRATIONS)
+        if value is None:
+            return (own or self.lines(DEMONSTRATION, required),)
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise self.wrong_type(DEMONSTRATIONS, value, "a list of strings, each a demonstration")
+        blank = next((place for place, each in enumerate(value) if not each.strip()), None)
+        if not value or blank is not None:
+            problem = f"{column} is empty" if blank is None else f"{column}[{blank}] is empty"
+            raise self.error(problem, f"{WRITE[DEMONSTRATION]}, or leave it out")
+        first = own or self.lines(DEMONSTRATION, required=False)
+        listed = (checked_text(each, column, self.error) for each in value)
+        return tuple(dict.fromkeys([*([first] if first.strip() else []), *listed]))
+
+    def fields(self, key: str, required: bool) -> str:
+        """The JSON text of an object, without the fields that are null; "" where an optional one is absent."""
+        value = self.value(key, required)
+        if value is None:
+            return ""
+        if not isinstance(value, Mapping):
+            raise self.wrong_type(key, value, "an object of named fields")
+        # A table has every field in every row, null where the row had none.
+        given = {name: field for name, field in value.items() if field is not None}
+        return json_text(given, self.column(key), self.error)
 
     def conversation(self, required: bool) -> tuple[tuple[Message, ...], Message | None]:
         """The prompt as chat turns, () where an optional one is absent; and the demonstration where it is a turn."""

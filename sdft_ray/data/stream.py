@@ -60,6 +60,7 @@ class ExampleStream:
             prompt_tokens=row.prompt_tokens,
             teacher_prompt_tokens=row.teacher_prompt_tokens,
             demonstration_tokens=row.demonstration_tokens,
+            pool_hits=row.pool_hits,
         )
 
     @property

@@ -1,57 +1,111 @@
-"""Teacher templates: the turns that replace a prompt's last one, so that they also show the demonstration.
+"""Teacher templates: the turns that replace a prompt's last one, so that they also show what the teacher is given.
 
-A template is a list of (role, Jinja) pairs over `question`, `demonstration` and `text`; what the context leaves out is
-"". Templates run in a sandbox: they read their three values and reach nothing else.
+A template is a list of turns in Jinja. Its variables are
+
+- `question`: the prompt's last turn;
+- `demonstrations`: all that are shown, the row's own first, then the pool's, nearest first. Each prints as its text and
+  has the `question` that it answers;
+- `demonstration`: the first of them;
+- `text`: the article;
+- `context`: the row's object of fields, as in `{{ context.feedback }}`.
+
+What teacher.context leaves out is empty. Templates run in a sandbox: they read these values and reach nothing else.
 """
 
+import json
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jinja2
+from jinja2 import meta, nodes
 
-from sdft_ray.config import TeacherConfig, TeacherContext
+from sdft_ray.config import DemonstrationSource, TeacherConfig, TeacherContext
 from sdft_ray.config.validation import is_template, read_text
 from sdft_ray.data.chat_template import TEMPLATE_FAULTS
 from sdft_ray.data.sandbox import BoundedSandbox
 from sdft_ray.errors import ConfigError, first_line
 from sdft_ray.records import Message
 
-Turns = tuple[tuple[str, str], ...]
+
+class Turn(NamedTuple):
+    """One turn of a template."""
+
+    role: str
+    source: str  # Jinja
+    for_each: bool = False  # stands once for each demonstration, the first of them last, with `d` for its own
+
+
+CompiledTurn = tuple[Turn, Callable[[dict[str, Any]], str]]
 
 _TEXT = "{% if text %}Here is a text that bears on it:\n\n{{ text }}\n\n{% endif %}"
+# Of the pool, a demonstration answers another question, which stands above it.
+_ANNOUNCED = (
+    "{% for d in demonstrations %}"
+    "{% if d.question == question %}What follows is an example of a response to this question:\n\n"
+    "{% else %}What follows is another question:\n\n{{ d.question }}\n\n"
+    "and an example of a response to it:\n\n{% endif %}"
+    "{{ d }}\n\n{% endfor %}"
+)
 
 # The structure of the paper: question, announced example, request for an own answer that shows its reasoning.
 _SINGLE_TURN = (
-    "{{ question }}\n\n" + _TEXT + "{% if demonstration %}"
-    "What follows is an example of a response to this question:\n\n{{ demonstration }}\n\n{% endif %}"
-    "Now give a response of your own in your own words, including how you arrive at it."
+    "{{ question }}\n\n" + _TEXT + _ANNOUNCED + "Now give a response of your own in your own words, including how you "
+    "arrive at it."
+)
+
+# Asks for the reasoning first, and for the answer behind it.
+_THINKING = (
+    "{{ question }}\n\n" + _TEXT + _ANNOUNCED + "Now think step by step about the question at the top, and then give a "
+    "response of your own to it."
 )
 
 # Small models take "including how you arrive at it" for the task itself, and forget a question that stands too far
 # above; this one is short, asks for the answer only, and asks again.
 _SINGLE_TURN_SHORT = (
-    "{{ question }}\n\n" + _TEXT + "{% if demonstration %}An expert answers: {{ demonstration }}\n\n{% endif %}"
+    "{{ question }}\n\n" + _TEXT + "{% for d in demonstrations %}{% if d.question != question %}Another question: "
+    "{{ d.question }}\n{% endif %}An expert answers: {{ d }}\n\n{% endfor %}"
     "Now answer in your own words: {{ question }}"
 )
 
-_QUESTION = _TEXT + "{{ question }}"
-
-TEMPLATES: dict[str, Turns] = {
-    "single_turn": (("user", _SINGLE_TURN),),
-    "single_turn_short": (("user", _SINGLE_TURN_SHORT),),
-    # The demonstration as a turn of the conversation: what small models imitate best when a format is to be
-    # learned.
-    "turns": (("user", _QUESTION), ("assistant", "{{ demonstration }}"), ("user", "{{ question }}")),
+TEMPLATES: dict[str, tuple[Turn, ...]] = {
+    "single_turn": (Turn("user", _SINGLE_TURN),),
+    "single_turn_short": (Turn("user", _SINGLE_TURN_SHORT),),
+    # Each demonstration as turns of the conversation: what small models imitate best when a format is to be learned.
+    "turns": (
+        Turn("user", _TEXT + "{{ d.question }}", for_each=True),
+        Turn("assistant", "{{ d }}", for_each=True),
+        Turn("user", "{{ question }}"),
+    ),
+    "thinking": (Turn("user", _THINKING),),
 }
 
 LABEL_LENGTH = 60  # characters of such a text that a message quotes
+SHOW_ALL = "loop over them: {% for d in demonstrations %}{{ d.question }} {{ d }}{% endfor %}"
 
 # Which fields of an example the teacher is shown.
 SHOWN: dict[TeacherContext, tuple[str, ...]] = {
     TeacherContext.DEMONSTRATION: ("demonstration",),
     TeacherContext.TEXT: ("text",),
     TeacherContext.TEXT_AND_DEMONSTRATION: ("text", "demonstration"),
+    TeacherContext.FIELDS: ("context",),
     TeacherContext.NONE: (),
 }
+_VARIABLES = ("question", "demonstrations", "demonstration", "text", "context")
+_MARKED = ("question", "demonstration", "text")  # what a trial rendering can look for
+
+
+class Demonstration(str):
+    """A demonstration as templates print it."""
+
+    question: str  # that it answers: the last turn of its prompt
+
+    def __new__(cls, text: str, question: str) -> "Demonstration":
+        """The text with its question."""
+        made = super().__new__(cls, text)
+        made.question = question
+        return made
 
 
 class TeacherTemplate:
@@ -67,45 +121,105 @@ class TeacherTemplate:
         self.label = template_label(teacher.template)
         sandbox = BoundedSandbox()
         try:
-            sources = _read(teacher.template, key)
-            self._turns = tuple((role, sandbox.compile_turn(turn)) for role, turn in sources)
+            turns = _read(teacher.template, key)
+            self._turns = tuple((turn, sandbox.compile_turn(turn.source)) for turn in turns)
+            trees = [sandbox.parse(turn.source) for turn in turns]
         except jinja2.TemplateError as error:
             raise self._fault(error) from error
-        self._check_shown(teacher.context)
+        self.fields = tuple(dict.fromkeys(name for tree in trees for name in _fields(tree)))
+        self.shows_several = True
+        names = set().union(*map(meta.find_undeclared_variables, trees)) - set(sandbox.globals)
+        if "context" in names:
+            self._check_named(teacher.context, names)
+        else:
+            self._check_shown(teacher)
+        self._check_several(teacher)
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Whose turns they are, in their order."""
-        return tuple(role for role, _ in self._turns)
+        """Whose turns they are, in their order, around one demonstration."""
+        return tuple(turn.role for turn, _ in self._turns)
 
-    def render(self, *, question: str, demonstration: str, text: str) -> tuple[Message, ...]:
-        """The turns with these values in them.
+    def render(
+        self, *, question: str, demonstrations: Sequence[Demonstration] = (), text: str = "", context: str = ""
+    ) -> tuple[Message, ...]:
+        """The turns with these values in them; `context` is the JSON text of an object.
 
         Raises:
-            ConfigError: the template fails on them, or asks for what the sandbox keeps from it.
+            LackingField: the template asks for a field that the context has not.
+            ConfigError: the template fails on the values, or asks for what the sandbox keeps from it.
         """
-        values = {"question": question, "demonstration": demonstration, "text": text}
+        fields = json.loads(context) if context else {}
+        values = {
+            "question": question,
+            "demonstrations": list(demonstrations),
+            "demonstration": next(iter(demonstrations), ""),
+            "text": text,
+            "context": fields,
+        }
+        messages = []
         try:
-            return tuple(Message(role=role, content=turn(values)) for role, turn in self._turns)
+            for turns in _blocks(self._turns):
+                # The nearest stands next to the question; an article, once, above all.
+                for place, d in enumerate(reversed(demonstrations) if turns[0][0].for_each else [None]):
+                    own = values | ({} if d is None else {"d": d, "text": "" if place else text})
+                    messages += [Message(role=turn.role, content=render(own)) for turn, render in turns]
+        except jinja2.UndefinedError as error:
+            lacking = next((name for name in self.fields if name not in fields and f"'{name}'" in str(error)), "")
+            if lacking:
+                raise LackingField(lacking) from error
+            raise self._fault(error) from error
         except TEMPLATE_FAULTS as error:
             raise self._fault(error) from error
+        return tuple(messages)
 
     def _fault(self, error: Exception) -> ConfigError:
         remedy = "use question, demonstration and text as variables, in valid Jinja"
         return ConfigError(self._key, self.label, f"cannot be rendered ({first_line(error)})", remedy)
 
-    def _check_shown(self, context: TeacherContext) -> None:
+    def _check_named(self, context: TeacherContext, names: set[str]) -> None:
+        """Of a template that asks for fields of its rows, which a trial has not: what it shows must be named in it."""
+        if unknown := sorted(names - set(_VARIABLES)):
+            raise self._fault(jinja2.UndefinedError(f"{unknown[0]!r} is undefined"))
+        self.shows_several = "demonstrations" in names
+        for field in ("question", *SHOWN[context]):
+            if field not in names and not (field == "demonstration" and self.shows_several):
+                raise self._hides(field, context)
+
+    def _check_shown(self, teacher: TeacherConfig) -> None:
+        context = teacher.context
         shown = ("question", *SHOWN[context])
-        markers = {field: f"<{field}>" if field in shown else "" for field in ("question", "demonstration", "text")}
-        contents = [turn.content for turn in self.render(**markers)]
+        if "context" in shown:
+            raise self._hides("context", context)
+        markers = {field: f"<{field}>" if field in shown else "" for field in _MARKED}
+        marked = markers["demonstration"], "<second demonstration>"
+        demonstrations = [Demonstration(each, markers["question"]) for each in marked if "demonstration" in shown]
+        turns = self.render(question=markers["question"], demonstrations=demonstrations, text=markers["text"])
+        contents = [turn.content for turn in turns]
         for field in shown:
             if not any(markers[field] in content for content in contents):
-                remedy = f"write {{{{ {field} }}}} into the template, or choose another teacher.context"
-                problem = f"does not show the {field}, though teacher.context={context.name}"
-                raise ConfigError(self._key, self.label, problem, remedy)
+                raise self._hides(field, context)
         if not all(content.strip() for content in contents):
             problem = f"leaves a turn empty under teacher.context={context.name}"
             raise ConfigError(self._key, self.label, problem, "choose single_turn or another teacher.context")
+        self.shows_several = any(marked[1] in content for content in contents)
+
+    def _check_several(self, teacher: TeacherConfig) -> None:
+        several = teacher.demonstrations is DemonstrationSource.OWN_AND_POOL or teacher.pool.num > 1
+        if teacher.shows_pool and several and not self.shows_several:
+            problem = f"shows the first demonstration only, though teacher.demonstrations={teacher.demonstrations.name}"
+            problem += f" and teacher.pool.num={teacher.pool.num} give several"
+            raise ConfigError(self._key, self.label, problem, SHOW_ALL)
+
+    def _hides(self, field: str, context: TeacherContext) -> ConfigError:
+        problem = f"does not show the {field}, though teacher.context={context.name}"
+        written = "{{ context.FIELD }}" if field == "context" else f"{{{{ {field} }}}}"
+        remedy = f"write {written} into the template, or choose another teacher.context"
+        return ConfigError(self._key, self.label, problem, remedy)
+
+
+class LackingField(Exception):
+    """A template asks for a field that a row's context has not; its one argument is the field's name."""
 
 
 def check_template(teacher: TeacherConfig, key: str) -> None:
@@ -123,14 +237,28 @@ def template_label(template: str) -> str:
     return line if not is_template(template) or len(line) <= LABEL_LENGTH else f"{line[:LABEL_LENGTH]}..."
 
 
-def _read(template: str, key: str) -> Turns:
+def _fields(tree: nodes.Template) -> Iterator[str]:
+    """The fields of `context` that a template names."""
+    for kind in (nodes.Getattr, nodes.Getitem):
+        for found in tree.find_all(kind):
+            name = found.attr if isinstance(found, nodes.Getattr) else getattr(found.arg, "value", None)
+            if isinstance(found.node, nodes.Name) and found.node.name == "context" and isinstance(name, str):
+                yield name
+
+
+def _blocks(turns: Sequence[CompiledTurn]) -> Iterator[list[CompiledTurn]]:
+    """Turns that stand once for each demonstration together, and those that stand once."""
+    return (list(block) for _, block in groupby(turns, key=lambda turn: turn[0].for_each))
+
+
+def _read(template: str, key: str) -> tuple[Turn, ...]:
     if template in TEMPLATES:
         return TEMPLATES[template]
     if is_template(template):
-        return (("user", template.strip()),)
+        return (Turn("user", template.strip()),)
     path = Path(template).expanduser()
     if not path.is_file():
         remedy = f"choose one of {', '.join(TEMPLATES)}, give the path of a Jinja file, or write the text itself"
         problem = "is no built-in template, no file, and no text with {{ question }} in it"
         raise ConfigError(key, template, problem, remedy)
-    return (("user", read_text(key, path).strip()),)
+    return (Turn("user", read_text(key, path).strip()),)

@@ -10,6 +10,8 @@ import numpy as np
 
 from sdft_ray.data.readers import Place
 
+PoolHits = tuple[tuple[str, float], ...]  # ids and scores of the pool's rows in a teacher prompt, nearest first
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenizedRow:
@@ -19,6 +21,7 @@ class TokenizedRow:
     prompt_tokens: tuple[int, ...]  # [P]
     teacher_prompt_tokens: tuple[int, ...]  # [P']; empty where the method has no teacher
     demonstration_tokens: tuple[int, ...]  # [T]; raw text under method.completion=TEXT; empty where there is none
+    pool_hits: PoolHits = ()
 
 
 class TokenColumn(Sequence[tuple[int, ...]]):
@@ -65,17 +68,19 @@ class TokenizedRows(Sequence[TokenizedRow]):
     def __init__(
         self,
         example_ids: tuple[str, ...],
+        pool_hits: tuple[PoolHits, ...],
         prompts: TokenColumn,
         teacher_prompts: TokenColumn,
         demonstrations: TokenColumn,
     ):
         """Takes columns of the same length."""
-        if {len(example_ids)} != {len(prompts), len(teacher_prompts), len(demonstrations)}:
+        if {len(example_ids)} != {len(prompts), len(teacher_prompts), len(demonstrations), len(pool_hits)}:
             raise ValueError("the columns have different numbers of rows")
         self.example_ids = example_ids
         self.prompts = prompts
         self.teacher_prompts = teacher_prompts
         self.demonstrations = demonstrations
+        self.pool_hits = pool_hits
 
     @classmethod
     def of(cls, rows: Iterable[TokenizedRow]) -> "TokenizedRows":
@@ -107,10 +112,14 @@ class TokenizedRows(Sequence[TokenizedRow]):
             prompt_tokens=self.prompts[index],
             teacher_prompt_tokens=self.teacher_prompts[index],
             demonstration_tokens=self.demonstrations[index],
+            pool_hits=self.pool_hits[index],
         )
 
     def digest(self) -> str:
-        """64 bits of BLAKE2b over ids and tokens in their order, in hexadecimal digits; the same on any machine."""
+        """64 bits of BLAKE2b over ids and tokens in their order, in hexadecimal digits; the same on any machine.
+
+        What the pool has shown counts by the tokens it is in.
+        """
         digest = hashlib.blake2b("\x1f".join(self.example_ids).encode(), digest_size=8)
         for column in self.columns:
             digest.update(column.lengths.astype("<i8", copy=False).data)
@@ -120,7 +129,8 @@ class TokenizedRows(Sequence[TokenizedRow]):
     def select(self, indices: np.ndarray) -> "TokenizedRows":
         """Some of the rows, in the order of their indices."""
         example_ids = tuple(self.example_ids[index] for index in indices.tolist())
-        return TokenizedRows(example_ids, *(column.select(indices) for column in self.columns))
+        pool_hits = tuple(self.pool_hits[index] for index in indices.tolist())
+        return TokenizedRows(example_ids, pool_hits, *(column.select(indices) for column in self.columns))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,12 +149,14 @@ class RowsWriter:
     def __init__(self) -> None:
         self.places: list[Place] = []
         self._example_ids: list[str] = []
+        self._pool_hits: list[PoolHits] = []
         self._columns = [(array("i"), array("q")) for _ in range(3)]
 
     def append(self, row: TokenizedRow, place: Place) -> None:
         """Adds a row behind the others."""
         self.places.append(place)
         self._example_ids.append(row.example_id)
+        self._pool_hits.append(row.pool_hits)
         sequences = (row.prompt_tokens, row.teacher_prompt_tokens, row.demonstration_tokens)
         for (tokens, lengths), sequence in zip(self._columns, sequences, strict=True):
             tokens.extend(sequence)
@@ -156,4 +168,4 @@ class RowsWriter:
             TokenColumn(np.frombuffer(tokens, dtype=np.int32), np.frombuffer(lengths, dtype=np.int64))
             for tokens, lengths in self._columns
         )
-        return TokenizedRows(tuple(self._example_ids), *columns)
+        return TokenizedRows(tuple(self._example_ids), tuple(self._pool_hits), *columns)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from sdft_ray.config import DataConfig, EvaluationSetConfig, Match
+from sdft_ray.config import DataConfig, EvaluationContext, EvaluationSetConfig, Match
+from sdft_ray.data.pool import open_pool
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place, Selection
 from sdft_ray.data.rows import RowRules
@@ -23,7 +24,8 @@ class Question(NamedTuple):
     answer: str
     answer_tokens: tuple[int, ...]  # [T] a gold completion (the demonstration, else the answer) with its end token
     acceptable: str = ""  # see `scorers.Gold`
-    turns: tuple[Message, ...] = ()  # the prompt before it became tokens
+    turns: tuple[Message, ...] = ()  # the prompt before it became tokens, without the set's context
+    context: tuple[Message, ...] = ()  # the turns that stand in place of the last one, under the set's context
 
     @property
     def text(self) -> str:
@@ -35,7 +37,7 @@ class Question(NamedTuple):
     @property
     def given_texts(self) -> tuple[str, ...]:
         """What a completion may echo."""
-        return given_texts(self.turns)
+        return given_texts((*self.turns, *self.context))
 
 
 def given_texts(turns: Sequence[Message]) -> tuple[str, ...]:
@@ -69,21 +71,31 @@ def read_questions(key: str, settings: EvaluationSetConfig, data: DataConfig, bu
     rules = RowRules(
         columns=data.columns if settings.columns is None else settings.columns,
         system=system,
-        required=("prompt",),
+        required=("prompt", *_REQUIRED.get(settings.context, ())),
         shared_columns=settings.columns is None,
     )
     on_bad_row = data.on_bad_row if settings.on_bad_row is None else settings.on_bad_row
     bad = BadRows(settings.source, on_bad_row, "data" if settings.on_bad_row is None else key)
-    loaded = load_rows(settings.source, Selection.of(settings, settings.num_questions), rules, on_bad_row, bad.key)
+    selection = Selection.of(settings, settings.num_questions)
+    try:
+        loaded = load_rows(settings.source, selection, rules, on_bad_row, bad.key)
+    except DataError as error:
+        if settings.context in _REQUIRED:
+            raise error.adding(f"{key}.context={settings.context.name} gives it with each question.") from None
+        raise
+    examples, notes = loaded.examples, loaded.notes(f"{key}.num_questions", settings.num_questions)
+    if settings.context is EvaluationContext.POOL:
+        pool = open_pool(builder.teacher_settings.pool, data, fields=["demonstration", "text"])
+        examples = pool.fill(examples)
+        notes.append(f"{key}: {pool.note}")
     questions: list[Question] = []
-    for place, row in zip(loaded.places, loaded.examples, strict=True):
+    for place, row in zip(loaded.places, examples, strict=True):
         with bad.reading(place):
             _check_answer(key, settings, place, row)
-            questions.append(_question(row, builder))
+            questions.append(_question(row, builder, settings.context))
     if not questions:
         raise bad.none_good()
-    notes = [*loaded.notes(f"{key}.num_questions", settings.num_questions), *bad.notes()]
-    return QuestionSet(questions, notes)
+    return QuestionSet(questions, [*notes, *bad.notes()])
 
 
 def _check_answer(key: str, settings: EvaluationSetConfig, place: Place, row: Example) -> None:
@@ -101,15 +113,41 @@ def _check_answer(key: str, settings: EvaluationSetConfig, place: Place, row: Ex
         raise DataError(*place, problem, f"mend it, or set another of {_MATCHES}") from error
 
 
-def _question(row: Example, builder: PromptBuilder) -> Question:
+def _question(row: Example, builder: PromptBuilder, context: EvaluationContext) -> Question:
+    given = _with_context(row, context)
+    asked = replace(row, prompt=(*row.prompt[:-1], *given) if given else row.prompt)
     return Question(
         example_id=row.example_id,
-        prompt_tokens=builder.student(row),
+        prompt_tokens=builder.student(asked),
         answer=row.answer,
-        answer_tokens=builder.demonstration(row if row.demonstration else replace(row, demonstration=row.answer)),
+        answer_tokens=builder.demonstration(asked if row.demonstration else replace(asked, demonstration=row.answer)),
         acceptable=row.acceptable,
         turns=row.prompt,
+        context=given,
     )
 
 
+def _with_context(row: Example, context: EvaluationContext) -> tuple[Message, ...]:
+    """The turns that replace the last one: demonstrations as turns, the nearest last, and texts above the question."""
+    question = row.prompt[-1]
+    texts: list[str] = []
+    demonstrations: list[tuple[str, str]] = []
+    if context is EvaluationContext.NONE:
+        return ()
+    if context is EvaluationContext.TEXT:
+        texts.append(row.text)
+    elif context is EvaluationContext.DEMONSTRATION:
+        demonstrations += [(question.content, own) for own in (row.demonstration, *row.further_demonstrations)]
+    else:
+        texts += [hit.text for hit in row.pool_hits if hit.text.strip()]
+        demonstrations += [(hit.question, hit.demonstration) for hit in row.pool_hits if not hit.text.strip()]
+    turns = []
+    for asked, answered in reversed(demonstrations):
+        turns += [Message(role="user", content=asked), Message(role="assistant", content=answered)]
+    above = "".join(f"Here is a text that bears on it:\n\n{text}\n\n" for text in dict.fromkeys(texts))
+    return (*turns, replace(question, content=above + question.content))
+
+
+# What rows have to have for a context.
+_REQUIRED = {EvaluationContext.TEXT: ("text",), EvaluationContext.DEMONSTRATION: ("demonstration",)}
 _MATCHES = ", ".join(match.name for match in Match)

@@ -152,6 +152,7 @@ class LearnerGroup:
             views=views,
             copied_share=copied_share(rollout, sample.demonstration_tokens),
             truncated=rollout.truncated,
+            pool_hits=sample.pool_hits,
         )
 
     def _num_counted(self, completion_tokens: tuple[int, ...], truncated: bool) -> int:

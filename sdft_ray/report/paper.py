@@ -19,6 +19,7 @@ class PaperRow:
     label: str
     settings: dict[str, list[str]]  # full key -> values, of which an arm has one; {} is the model before training
     figures: dict[str, float]  # column -> share
+    sets: dict[str, str]  # column -> the evaluation set that it is read from before training; {} takes the column's own
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +52,7 @@ def paper_tables() -> dict[str, PaperTable]:
             PaperRow(
                 label=row["label"],
                 settings=row["settings"],
+                sets=row.get("sets", {}),
                 figures={column: value / 100 for column, value in zip(columns, row["percent"], strict=True)},
             )
             for row in table["rows"]

@@ -221,7 +221,8 @@ def _paper_table(study: Study, printed: PaperTable) -> Table:
     for row in printed.rows:
         arms = [arm for arm in study.arms if printed.row_of(arm) is row]
         if not arms:  # the model before training is that of all other arms
-            ours = [None if row.settings else _column_of(study, from_base, name, first) for name in printed.columns]
+            sets = [row.sets.get(name, name) for name in printed.columns]
+            ours = [None if row.settings else _column_of(study, from_base, name, first) for name in sets]
             rows.append(_paper_cells(row, None, printed.columns, ours))
         rows += [_paper_cells(row, arm, printed.columns, _columns_of(study, arm, printed)) for arm in arms]
     strangers = [arm for arm in study.arms if printed.row_of(arm) is None]

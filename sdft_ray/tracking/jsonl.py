@@ -95,6 +95,7 @@ class JsonLines:
             "disagreements": disagreement_rows(sample, self._decode),
             "copied_share": round(sample.copied_share, 6),
             "truncated": sample.truncated,
+            "pool": [{"example_id": name, "score": round(score, 6)} for name, score in sample.pool_hits],
         }
 
 

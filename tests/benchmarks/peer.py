@@ -22,12 +22,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from sdft_ray.config import DataConfig, TeacherConfig
 from sdft_ray.data.dataset import tokenize_examples
 from sdft_ray.data.prompts import PromptBuilder
-from sdft_ray.data.teacher_template import TEMPLATES
+from sdft_ray.data.teacher_template import Demonstration, TeacherTemplate
 from sdft_ray.models.arithmetic import read_shape
 from sdft_ray.models.embedded import embedded_model
 from sdft_ray.models.folder import load_tokenizer
@@ -156,8 +154,10 @@ def _settings(workload: Workload, num_steps: int) -> list[str]:
 def _run_trl(workload: Workload, folder: Path, num_steps: int) -> Side:
     folder.mkdir()
     # Our template with TRL's placeholders in it is TRL's template.
-    ((_, turn),) = TEMPLATES[workload.template]
-    template = jinja2.Template(turn).render(question="{prompt}", demonstration="{privileged_context}", text="")
+    (turn,) = TeacherTemplate(TeacherConfig(template=workload.template)).render(
+        question="{prompt}", demonstrations=[Demonstration("{privileged_context}", question="{prompt}")]
+    )
+    template = turn.content
     job = {
         "model": embedded_model(),
         "examples": str(workload.examples),

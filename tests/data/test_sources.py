@@ -1,5 +1,6 @@
 """Sources give examples, or a refusal that names the row."""
 
+import datetime
 import json
 from pathlib import Path
 
@@ -256,3 +257,50 @@ def test_an_unknown_built_in_set_or_split_is_refused_with_those_there_are(source
         ConfigError, match=r"data\.source=builtin:.*no (built-in set|split).*(facts, tools|taught, train)"
     ):
         read(source)
+
+
+def test_a_list_of_demonstrations_begins_with_the_rows_own(tmp_path: Path) -> None:
+    source = write(
+        tmp_path / "a.jsonl",
+        {"prompt": "What is new?", "demonstrations": ["Nothing.", "Little.", "Nothing."]},
+        ROW | {"demonstrations": ["Little.", "Nothing."]},
+        {"messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Ho."}]}
+        | {"demonstrations": ["Ha."]},
+    )
+    listed, both, spoken = read(source)
+    for example in (listed, both):
+        assert (example.demonstration, example.further_demonstrations) == ("Nothing.", ("Little.",))
+    assert (spoken.demonstration, spoken.further_demonstrations) == ("Ho.", ("Ha.",))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"demonstrations": []}, "demonstrations is empty"),
+        ({"demonstrations": ["Yes.", " "]}, r"demonstrations\[1\] is empty"),
+        ({"demonstrations": "Yes."}, "demonstrations is a string: 'Yes.'; make it a list of strings"),
+        ({"demonstrations": ["Yes.", 3]}, "demonstrations is a list"),
+        ({"demonstrations": ["\ud800"]}, "demonstrations holds a lone surrogate"),
+        ({"context": "Too long."}, "context is a string: 'Too long.'; make it an object of named fields"),
+        ({"context": ["Too long."]}, "context is a list"),
+        ({"context": {"feedback": "\ud800"}}, "lone surrogate"),
+    ],
+)
+def test_malformed_demonstrations_and_contexts_are_refused_by_their_line(
+    tmp_path: Path, fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(DataError, match=f"a.jsonl, line 2: .*{message}"):
+        read(write(tmp_path / "a.jsonl", ROW, ROW | fields))
+
+
+def test_a_context_is_its_fields_without_those_that_are_null(tmp_path: Path) -> None:
+    given = {"feedback": "Zu lang.", "score": 0.5, "hints": ["a", "b"], "none": None}
+    [example] = read(write(tmp_path / "a.jsonl", ROW | {"context": given}))
+    assert json.loads(example.context) == {"feedback": "Zu lang.", "score": 0.5, "hints": ["a", "b"]}
+
+
+def test_a_context_of_a_table_that_json_cannot_write_is_refused(tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_list([ROW | {"context": {"made": datetime.date(2026, 1, 1)}}])
+    rows.to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="line 1: context holds what JSON cannot write .*write it as a string"):
+        read(str(tmp_path / "a.parquet"))

@@ -6,10 +6,20 @@ from typing import Any
 
 import pytest
 
-from sdft_ray.config import DataConfig, EvaluationSetConfig, Match, OnBadRow
+from sdft_ray.config import (
+    DataConfig,
+    EvaluationContext,
+    EvaluationSetConfig,
+    Match,
+    OnBadRow,
+    PoolConfig,
+    TeacherConfig,
+)
+from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.errors import ConfigError, DataError, ModelError
 from sdft_ray.evaluation.questions import Question, QuestionSet, read_questions
 from sdft_ray.records import Example, Message
+from tests.tiny import make_tiny_tokenizer
 
 KEY = "evaluation.sets.mine"
 
@@ -171,3 +181,67 @@ def test_a_question_whose_answer_the_chat_template_alters_is_refused_with_its_li
     with pytest.raises(DataError, match=message.format(KEY)):
         read(tmp_path, *rows, on_bad_row=OnBadRow.ERROR)
     assert [question.answer for question in read(tmp_path, *rows, on_bad_row=OnBadRow.SKIP)] == ["A."]
+
+
+ROW = {"prompt": "Which port?", "answer": "7443", "demonstration": "Port 7443.", "text": "The host has port 7443."}
+
+
+def contents(question: Question) -> list[tuple[str, str]]:
+    return [(turn.role, turn.content) for turn in question.context]
+
+
+def test_a_context_stands_before_the_question_and_a_judge_reads_the_question_alone(tmp_path: Path) -> None:
+    [plain] = read(tmp_path, ROW)
+    [told] = read(tmp_path, ROW, context=EvaluationContext.TEXT)
+    [shown] = read(tmp_path, ROW, context=EvaluationContext.DEMONSTRATION)
+    asked = f"Here is a text that bears on it:\n\n{ROW['text']}\n\nWhich port?"
+    assert contents(told) == [("user", asked)]
+    assert contents(shown) == [("user", "Which port?"), ("assistant", "Port 7443."), ("user", "Which port?")]
+    assert plain.prompt_tokens == (11,)
+    assert told.prompt_tokens == (len(asked),)
+    assert shown.prompt_tokens == (11, 10, 11)
+    assert plain.text == told.text == shown.text == "Which port?"
+    assert plain.given_texts == ("Which port?",)
+    assert told.given_texts == ("Which port?", asked), "a completion may echo what was given"
+
+
+def test_a_context_keeps_the_turns_before_the_question(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Ho."}]
+    row = ROW | {"prompt": [*turns, {"role": "user", "content": "Which port?"}]}
+    [told] = read(tmp_path, row, context=EvaluationContext.TEXT, system="Be brief.")
+    assert len(told.prompt_tokens) == 4 and told.prompt_tokens[:3] == (9, 3, 3)
+
+
+def test_a_pool_gives_a_rows_article_or_where_it_has_none_its_demonstration(tmp_path: Path) -> None:
+    pool = tmp_path / "pool.jsonl"
+    others = [
+        {"prompt": "Which port?", "demonstration": "Its own.", "text": "Its own."},
+        {"prompt": "Which mail port?", "demonstration": "Port 25.", "text": "Mail has port 25."},
+        {"prompt": "Which port has chat?", "demonstration": "Port 99."},
+        {"prompt": "What is blue?", "demonstration": "The sky."},
+    ]
+    pool.write_text("".join(json.dumps(row) + "\n" for row in others))
+    builder = PromptBuilder(make_tiny_tokenizer(), TeacherConfig(pool=PoolConfig(source=str(pool), num=2)))
+    source = tmp_path / "set.jsonl"
+    source.write_text(json.dumps({"prompt": "Which port?", "answer": "7443"}) + "\n")
+    of_set = EvaluationSetConfig(
+        source=str(source), match=Match.CONTAINS, max_new_tokens=8, context=EvaluationContext.POOL
+    )
+    found = read_questions(KEY, of_set, DataConfig(), builder)
+    [question] = found.questions
+    assert contents(question) == [
+        ("user", "Which port has chat?"),
+        ("assistant", "Port 99."),
+        ("user", "Here is a text that bears on it:\n\nMail has port 25.\n\nWhich port?"),
+    ]
+    assert found.notes == [f"{KEY}: pool           4 rows of {pool}, of which a prompt is shown 2 by BM25"]
+
+
+@pytest.mark.parametrize("lacking", ["text", "demonstration"])
+def test_a_row_without_what_the_context_gives_is_refused_with_its_line(tmp_path: Path, lacking: str) -> None:
+    bare = {key: value for key, value in ROW.items() if key != lacking}
+    context = EvaluationContext[lacking.upper()]
+    message = rf"set\.jsonl, line 2: has no column {lacking}.*{KEY}\.context={context.name} gives it with each question"
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, ROW, bare, context=context)
+    assert len(read(tmp_path, ROW, bare, context=context, on_bad_row=OnBadRow.SKIP)) == 1

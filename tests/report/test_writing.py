@@ -193,6 +193,24 @@ def test_a_png_has_three_pixels_for_each_of_the_drawing(tmp_path: Path) -> None:
     assert (int.from_bytes(header[:4]), int.from_bytes(header[4:])) == (600, 270)
 
 
+def test_the_model_that_is_given_the_article_stands_beside_the_papers_oracle(tmp_path: Path) -> None:
+    for method, taught in (("sft", 0.75), ("sdft", 1.0)):
+        accuracies = {
+            "knowledge": (0.0, taught),
+            "knowledge_oracle": (0.5, 0.25),
+            "knowledge_oracle_lenient": (1.0, 0.5),
+        }
+        lines = [
+            step_line(step, **{f"evaluation__{name}_accuracy": values[place] for name, values in accuracies.items()})
+            for place, step in enumerate((0, 4))
+        ]
+        write_run(tmp_path / method, settings_of(method, 0), lines, summary={})
+    paper = sections(str(tmp_path / "*"), ReportConfig(paper="knowledge", task=["knowledge"]))["paper"]
+    rows = {row[0]: row[2:] for row in texts(paper) if row[0] in ("base model", "oracle RAG")}
+    assert rows["oracle RAG"][:4] == ["91.0%", "50.0 ± 0.0%", "100.0%", "100.0 ± 0.0%"]
+    assert rows["base model"][:2] == ["0.0%", "0.0 ± 0.0%"]
+
+
 def test_every_paper_table_has_a_figure_for_every_row() -> None:
     from sdft_ray.report.paper import paper_tables
 

@@ -1,0 +1,116 @@
+"""The pool: rows whose demonstrations are shown with the prompts of other rows.
+
+What a row is shown depends on the pool, the settings and the row alone: neither on the order of the rows nor on what
+was shown before. It is chosen once, before training, and is the same in every epoch.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from itertools import islice
+
+from sdft_ray.config import DataConfig, PoolConfig
+from sdft_ray.data.readers import Selection
+from sdft_ray.data.retrieval import MAKERS, Query
+from sdft_ray.data.rows import RowRules
+from sdft_ray.data.sources import Loaded, load_rows
+from sdft_ray.errors import ConfigError
+from sdft_ray.records import Example, PoolHit
+
+PromptKey = tuple[tuple[str, str], ...]
+
+
+class Pool:
+    """The rows of a pool, one for each prompt."""
+
+    def __init__(self, examples: Sequence[Example], settings: PoolConfig, *, source: str, fields: Collection[str]):
+        """Indexes the rows that have something to show. Of those with the same prompt the first stands for all.
+
+        Args:
+            examples: the pool's rows.
+            settings: retriever, number and seed.
+            source: what a message calls the pool.
+            fields: `demonstration`, `text` or both: a row that fills none of them is none of the pool's.
+
+        Raises:
+            ConfigError: there are fewer rows than one prompt is to be shown.
+        """
+        self._settings = settings
+        self._places: dict[PromptKey, int] = {}
+        self._examples: list[Example] = []
+        for example in examples:
+            key = _key(example)
+            if key not in self._places and any(getattr(example, field).strip() for field in fields):
+                self._places[key] = len(self._examples)
+                self._examples.append(example)
+        if len(self._examples) < settings.num + settings.exclude_own:
+            problem = f"{source} has {len(self._examples)} rows of different prompts with a {' or '.join(fields)}"
+            problem += ", one of which may be the row's own" if settings.exclude_own else ""
+            raise ConfigError("teacher.pool.num", settings.num, problem, "lower it, or set teacher.pool.source")
+        self._search = MAKERS[settings.retriever](list(map(_text, self._examples)), settings.seed)
+        self.note = (
+            f"pool           {len(self._examples)} rows of {source}, of which a prompt is shown {settings.num} by "
+            f"{settings.retriever.name}"
+        )
+
+    def fill(self, examples: Sequence[Example]) -> tuple[Example, ...]:
+        """The examples with their hits, nearest first. Under exclude_own none of them has the example's prompt."""
+        num = self._settings.num
+        queries = [Query(example.example_id, _text(example)) for example in examples]
+        filled = []
+        found = self._search.search(queries, num + self._settings.exclude_own)
+        for example, hits in zip(examples, found, strict=True):
+            own = self._places.get(_key(example)) if self._settings.exclude_own else None
+            others = islice((hit for hit in hits if hit.index != own), num)
+            filled.append(replace(example, pool_hits=tuple(self._hit(*hit) for hit in others)))
+        return tuple(filled)
+
+    def _hit(self, index: int, score: float) -> PoolHit:
+        example = self._examples[index]
+        return PoolHit(
+            example_id=example.example_id,
+            question=example.question,
+            demonstration=example.demonstration,
+            text=example.text,
+            score=score,
+        )
+
+
+def open_pool(
+    settings: PoolConfig, data: DataConfig, *, training: Sequence[Example] = (), fields: Collection[str]
+) -> Pool:
+    """The pool of the settings.
+
+    Args:
+        settings: its source and how it is asked.
+        data: the training data, whose columns and split hold for the pool as well.
+        training: its rows, where they have been read.
+        fields: as for `Pool`.
+
+    Raises:
+        ConfigError, DataError: the source does not exist, has a malformed row, or too few rows.
+    """
+    source = settings.source or data.source
+    if settings.source or not training:
+        training = _read(settings, data).examples
+    return Pool(training, settings, source=source, fields=fields)
+
+
+def _read(settings: PoolConfig, data: DataConfig) -> Loaded:
+    selection = Selection(split=data.split) if settings.source else Selection.of(data, data.num_examples)
+    # data.system is left out: a pool's prompts are shown without it, and may have a system message of their own.
+    rules = RowRules(columns=data.columns, system="", required=(), shared_columns=True)
+    return load_rows(settings.source or data.source, selection, rules, data.on_bad_row)
+
+
+def _key(example: Example) -> PromptKey:
+    """What two rows with the same prompt share: its turns, whatever their spaces, without a system message.
+
+    A row without a prompt goes by its text.
+    """
+    turns = tuple((turn.role, " ".join(turn.content.split())) for turn in example.prompt if turn.role != "system")
+    return turns or (("text", " ".join(example.text.split())),)
+
+
+def _text(example: Example) -> str:
+    """What is searched by and searched in: the prompt without a system message, or the text of a row that has none."""
+    return "\n".join(turn.content for turn in example.prompt if turn.role != "system") or example.text
