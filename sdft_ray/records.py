@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+INITIAL_VERSION = 0  # of the weights that a run begins with, whatever checkpoint it goes on from
 NUM_SHOWN = 5  # tokens of a sample whose two distributions are shown, those with the largest divergence
 
 
@@ -45,6 +46,7 @@ class TokenizedExample:
     prompt_tokens: tuple[int, ...]  # [P]
     teacher_prompt_tokens: tuple[int, ...]  # [P'] the same prompt with the demonstration in it
     demonstration_tokens: tuple[int, ...]  # [T] with the end-of-sequence token
+    is_rehearsal: bool = False  # no demonstration: taught by the plain prompt and the weights the run began with
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +129,7 @@ class Sample:
     rollout: Rollout
     scores: TeacherScores
     demonstration_tokens: tuple[int, ...] = ()  # to tell what was copied from it; () where nobody asks
+    is_rehearsal: bool = False
 
     def __post_init__(self) -> None:
         if self.scores.num_tokens != len(self.rollout.completion_tokens):
@@ -144,6 +147,7 @@ def make_sample(example: TokenizedExample, rollout: Rollout, scores: TeacherScor
         rollout=rollout,
         scores=scores,
         demonstration_tokens=example.demonstration_tokens,
+        is_rehearsal=example.is_rehearsal,
     )
 
 
@@ -236,6 +240,7 @@ class SampleReport:
     views: TokenViews  # [T]
     copied_share: float  # see data/copying.py
     truncated: bool
+    is_rehearsal: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

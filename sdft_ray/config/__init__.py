@@ -20,6 +20,7 @@ from sdft_ray.config.method import (
     Normalization,
     Target,
 )
+from sdft_ray.config.rehearsal import RehearsalConfig
 from sdft_ray.config.report import Figures, ReportConfig
 from sdft_ray.config.rollout import RolloutConfig
 from sdft_ray.config.run import AUTO, NEVER, Mode, PlanConfig, RunConfig, TrackingConfig, Wandb
@@ -60,6 +61,7 @@ __all__ = [
     "PlanConfig",
     "Payload",
     "Precision",
+    "RehearsalConfig",
     "ReportConfig",
     "RolePlacement",
     "RolloutConfig",

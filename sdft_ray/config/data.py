@@ -5,6 +5,7 @@ from enum import Enum, auto
 from typing import Any
 
 from sdft_ray.config.learner import Precision
+from sdft_ray.config.rehearsal import RehearsalConfig
 from sdft_ray.config.validation import at_least, require
 
 
@@ -56,6 +57,7 @@ class DataConfig:
     on_bad_row: OnBadRow = OnBadRow.ERROR
     special_tokens: bool = False  # whether a special token's text in a row, such as <|im_end|>, becomes that token
     shuffle: bool = True  # a new order every epoch, derived from the run's seed
+    rehearsal: RehearsalConfig = field(default_factory=RehearsalConfig)
 
     def __post_init__(self) -> None:
         require(

@@ -20,6 +20,7 @@ class TokenizedRow:
     prompt_tokens: tuple[int, ...]  # [P]
     teacher_prompt_tokens: tuple[int, ...]  # [P']; empty where the method has no teacher
     demonstration_tokens: tuple[int, ...]  # [T]; raw text under method.completion=TEXT; empty where there is none
+    is_rehearsal: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -148,6 +148,7 @@ class LearnerGroup:
             views=views,
             copied_share=copied_share(rollout, sample.demonstration_tokens),
             truncated=rollout.truncated,
+            is_rehearsal=sample.is_rehearsal,
         )
 
     def _num_counted(self, completion_tokens: Sequence[int], truncated: bool) -> int:

@@ -248,9 +248,10 @@ def step_metrics(
         "learner/shared_share": 1 - input_tokens / sequence_tokens,
         "loop/staleness_max": float(weight_version - min(sample.weight_version for sample in samples)),
     }
+    taught = [sample for sample in samples if not sample.is_rehearsal]
     if sampled:
         metrics["learner/mismatch_max_nats"] = max(report.mismatch_max for report in reports)
-        metrics["rollout/copied_share"] = sum(sample.copied_share for sample in samples) / len(samples)
+        metrics["rollout/copied_share"] = sum(sample.copied_share for sample in taught) / len(taught)
     for key in reports[0].durations_s:
         metrics[key] = max(report.durations_s[key] for report in reports)
     if matmuls:
@@ -259,7 +260,30 @@ def step_metrics(
             for report, seconds in zip(reports, matmuls, strict=True)
         )
         metrics["learner/matmul_share"] = least_s / metrics["learner/forward_backward_s"]
-    return metrics | divergence_by_position(samples)
+    return metrics | divergence_by_position(samples) | rehearsal_metrics(samples)
+
+
+def rehearsal_metrics(samples: Sequence[SampleReport]) -> dict[str, float]:
+    """What the rehearsal rows of a batch come to, and the other rows beside them; nothing where none is a rehearsal."""
+    rehearsed = [sample for sample in samples if sample.is_rehearsal]
+    if not rehearsed:
+        return {}
+    values = {is_rehearsal: _divergences(samples, is_rehearsal=is_rehearsal) for is_rehearsal in (True, False)}
+    means = {
+        key: float(values[is_rehearsal].mean(dtype=np.float64))
+        for key, is_rehearsal in (("rehearsal/divergence_nats", True), ("rehearsal/taught_divergence_nats", False))
+        if len(values[is_rehearsal])
+    }
+    return means | {
+        "rehearsal/rows": float(len(rehearsed)),
+        "rehearsal/completion_tokens_mean": sum(len(sample.completion_tokens) for sample in rehearsed) / len(rehearsed),
+    }
+
+
+def _divergences(samples: Sequence[SampleReport], *, is_rehearsal: bool) -> np.ndarray:
+    """The divergence of every counted token of one of the two kinds."""
+    chosen = [_counted(sample, slice(0, None)) for sample in samples if sample.is_rehearsal == is_rehearsal]
+    return np.concatenate([np.empty(0, dtype=np.float32), *chosen])
 
 
 def divergence_by_position(samples: Sequence[SampleReport]) -> dict[str, float]:

@@ -95,6 +95,7 @@ class JsonLines:
             "disagreements": disagreement_rows(sample, self._decode),
             "copied_share": round(sample.copied_share, 6),
             "truncated": sample.truncated,
+            "rehearsal": sample.is_rehearsal,
         }
 
 
