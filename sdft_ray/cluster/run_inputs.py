@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 from sdft_ray.cluster.probes import ProbeInputs, read_probes
 from sdft_ray.config import CompletionSource, EvaluationSetConfig, Match, Mode, RunConfig, TeacherBackend
-from sdft_ray.data.dataset import TokenizedDataset, TokenizedRow, read_dataset
+from sdft_ray.data.dataset import TokenizedDataset, TokenizedRow
+from sdft_ray.data.mix import read_examples
 from sdft_ray.data.prompts import PromptBuilder
-from sdft_ray.data.rehearsal import Rehearsal, read_rehearsal
+from sdft_ray.data.rehearsal import read_rehearsal
 from sdft_ray.data.stream import ExampleStream
 from sdft_ray.errors import ConfigError
 from sdft_ray.evaluation.harness.sources import check_harness
@@ -93,15 +94,22 @@ def read_inputs(cfg: RunConfig) -> RunInputs:
         check_agreement(model_path, teacher_path, cfg.model.chat_template)
     data = cfg.data
     builder, facts, notes = make_builder(cfg, tokenizer, facts)
-    dataset = read_dataset(data, cfg.method, builder)
+    dataset = read_examples(data, cfg.method, builder)
     _check_counted(cfg, dataset)
-    rehearsal = read_rehearsal(data, builder, batch_size=cfg.batch_size, max_new_tokens=cfg.rollout.max_new_tokens)
+    rehearsal = read_rehearsal(
+        data,
+        builder,
+        batch_size=cfg.batch_size,
+        max_new_tokens=cfg.rollout.max_new_tokens,
+        context_length=facts.context_length,
+    )
     examples = ExampleStream(
         dataset.rows,
         batch_size=cfg.batch_size,
         seed=cfg.seed,
         max_new_tokens=cfg.rollout.max_new_tokens,
         shuffle=data.shuffle,
+        mix=dataset.mix,
         rehearsal=rehearsal,
     )
     settings = cfg.evaluation.named_sets()
@@ -119,19 +127,14 @@ def read_inputs(cfg: RunConfig) -> RunInputs:
         tokenizer=tokenizer,
         facts=facts,
         examples=examples,
-        notes=(
-            *notes,
-            *dataset.notes,
-            *(rehearsal.notes if rehearsal else ()),
-            *(note for of_set in sets.values() for note in of_set.notes),
-        ),
+        notes=(*notes, *dataset.notes, *examples.notes, *(note for of_set in sets.values() for note in of_set.notes)),
         num_steps=cfg.num_steps or cfg.num_epochs * examples.steps_per_epoch,
         evaluation_sets=evaluation_sets,
         prior=prior,
         probes=probes,
         guard_rows=choose_guard_rows(dataset.rows),
-        max_model_len=max(_longest(cfg, facts, dataset, rehearsal, asked), probes.max_model_len),
-        max_teacher_len=max(_longest_teacher(cfg, dataset), rehearsal.longest if rehearsal else 0),
+        max_model_len=max(_longest(cfg, facts, dataset, asked), probes.max_model_len, examples.longest_rehearsal),
+        max_teacher_len=max(_longest_teacher(cfg, dataset), examples.longest_rehearsal),
     )
 
 
@@ -195,13 +198,10 @@ def _longest(
     cfg: RunConfig,
     facts: ModelFacts,
     dataset: TokenizedDataset,
-    rehearsal: Rehearsal | None,
     asked: Sequence[tuple[EvaluationSetConfig, Sequence[Question]]],
 ) -> int:
     """Tokens the rollout workers need room for; refuses what the model cannot read."""
     student = max(len(row.prompt_tokens) for row in dataset.rows) + _longest_completion(cfg, dataset)
-    if rehearsal:
-        student = max(student, rehearsal.longest)
     needed = max(student, _longest_teacher(cfg, dataset))
     if needed > facts.context_length:
         raise ConfigError(

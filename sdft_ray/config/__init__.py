@@ -20,6 +20,7 @@ from sdft_ray.config.method import (
     Normalization,
     Target,
 )
+from sdft_ray.config.mix import MixSourceConfig
 from sdft_ray.config.rehearsal import RehearsalConfig
 from sdft_ray.config.report import Figures, ReportConfig
 from sdft_ray.config.rollout import RolloutConfig
@@ -55,6 +56,7 @@ __all__ = [
     "Match",
     "MethodConfig",
     "MismatchCorrection",
+    "MixSourceConfig",
     "Mode",
     "ModelConfig",
     "Normalization",

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from sdft_ray.config import CompletionSource, DataConfig, MethodConfig, TooLong
 from sdft_ray.data.prompts import PromptBuilder
@@ -20,7 +21,14 @@ class TokenizedRow:
     prompt_tokens: tuple[int, ...]  # [P]
     teacher_prompt_tokens: tuple[int, ...]  # [P']; empty where the method has no teacher
     demonstration_tokens: tuple[int, ...]  # [T]; raw text under method.completion=TEXT; empty where there is none
-    is_rehearsal: bool = False
+
+
+class MixPart(NamedTuple):
+    """What a mix takes of one of its sources."""
+
+    name: str  # in data.mix
+    weight: float
+    num_rows: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +37,7 @@ class TokenizedDataset:
 
     rows: tuple[TokenizedRow, ...]
     num_skipped: int
+    mix: tuple[MixPart, ...] = ()  # which rows are of which source, in their order; () for one source
     notes: tuple[str, ...] = ()  # what the user should know of the data, a sentence each
 
 

@@ -12,6 +12,7 @@ from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Selection
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import load_rows
+from sdft_ray.errors import ConfigError
 
 PREFIX = "rehearsal:"  # of the ids, since the source may name its rows as the data does: by their lines
 
@@ -32,7 +33,7 @@ class Rehearsal:
 
 
 def read_rehearsal(
-    data: DataConfig, builder: PromptBuilder, *, batch_size: int, max_new_tokens: int
+    data: DataConfig, builder: PromptBuilder, *, batch_size: int, max_new_tokens: int, context_length: int
 ) -> Rehearsal | None:
     """Reads the prompts of `data.rehearsal`, whose teacher prompt is the prompt itself; None where it is off.
 
@@ -41,9 +42,10 @@ def read_rehearsal(
         builder: of the prompts.
         batch_size: rows of a batch, examples and rehearsal together.
         max_new_tokens: of a completion, where the rehearsal has no number of its own.
+        context_length: tokens that the model can read.
 
     Raises:
-        ConfigError, DataError: as `load_rows` and `tokenize_examples`.
+        ConfigError, DataError: as `load_rows` and `tokenize_examples`, or a completion would not fit behind its prompt.
     """
     settings = data.rehearsal
     if not settings.is_on:
@@ -55,14 +57,23 @@ def read_rehearsal(
     ]
     own = replace(data, source=settings.prompts)
     dataset = tokenize_examples(prompts, builder, own, has_teacher=False, places=loaded.places)
-    rows = tuple(replace(row, teacher_prompt_tokens=row.prompt_tokens, is_rehearsal=True) for row in dataset.rows)
+    rows = tuple(replace(row, teacher_prompt_tokens=row.prompt_tokens) for row in dataset.rows)
     per_batch = settings.rows_of(batch_size)
     note = f"rehearsal: {per_batch} of the {batch_size} rows of a batch are among {len(rows)} prompts of {own.source}"
     if per_batch != settings.share * batch_size:
         note += f" (data.rehearsal.share={settings.share:g}, rounded to {per_batch / batch_size:.3g})"
-    return Rehearsal(
+    rehearsal = Rehearsal(
         rows=rows,
         per_batch=per_batch,
         max_new_tokens=settings.max_new_tokens or max_new_tokens,
         notes=(note, *loaded.notes("", 0), *dataset.notes),
     )
+    if rehearsal.longest >= context_length:
+        raise ConfigError(
+            "data.rehearsal.max_new_tokens",
+            rehearsal.max_new_tokens,
+            f"with the longest prompt of {own.source} it takes {rehearsal.longest} tokens, the model reads "
+            f"{context_length - 1}",
+            "lower it, or take that prompt out",
+        )
+    return rehearsal

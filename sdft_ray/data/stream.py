@@ -1,60 +1,25 @@
-"""The endless stream of examples that a run draws from."""
+"""The endless stream of examples that a run draws from: of one source or a mix of several, and rehearsal among them."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from copy import copy
 from itertools import islice
 from typing import Any, NamedTuple
 
-from sdft_ray.data.dataset import TokenizedRow
+from sdft_ray.data.dataset import MixPart, TokenizedRow
+from sdft_ray.data.passes import Mixture, Passes, longest_epoch, stable_hash
 from sdft_ray.data.rehearsal import Rehearsal
 from sdft_ray.errors import CheckpointError, ConfigError
 from sdft_ray.records import TokenizedExample
 
 
-class Passes:
-    """Endless passes over some rows, each in an order of its own that depends on nothing but the rows' ids."""
-
-    def __init__(self, rows: Sequence[TokenizedRow], length: int, key: Sequence[object], *, shuffle: bool):
-        """Each pass has the first `length` rows of its order; `key` tells this order from those of other rows."""
-        self._rows, self._length, self._key, self._shuffle = tuple(rows), length, tuple(key), shuffle
-        self._ordered = -1, self._rows
-
-    def at(self, index: int) -> tuple[TokenizedRow, int]:
-        """The row at a place of all passes together, and the number of its pass, from 0."""
-        number, place = divmod(index, self._length)
-        if self._shuffle and number != self._ordered[0]:
-            order = sorted(self._rows, key=lambda row: stable_hash(*self._key, number, row.example_id))
-            self._ordered = number, tuple(order)
-        return self._ordered[1][place], number
-
-
 class _Draws(NamedTuple):
     """What a batch takes of one kind of rows."""
 
-    passes: Passes
-    max_new_tokens: int
+    rows: Sequence[TokenizedRow]
+    order: Passes | Mixture  # of these rows
     per_batch: int
-
-
-def _slots(draws: Sequence[_Draws]) -> list[tuple[_Draws, int]]:
-    """Whose row each place of a batch has, and which of these it is.
-
-    Rehearsal rows begin at the second place and are spread evenly: among the first samples, which are those shown to
-    people, is one of each kind.
-    """
-    num_rows = sum(each.per_batch for each in draws)
-    if len(draws) == 1:
-        return [(draws[0], index) for index in range(num_rows)]
-    taught, rehearsed = draws
-    places = {1 + index * (num_rows - 1) // rehearsed.per_batch for index in range(rehearsed.per_batch)}
-    counts = {True: 0, False: 0}
-    slots = []
-    for place in range(num_rows):
-        is_rehearsal = place in places
-        slots.append((rehearsed if is_rehearsal else taught, counts[is_rehearsal]))
-        counts[is_rehearsal] += 1
-    return slots
+    max_new_tokens: int
+    is_rehearsal: bool
 
 
 class ExampleStream:
@@ -64,8 +29,8 @@ class ExampleStream:
     request seeds are made of BLAKE2b hashes, which no library release can change. The last, partial batch of
     an epoch is dropped (docs/method.md), so a batch never spans two epochs.
 
-    Rehearsal rows have the same places in every batch. They are passed through over and over, each pass in an order of
-    its own; which pass that is, is their epoch.
+    Rehearsal rows have the same places in every batch, so the position alone says how many were drawn. Their epoch, and
+    that of a row of a mix, is how often its source has been gone through.
     """
 
     def __init__(
@@ -76,31 +41,38 @@ class ExampleStream:
         seed: int,
         max_new_tokens: int,
         shuffle: bool = True,
+        mix: Sequence[MixPart] = (),
         rehearsal: Rehearsal | None = None,
     ):
         """Starts at the first example of epoch 0.
 
+        Args:
+            rows: the examples.
+            batch_size: rows of a batch, rehearsal included.
+            seed: of the order and of every completion.
+            max_new_tokens: of the completion of an example.
+            shuffle: whether each epoch has an order of its own.
+            mix: which of `rows` are of which source, in their order; () for one source.
+            rehearsal: the rows that every batch holds besides.
+
         Raises:
-            ConfigError: an epoch does not fill one batch.
+            ConfigError: an epoch does not fill one batch, or takes no row of a source of the mix.
         """
-        num_rehearsed = rehearsal.per_batch if rehearsal else 0
-        num_taught = batch_size - num_rehearsed
-        if len(rows) < num_taught:
-            problem = f"the data has only {len(rows)} examples, so an epoch has no full batch"
-            remedy = f"set batch_size={max(1, len(rows)) + num_rehearsed} or smaller, or add data"
-            raise ConfigError("batch_size", batch_size, problem, remedy)
         self._rows = tuple(rows)
-        self._rehearsal = rehearsal
         self._batch_size = batch_size
         self._seed = seed
         self._shuffle = shuffle
-        self.steps_per_epoch = len(rows) // num_taught
-        taught = Passes(rows, self.steps_per_epoch * num_taught, (seed, "order"), shuffle=shuffle)
-        draws = [_Draws(taught, max_new_tokens, num_taught)]
+        self._mix = tuple(mix)
+        self._rehearsal = rehearsal
+        num_rehearsed = rehearsal.per_batch if rehearsal else 0
+        order = self._order_of_examples(batch_size - num_rehearsed, num_rehearsed)
+        self.steps_per_epoch = order.epoch_length // (batch_size - num_rehearsed)
+        draws = [_Draws(self._rows, order, batch_size - num_rehearsed, max_new_tokens, False)]
         if rehearsal:
-            passes = Passes(rehearsal.rows, len(rehearsal.rows), (seed, "rehearsal"), shuffle=shuffle)
-            draws.append(_Draws(passes, rehearsal.max_new_tokens, num_rehearsed))
-        self._slots = _slots(draws)
+            ids = [row.example_id for row in rehearsal.rows]
+            passes = Passes(ids, len(ids), (seed, "rehearsal"), shuffle=shuffle)
+            draws.append(_Draws(rehearsal.rows, passes, num_rehearsed, rehearsal.max_new_tokens, True))
+        self._places = _places(draws)
         self._position = 0
 
     def __iter__(self) -> "ExampleStream":
@@ -109,8 +81,9 @@ class ExampleStream:
     def __next__(self) -> TokenizedExample:
         """The next example; a new epoch starts by itself."""
         batch, place = divmod(self._position, self._batch_size)
-        draws, index = self._slots[place]
-        row, epoch = draws.passes.at(batch * draws.per_batch + index)
+        draws, number = self._places[place]
+        index, epoch = draws.order.at(batch * draws.per_batch + number)
+        row = draws.rows[index]
         self._position += 1
         return TokenizedExample(
             example_id=row.example_id,
@@ -120,7 +93,7 @@ class ExampleStream:
             prompt_tokens=row.prompt_tokens,
             teacher_prompt_tokens=row.teacher_prompt_tokens,
             demonstration_tokens=row.demonstration_tokens,
-            is_rehearsal=row.is_rehearsal,
+            is_rehearsal=draws.is_rehearsal,
         )
 
     @property
@@ -154,8 +127,8 @@ class ExampleStream:
                 raise CheckpointError(
                     f"the checkpoint's data state has {key}={state.get(key)}, this run has {mine}: the "
                     "examples would not go on where they stopped; give the run the data source, seed, "
-                    "batch_size, data.shuffle and data.rehearsal it was started with, or begin a new one with "
-                    "resume=never."
+                    "batch_size, data.shuffle, data.mix and data.rehearsal it was started with, or begin a new one "
+                    "with resume=never."
                 )
         position = state.get("num_examples")
         if not isinstance(position, int) or position < 0:
@@ -164,18 +137,56 @@ class ExampleStream:
             )
         self._position = position
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of an epoch, a sentence each."""
+        order = self._places[0][0].order
+        of_mix = (order.note,) if isinstance(order, Mixture) else ()
+        return (*of_mix, *(self._rehearsal.notes if self._rehearsal else ()))
+
+    @property
+    def longest_rehearsal(self) -> int:
+        """Tokens of the longest rehearsal prompt with its completion, plus one; 0 where nothing is rehearsed."""
+        return self._rehearsal.longest + 1 if self._rehearsal else 0
+
+    def _order_of_examples(self, per_batch: int, num_rehearsed: int) -> Passes | Mixture:
+        ids = [row.example_id for row in self._rows]
+        available = longest_epoch(self._mix) if self._mix else len(ids)
+        if available < per_batch:
+            of_mix = " in the proportions of data.mix" if self._mix else ""
+            problem = f"the data has only {available} examples{of_mix}, so an epoch has no full batch"
+            remedy = f"set batch_size={max(1, available) + num_rehearsed} or smaller, or add data"
+            raise ConfigError("batch_size", self._batch_size, problem, remedy)
+        length = available // per_batch * per_batch
+        if self._mix:
+            return Mixture(ids, length, self._seed, self._mix, shuffle=self._shuffle)
+        return Passes(ids, length, (self._seed, "order"), shuffle=self._shuffle)
+
     def _fingerprint(self) -> dict[str, Any]:
         return {
             "examples": f"{stable_hash(*self._rows):016x}",
             "seed": self._seed,
             "batch_size": self._batch_size,
             "shuffle": self._shuffle,
+            "mix": [list(part) for part in self._mix] or None,
             "rehearsal": self._rehearsal and f"{stable_hash(*self._rehearsal.rows):016x}",
             "rehearsal_per_batch": self._rehearsal and self._rehearsal.per_batch,
         }
 
 
-def stable_hash(*parts: object) -> int:
-    """63 bits of BLAKE2b: the widest non-negative number that every sampler takes as a seed."""
-    text = "\x1f".join(map(str, parts))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
+def _places(draws: Sequence[_Draws]) -> list[tuple[_Draws, int]]:
+    """Whose row each place of a batch has, and which of the batch's rows of that kind it is.
+
+    Rehearsal begins at the second place and is spread evenly: the first samples of a batch are those shown to people,
+    and one of each kind is among them.
+    """
+    batch_size = sum(each.per_batch for each in draws)
+    rehearsed = draws[-1].per_batch if draws[-1].is_rehearsal else 0
+    places = {1 + index * (batch_size - 1) // rehearsed for index in range(rehearsed)}
+    counts = [0, 0]
+    chosen = []
+    for place in range(batch_size):
+        kind = int(place in places)
+        chosen.append((draws[kind], counts[kind]))
+        counts[kind] += 1
+    return chosen

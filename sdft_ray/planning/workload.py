@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdft_ray.config import Precision, RunConfig
-from sdft_ray.data.dataset import read_dataset
+from sdft_ray.data.mix import read_examples
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.models.arithmetic import NetworkShape, read_shape
 from sdft_ray.models.folder import load_tokenizer
@@ -109,7 +109,7 @@ def _measured(cfg: RunConfig, folder: str) -> Lengths:
     """Means over the data."""
     tokenizer = load_tokenizer(folder, cfg.model.chat_template)
     builder = PromptBuilder(tokenizer, cfg.teacher, special_tokens=cfg.data.special_tokens)
-    rows = read_dataset(cfg.data, cfg.method, builder).rows
+    rows = read_examples(cfg.data, cfg.method, builder).rows
     completion = cfg.rollout.max_new_tokens
     if not cfg.method.samples:
         completion = round(sum(len(row.demonstration_tokens) for row in rows) / len(rows))
@@ -117,5 +117,5 @@ def _measured(cfg: RunConfig, folder: str) -> Lengths:
         prompt=round(sum(len(row.prompt_tokens) for row in rows) / len(rows)),
         teacher_prompt=round(sum(len(row.teacher_prompt_tokens) for row in rows) / len(rows)),
         completion=completion,
-        origin=f"means over the {len(rows)} examples of {cfg.data.source}; sampled completions as long as they may get",
+        origin=f"means over the {len(rows)} examples of {cfg.data.origin}; sampled completions as long as they may get",
     )

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from sdft_ray.data.stream import stable_hash
+from sdft_ray.data.passes import stable_hash
 from sdft_ray.records import Rollout, TokenizedExample
 from sdft_ray.roles import Completions
 from sdft_ray.tracking.jsonl import cut_after, line_of, lines_until
