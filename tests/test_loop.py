@@ -282,7 +282,7 @@ def rehearsing_stream() -> ExampleStream:
         TokenizedRow(example_id=name, prompt_tokens=(1,), teacher_prompt_tokens=(1,), demonstration_tokens=(2, 0))
         for name in [f"e{index}" for index in range(9)] + [f"r{index}" for index in range(5)]
     ]
-    rehearsal = Rehearsal(rows=tuple(rows[9:]), per_batch=2, max_new_tokens=4, notes=())
+    rehearsal = Rehearsal(source="old", rows=tuple(rows[9:]), per_batch=2, max_new_tokens=4, notes=())
     return ExampleStream(rows[:9], batch_size=6, seed=3, max_new_tokens=4, rehearsal=rehearsal)
 
 

@@ -96,13 +96,9 @@ def read_inputs(cfg: RunConfig) -> RunInputs:
     builder, facts, notes = make_builder(cfg, tokenizer, facts)
     dataset = read_examples(data, cfg.method, builder)
     _check_counted(cfg, dataset)
-    rehearsal = read_rehearsal(
-        data,
-        builder,
-        batch_size=cfg.batch_size,
-        max_new_tokens=cfg.rollout.max_new_tokens,
-        context_length=facts.context_length,
-    )
+    rehearsal = read_rehearsal(data, builder, batch_size=cfg.batch_size, max_new_tokens=cfg.rollout.max_new_tokens)
+    if rehearsal:
+        rehearsal.check_fit(facts.context_length)
     examples = ExampleStream(
         dataset.rows,
         batch_size=cfg.batch_size,

@@ -7,12 +7,12 @@ as the run began, under the same plain prompt, so that no data of its earlier tr
 from dataclasses import dataclass, replace
 
 from sdft_ray.config import DataConfig
+from sdft_ray.config.validation import require
 from sdft_ray.data.dataset import TokenizedRow, tokenize_examples
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Selection
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import load_rows
-from sdft_ray.errors import ConfigError
 
 PREFIX = "rehearsal:"  # of the ids, since the source may name its rows as the data does: by their lines
 
@@ -21,6 +21,7 @@ PREFIX = "rehearsal:"  # of the ids, since the source may name its rows as the d
 class Rehearsal:
     """The rows of a run's rehearsal, and how many of them a batch holds."""
 
+    source: str
     rows: tuple[TokenizedRow, ...]
     per_batch: int
     max_new_tokens: int  # of a completion
@@ -31,9 +32,24 @@ class Rehearsal:
         """Tokens of the longest prompt with its completion."""
         return max(len(row.prompt_tokens) for row in self.rows) + self.max_new_tokens
 
+    def check_fit(self, context_length: int) -> None:
+        """Refuses completions that a model of this context length could not read behind their prompts.
+
+        Raises:
+            ConfigError: with the tokens of the longest.
+        """
+        require(
+            self.longest < context_length,
+            "data.rehearsal.max_new_tokens",
+            self.max_new_tokens,
+            f"with the longest prompt of {self.source} it takes {self.longest} tokens, the model reads "
+            f"{context_length - 1}",
+            "lower it, or take that prompt out",
+        )
+
 
 def read_rehearsal(
-    data: DataConfig, builder: PromptBuilder, *, batch_size: int, max_new_tokens: int, context_length: int
+    data: DataConfig, builder: PromptBuilder, *, batch_size: int, max_new_tokens: int
 ) -> Rehearsal | None:
     """Reads the prompts of `data.rehearsal`, whose teacher prompt is the prompt itself; None where it is off.
 
@@ -42,10 +58,9 @@ def read_rehearsal(
         builder: of the prompts.
         batch_size: rows of a batch, examples and rehearsal together.
         max_new_tokens: of a completion, where the rehearsal has no number of its own.
-        context_length: tokens that the model can read.
 
     Raises:
-        ConfigError, DataError: as `load_rows` and `tokenize_examples`, or a completion would not fit behind its prompt.
+        ConfigError, DataError: as `load_rows` and `tokenize_examples`.
     """
     settings = data.rehearsal
     if not settings.is_on:
@@ -62,18 +77,10 @@ def read_rehearsal(
     note = f"rehearsal: {per_batch} of the {batch_size} rows of a batch are among {len(rows)} prompts of {own.source}"
     if per_batch != settings.share * batch_size:
         note += f" (data.rehearsal.share={settings.share:g}, rounded to {per_batch / batch_size:.3g})"
-    rehearsal = Rehearsal(
+    return Rehearsal(
+        source=own.source,
         rows=rows,
         per_batch=per_batch,
         max_new_tokens=settings.max_new_tokens or max_new_tokens,
         notes=(note, *loaded.notes("", 0), *dataset.notes),
     )
-    if rehearsal.longest >= context_length:
-        raise ConfigError(
-            "data.rehearsal.max_new_tokens",
-            rehearsal.max_new_tokens,
-            f"with the longest prompt of {own.source} it takes {rehearsal.longest} tokens, the model reads "
-            f"{context_length - 1}",
-            "lower it, or take that prompt out",
-        )
-    return rehearsal

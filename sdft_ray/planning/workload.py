@@ -7,6 +7,7 @@ from pathlib import Path
 from sdft_ray.config import Precision, RunConfig
 from sdft_ray.data.mix import read_examples
 from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.data.rehearsal import read_rehearsal
 from sdft_ray.models.arithmetic import NetworkShape, read_shape
 from sdft_ray.models.folder import load_tokenizer
 from sdft_ray.models.resolve import resolve_model
@@ -110,12 +111,21 @@ def _measured(cfg: RunConfig, folder: str) -> Lengths:
     tokenizer = load_tokenizer(folder, cfg.model.chat_template)
     builder = PromptBuilder(tokenizer, cfg.teacher, special_tokens=cfg.data.special_tokens)
     rows = read_examples(cfg.data, cfg.method, builder).rows
-    completion = cfg.rollout.max_new_tokens
+    completion: float = cfg.rollout.max_new_tokens
+    rehearsal = read_rehearsal(cfg.data, builder, batch_size=cfg.batch_size, max_new_tokens=cfg.rollout.max_new_tokens)
     if not cfg.method.samples:
-        completion = round(sum(len(row.demonstration_tokens) for row in rows) / len(rows))
+        completion = sum(len(row.demonstration_tokens) for row in rows) / len(rows)
+    prompt = sum(len(row.prompt_tokens) for row in rows) / len(rows)
+    teacher_prompt = sum(len(row.teacher_prompt_tokens) for row in rows) / len(rows)
+    if rehearsal:  # its share of a batch has other lengths
+        share = rehearsal.per_batch / cfg.batch_size
+        rehearsed = sum(len(row.prompt_tokens) for row in rehearsal.rows) / len(rehearsal.rows)
+        prompt += share * (rehearsed - prompt)
+        teacher_prompt += share * (rehearsed - teacher_prompt)
+        completion += share * (rehearsal.max_new_tokens - completion)
     return Lengths(
-        prompt=round(sum(len(row.prompt_tokens) for row in rows) / len(rows)),
-        teacher_prompt=round(sum(len(row.teacher_prompt_tokens) for row in rows) / len(rows)),
-        completion=completion,
+        prompt=round(prompt),
+        teacher_prompt=round(teacher_prompt),
+        completion=round(completion),
         origin=f"means over the {len(rows)} examples of {cfg.data.origin}; sampled completions as long as they may get",
     )

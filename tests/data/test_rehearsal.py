@@ -12,10 +12,10 @@ from sdft_ray.errors import ConfigError, DataError
 from tests.tiny import make_tiny_tokenizer
 
 
-def read(*, batch_size: int = 8, context_length: int = 512, system: str = "", **settings: object) -> Rehearsal:
+def read(*, batch_size: int = 8, system: str = "", **settings: object) -> Rehearsal:
     data = DataConfig(rehearsal=RehearsalConfig(**{"share": 0.25} | settings), system=system)  # type: ignore[arg-type]
     builder = PromptBuilder(make_tiny_tokenizer(), TeacherConfig())
-    rehearsal = read_rehearsal(data, builder, batch_size=batch_size, max_new_tokens=16, context_length=context_length)
+    rehearsal = read_rehearsal(data, builder, batch_size=batch_size, max_new_tokens=16)
     assert rehearsal is not None
     return rehearsal
 
@@ -27,7 +27,7 @@ def write(path: Path, *rows: dict[str, object]) -> str:
 
 def test_nothing_is_rehearsed_unless_asked_for() -> None:
     builder = PromptBuilder(make_tiny_tokenizer(), TeacherConfig())
-    assert read_rehearsal(DataConfig(), builder, batch_size=8, max_new_tokens=16, context_length=512) is None
+    assert read_rehearsal(DataConfig(), builder, batch_size=8, max_new_tokens=16) is None
 
 
 def test_the_built_in_prompts_are_those_that_retention_is_not_measured_on() -> None:
@@ -72,4 +72,5 @@ def test_columns_of_its_own_name_the_prompt(tmp_path: Path) -> None:
 
 def test_a_completion_that_the_model_cannot_read_behind_its_prompt_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"data\.rehearsal\.max_new_tokens=500: .*the model reads 511; lower it"):
-        read(max_new_tokens=500)
+        read(max_new_tokens=500).check_fit(512)
+    read(max_new_tokens=400).check_fit(512)
