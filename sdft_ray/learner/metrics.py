@@ -268,22 +268,14 @@ def rehearsal_metrics(samples: Sequence[SampleReport]) -> dict[str, float]:
     rehearsed = [sample for sample in samples if sample.is_rehearsal]
     if not rehearsed:
         return {}
-    values = {is_rehearsal: _divergences(samples, is_rehearsal=is_rehearsal) for is_rehearsal in (True, False)}
-    means = {
-        key: float(values[is_rehearsal].mean(dtype=np.float64))
-        for key, is_rehearsal in (("rehearsal/divergence_nats", True), ("rehearsal/taught_divergence_nats", False))
-        if len(values[is_rehearsal])
-    }
-    return means | {
-        "rehearsal/rows": float(len(rehearsed)),
-        "rehearsal/completion_tokens_mean": sum(len(sample.completion_tokens) for sample in rehearsed) / len(rehearsed),
-    }
-
-
-def _divergences(samples: Sequence[SampleReport], *, is_rehearsal: bool) -> np.ndarray:
-    """The divergence of every counted token of one of the two kinds."""
-    chosen = [_counted(sample, slice(0, None)) for sample in samples if sample.is_rehearsal == is_rehearsal]
-    return np.concatenate([np.empty(0, dtype=np.float32), *chosen])
+    num_tokens = sum(len(sample.completion_tokens) for sample in rehearsed)
+    metrics = {"rehearsal/rows": float(len(rehearsed)), "rehearsal/completion_tokens_mean": num_tokens / len(rehearsed)}
+    taught = [sample for sample in samples if not sample.is_rehearsal]
+    for key, chosen in (("rehearsal/divergence_nats", rehearsed), ("rehearsal/taught_divergence_nats", taught)):
+        values = np.concatenate([_counted(sample, slice(0, None)) for sample in chosen])
+        if len(values):
+            metrics[key] = float(values.mean(dtype=np.float64))
+    return metrics
 
 
 def divergence_by_position(samples: Sequence[SampleReport]) -> dict[str, float]:
