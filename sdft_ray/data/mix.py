@@ -1,4 +1,7 @@
-"""The examples of a run: of `data.source`, or of all sources of `data.mix`."""
+"""The examples of a run: of `data.source`, or of all sources of `data.mix`.
+
+Above `dataset.py`, which knows one source and reads each of a mix as if it were the only one.
+"""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Rehearsal on real parts and a tiny model: the initial weights teach it, in every step and behind every checkpoint."""
+"""Rehearsal, and a mix, on real parts and a tiny model: the initial weights teach it, behind every checkpoint, too."""
 
 import json
 from collections.abc import Callable
@@ -16,6 +16,7 @@ SETTINGS = [
     "evaluation.num_gap_examples=0",
     "tracking.num_samples=4",
 ]
+MIX = ["data.source=''", "+data.mix.facts='builtin:facts:taught[:4]'", "+data.mix.tools='builtin:tools:train[:6]'"]
 # A live teacher's weights are the student's own: whatever is not zero is the distance to the initial ones.
 LIVE = ["teacher.weights=LIVE", *SETTINGS]
 
@@ -68,10 +69,13 @@ def test_a_resumed_run_rehearses_with_the_weights_it_began_with(
 
 
 def test_supervised_rehearsal_learns_what_the_model_wrote_before_it_was_trained(launch: Callable[..., Any]) -> None:
-    run_dir, _ = launch("rehearsed-sft", "method=sft", *SETTINGS)
+    run_dir, output = launch("rehearsed-sft", "method=sft", *SETTINGS, *MIX)
     written = {line["example_id"]: line["tokens"] for line in lines(run_dir / "completions.jsonl")}
     trained = [line for line in lines(run_dir / "samples.jsonl") if line["rehearsal"]]
     assert len(trained) == len(written) == 6
     assert all(line["token_ids"] == written[line["example_id"]] for line in trained)
     assert all(line["rehearsal/divergence_nats"] > 0 for line in step_lines(run_dir).values())
+    assert "data.mix: an epoch has 8 examples: 4 of 4 of facts, 4 of 6 of tools" in output
+    taught = [line["example_id"] for line in lines(run_dir / "samples.jsonl") if not line["rehearsal"]]
+    assert sorted(name.partition(":")[0] for name in taught) == ["facts"] * 3 + ["tools"] * 3
     assert {path.name for path in (run_dir / "logs").iterdir()} == {"driver.log", "learner-0.log", "rollout-0.log"}
