@@ -67,7 +67,7 @@ class DataConfig:
             "data.source",
             self.source,
             "names no data",
-            "set it to a file, a folder or a hub name",
+            "set it to a file, a folder or a hub name, or name several in data.mix",
         )
         require(
             not (self.source and self.mix),
