@@ -17,6 +17,11 @@ class SdftError(Exception):
 
     log_says_more = False  # whether the logs of the workers are needed to understand it
 
+    def of(self, place: str) -> Self:
+        """The same error with the place it belongs to before its message."""
+        self.args = (f"{place}: {self}",)
+        return self
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Crosses a process as class and message: subclasses take other arguments than their message."""
         return (_restore, (type(self), str(self)))

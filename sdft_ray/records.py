@@ -13,6 +13,7 @@ import numpy as np
 
 from sdft_ray.conversation import Message, last_of
 
+INITIAL_VERSION = 0  # of the weights that a run begins with, whatever checkpoint it goes on from
 NUM_SHOWN = 5  # tokens of a sample whose two distributions are shown, those with the largest divergence
 
 
@@ -62,6 +63,7 @@ class TokenizedExample:
     teacher_prompt_tokens: tuple[int, ...]  # [P'] the same prompt with the demonstration in it
     demonstration_tokens: tuple[int, ...]  # [T] with the end-of-sequence token
     pool_hits: tuple[tuple[str, float], ...] = ()  # ids and scores of the pool's rows in the teacher prompt
+    is_rehearsal: bool = False  # no demonstration: taught by the plain prompt and the weights the run began with
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,6 +147,7 @@ class Sample:
     scores: TeacherScores
     demonstration_tokens: tuple[int, ...] = ()  # to tell what was copied from it; () where nobody asks
     pool_hits: tuple[tuple[str, float], ...] = ()  # as in `TokenizedExample`
+    is_rehearsal: bool = False
 
     def __post_init__(self) -> None:
         if self.scores.num_tokens != len(self.rollout.completion_tokens):
@@ -163,6 +166,7 @@ def make_sample(example: TokenizedExample, rollout: Rollout, scores: TeacherScor
         scores=scores,
         demonstration_tokens=example.demonstration_tokens,
         pool_hits=example.pool_hits,
+        is_rehearsal=example.is_rehearsal,
     )
 
 
@@ -256,6 +260,7 @@ class SampleReport:
     copied_share: float  # see data/copying.py
     truncated: bool
     pool_hits: tuple[tuple[str, float], ...] = ()  # as in `TokenizedExample`
+    is_rehearsal: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

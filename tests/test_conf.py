@@ -22,6 +22,7 @@ NEEDED = {
     "custom": ["model.path=somewhere"],
     "jsonl": ["data.source=some.jsonl"],
     "hub": ["data.source=some/name"],
+    "mix": ["+data.mix.mine=some.jsonl"],
     "reinvoke": ["teacher.path=base"],
     "medical": ["evaluation.judge.dry_run=true"],  # else a judge has to be named
 }

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from sdft_ray.data.dataset import TokenizedRow
+from sdft_ray.data.rehearsal import Rehearsal
+from sdft_ray.data.stream import ExampleStream
 from sdft_ray.errors import NonFiniteError, WorkerError
 from sdft_ray.loop import LoopConfig, Stopped, train
 from sdft_ray.records import Rollout, StepReport, TeacherScores, TokenizedExample
@@ -271,3 +274,26 @@ def test_asked_to_stop_in_its_last_step_it_ends_as_ever() -> None:
     cfg = LoopConfig(num_steps=3, batch_size=4, checkpoint_every=2)
     run_loop(cfg, learner=learner, is_asked_to_stop=lambda: learner.weight_version >= 3)
     assert [version for version, _ in learner.checkpoints] == [2, 3]
+
+
+def rehearsing_stream() -> ExampleStream:
+    """Nine examples and five rehearsal prompts, of which a batch of six holds two."""
+    rows = [
+        TokenizedRow(example_id=name, prompt_tokens=(1,), teacher_prompt_tokens=(1,), demonstration_tokens=(2, 0))
+        for name in [f"e{index}" for index in range(9)] + [f"r{index}" for index in range(5)]
+    ]
+    rehearsal = Rehearsal(source="old", rows=tuple(rows[9:]), per_batch=2, max_new_tokens=4, notes=())
+    return ExampleStream(rows[:9], batch_size=6, seed=3, max_new_tokens=4, rehearsal=rehearsal)
+
+
+@pytest.mark.parametrize("bound", [0, 2])
+def test_a_resumed_run_rehearses_and_trains_as_if_it_had_never_stopped(bound: int) -> None:
+    cfg = LoopConfig(num_steps=7, batch_size=6, max_staleness=bound, checkpoint_every=3)
+    undisturbed: FakeLearner = run_loop(cfg, examples=rehearsing_stream())["learner"]
+    assert all(sum(name.startswith("r") for name in batch) == 2 for batch in undisturbed.batches)
+    version, state = undisturbed.checkpoints[0]  # when the producers of an asynchronous run were further on
+    resumed = rehearsing_stream()
+    resumed.load_state(state)
+    learner = FakeLearner(version)
+    run_loop(cfg, examples=resumed, learner=learner)
+    assert learner.batches == undisturbed.batches[version:]

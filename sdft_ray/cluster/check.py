@@ -191,6 +191,9 @@ def _refuse_what_is_not_asked(cfg: RunConfig) -> None:
     if cfg.teacher.context is TeacherContext.NONE:
         remedy = "set teacher.context=DEMONSTRATION, TEXT or TEXT_AND_DEMONSTRATION"
         raise ConfigError("teacher.context", "NONE", "shows the teacher nothing, so there is nothing to check", remedy)
+    if cfg.data.mix:
+        remedy = "check them one after the other: data=jsonl data.source=FILE"
+        raise ConfigError("data.mix", ", ".join(cfg.data.mix), f"{mode} about one source", remedy)
     if cfg.teacher.path:
         problem = f"names another model than the student, but {mode} model.path under both prompts"
         remedy = f"check it with model.path={cfg.teacher.path} and teacher.path=''"

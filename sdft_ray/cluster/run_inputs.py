@@ -13,7 +13,8 @@ from sdft_ray.cluster.model_inputs import decoder, find_model, find_teacher, mak
 from sdft_ray.cluster.probes import ProbeInputs, read_probes
 from sdft_ray.cluster.sequence_lengths import check_counted, longest_sequence, longest_teacher_sequence
 from sdft_ray.config import Match, RunConfig
-from sdft_ray.data.dataset import read_dataset
+from sdft_ray.data.mix import read_examples
+from sdft_ray.data.rehearsal import read_rehearsal
 from sdft_ray.data.stream import ExampleStream
 from sdft_ray.data.tokenized import TokenizedRow, TokenizedRows
 from sdft_ray.evaluation.harness.sources import check_harness
@@ -86,14 +87,19 @@ def read_inputs(cfg: RunConfig) -> RunInputs:
     builder, facts, notes = make_builder(cfg, tokenizer, facts)
     for key, mark in (("loss.skip_until", cfg.loss.skip_until), ("evaluation.skip_until", cfg.answer_mark)):
         builder.check_mark(key, mark)
-    dataset = read_dataset(data, cfg.method, builder)
+    dataset = read_examples(data, cfg.method, builder)
     check_counted(cfg, dataset, tokenizer)
+    rehearsal = read_rehearsal(data, builder, batch_size=cfg.batch_size, max_new_tokens=cfg.rollout.max_new_tokens)
+    if rehearsal:
+        rehearsal.check_fit(facts.context_length)
     examples = ExampleStream(
         dataset.rows,
         batch_size=cfg.batch_size,
         seed=cfg.seed,
         max_new_tokens=cfg.rollout.max_new_tokens,
         shuffle=data.shuffle,
+        mix=dataset.mix,
+        rehearsal=rehearsal,
     )
     settings = cfg.evaluation.named_sets()
     if any(of_set.match is Match.JUDGE for of_set in settings.values()):
@@ -110,14 +116,16 @@ def read_inputs(cfg: RunConfig) -> RunInputs:
         tokenizer=tokenizer,
         facts=facts,
         examples=examples,
-        notes=(*notes, *dataset.notes, *(note for of_set in sets.values() for note in of_set.notes)),
+        notes=(*notes, *dataset.notes, *examples.notes, *(note for of_set in sets.values() for note in of_set.notes)),
         num_steps=cfg.num_steps or cfg.num_epochs * examples.steps_per_epoch,
         evaluation_sets=evaluation_sets,
         prior=prior,
         probes=probes,
         guard_rows=choose_guard_rows(dataset.rows),
-        max_model_len=max(longest_sequence(cfg, facts, dataset, asked), probes.max_model_len),
-        max_teacher_len=longest_teacher_sequence(cfg, dataset),
+        max_model_len=max(
+            longest_sequence(cfg, facts, dataset, asked), probes.max_model_len, examples.longest_rehearsal
+        ),
+        max_teacher_len=max(longest_teacher_sequence(cfg, dataset), examples.longest_rehearsal),
     )
 
 

@@ -108,6 +108,10 @@ class Stages:
         first = self._stages[0]
         sets, questions = self._evaluation_sets()
         cfg = replace(first.cfg, evaluation=replace(first.cfg.evaluation, sets=sets))
+        # Workers are started once: they keep the initial weights for whichever stage rehearses.
+        rehearsing = next((stage.cfg.data.rehearsal for stage in self._stages if stage.cfg.data.rehearsal.is_on), None)
+        if rehearsing:  # set, since `replace` would check another stage's share against the first one's batch
+            cfg.data = replace(cfg.data, rehearsal=rehearsing)
         all_inputs = [stage.inputs for stage in self._stages]
         inputs = replace(
             first.inputs,

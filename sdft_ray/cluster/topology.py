@@ -31,7 +31,12 @@ from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.models.folder_check import fingerprint
 from sdft_ray.records import WorkerStatus
 from sdft_ray.roles import Completions, Evaluator, Teacher
-from sdft_ray.rollout.completions import CompletedTogether, GivenCompletions, RecordedCompletions
+from sdft_ray.rollout.completions import (
+    CompletedTogether,
+    GivenCompletions,
+    RecordedCompletions,
+    RehearsedCompletions,
+)
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.teacher.token_target import TokenTarget
@@ -123,8 +128,8 @@ async def start_roles(stages: Stages, folder: RunFolder, phase: Phase, counting:
         await roles.teacher.load_weights(learner.weight_version)  # for workers that map: all others hold version 0
         channel.take_metrics()  # of no step
         await learner.measure_matmuls()
-        if isinstance(roles.completions, RecordedCompletions):
-            with phase("sampling the teacher's completions"):
+        if isinstance(roles.completions, RecordedCompletions | RehearsedCompletions):
+            with phase("sampling completions with the weights the run begins with"):
                 await roles.completions.record(stages.drawn())
         on_failure.pop_all()
     return roles
@@ -156,11 +161,20 @@ def _wire(
 
 
 def _completions(cfg: RunConfig, inputs: RunInputs, folder: RunFolder, rollouts: RolloutPool | None) -> Completions:
-    if rollouts is None or not cfg.method.samples:
+    if rollouts is None:
         return GivenCompletions()
+    recorded = partial(
+        RecordedCompletions, rollouts, folder.path, inputs.decode(keep_special=True), resumes=cfg.resume != NEVER
+    )
+    if cfg.method.completion is CompletionSource.TEACHER:
+        return recorded()
+    completions: Completions = GivenCompletions()
     if cfg.method.completion is CompletionSource.STUDENT:
-        return CompletedTogether(rollouts) if cfg.cluster.scores_on_sampling_cores(os.cpu_count() or 1) else rollouts
-    return RecordedCompletions(rollouts, folder.path, inputs.decode(keep_special=True), resumes=cfg.resume != NEVER)
+        together = cfg.cluster.scores_on_sampling_cores(os.cpu_count() or 1)
+        completions = CompletedTogether(rollouts) if together else rollouts
+    if not cfg.data.rehearsal.is_on or cfg.method.rehearses_on_policy:
+        return completions
+    return RehearsedCompletions(completions, recorded())
 
 
 async def _wait_until_ready(role: str, group: WorkerGroup, learner: LearnerGroup, phase: Phase) -> None:

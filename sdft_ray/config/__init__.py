@@ -27,7 +27,9 @@ from sdft_ray.config.method import (
     Normalization,
     Target,
 )
+from sdft_ray.config.mix import MixSourceConfig
 from sdft_ray.config.pool import DemonstrationSource, PoolConfig, Retriever
+from sdft_ray.config.rehearsal import RehearsalConfig
 from sdft_ray.config.report import Figures, ReportConfig
 from sdft_ray.config.rollout import RolloutConfig
 from sdft_ray.config.run import AUTO, NEVER, Mode, PlanConfig, RunConfig, TrackingConfig, Wandb
@@ -67,6 +69,7 @@ __all__ = [
     "Match",
     "MethodConfig",
     "MismatchCorrection",
+    "MixSourceConfig",
     "Mode",
     "ModelConfig",
     "Normalization",
@@ -74,6 +77,7 @@ __all__ = [
     "Payload",
     "PoolConfig",
     "Precision",
+    "RehearsalConfig",
     "ReportConfig",
     "Retriever",
     "RolePlacement",

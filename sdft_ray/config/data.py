@@ -1,10 +1,12 @@
 """Settings of the model and the examples."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any
 
 from sdft_ray.config.learner import Precision
+from sdft_ray.config.mix import MixSourceConfig, mix_source
+from sdft_ray.config.rehearsal import RehearsalConfig
 from sdft_ray.config.validation import at_least, check_switches, require
 
 
@@ -46,6 +48,7 @@ class DataConfig:
     """Where examples come from and how long they may be."""
 
     source: str = "builtin:facts"  # builtin:NAME, files (docs/data.md), a folder of save_to_disk, or a hub name
+    mix: dict[str, Any] = field(default_factory=dict)  # name -> a source, or its settings; data.source is '' then
     split: str = "train"
     config_name: str = ""  # of a hub data set that has several configurations
     revision: str = ""  # of a hub data set: a branch, tag or commit
@@ -61,11 +64,24 @@ class DataConfig:
     special_tokens: bool = False  # whether a special token's text in a row, such as <|im_end|>, becomes that token
     cache: bool = True  # whether 2,000 rows or more are kept tokenised in the user's cache folder (docs/data.md)
     shuffle: bool = True  # a new order every epoch, derived from the run's seed
+    rehearsal: RehearsalConfig = field(default_factory=RehearsalConfig)
 
     def __post_init__(self) -> None:
         require(
-            bool(self.source), "data.source", self.source, "names no data", "set it to a file, a folder or a hub name"
+            bool(self.source or self.mix),
+            "data.source",
+            self.source,
+            "names no data",
+            "set it to a file, a folder or a hub name, or name several in data.mix",
         )
+        require(
+            not (self.source and self.mix),
+            "data.source",
+            self.source,
+            f"stands beside data.mix, whose sources are {', '.join(self.mix)}",
+            "choose data=mix, which has no source of its own, or leave data.mix out",
+        )
+        self.mix_sources()
         require(
             "\\" not in self.source,
             "data.source",
@@ -83,3 +99,30 @@ class DataConfig:
             f"is below data.max_prompt_tokens={self.max_prompt_tokens}, though the teacher reads more than the student",
             "raise it",
         )
+
+    def mix_sources(self) -> dict[str, MixSourceConfig]:
+        """Every source of the mix by its name, complete and checked.
+
+        OmegaConf has no field that is either a string or a dataclass, so `mix` holds what was written.
+        """
+        return {name: mix_source(f"data.mix.{name}", value) for name, value in self.mix.items()}
+
+    def of_source(self, source: MixSourceConfig) -> "DataConfig":
+        """The settings of one source of the mix, as if it were the only one."""
+        return replace(
+            self,
+            mix={},
+            source=source.source,
+            split=source.split,
+            config_name=source.config_name,
+            revision=source.revision,
+            filter=source.filter,
+            num_examples=source.num_examples,
+            columns=self.columns if source.columns is None else source.columns,
+        )
+
+    @property
+    def origin(self) -> str:
+        """Where the examples come from, for people."""
+        named = [f"{source.weight:g} {name} ({source.source})" for name, source in self.mix_sources().items()]
+        return " : ".join(named) if named else self.source

@@ -75,6 +75,11 @@ class MethodConfig:
         """Whether completions are sampled at all."""
         return self.completion in (CompletionSource.STUDENT, CompletionSource.TEACHER)
 
+    @property
+    def rehearses_on_policy(self) -> bool:
+        """True when the student samples what is rehearsed; else the model as it began has, before training."""
+        return self.completion is CompletionSource.STUDENT and self.target is Target.TEACHER
+
 
 @dataclass(kw_only=True)
 class LossConfig:

@@ -142,6 +142,7 @@ class RunConfig:
         )
         self._check_seeds()
         self._check_method()
+        self.data.rehearsal.check_fit(self.batch_size, self.method, self.teacher)
         if self.stages and self.stage_boundary.rebase_teacher and self.method.has_teacher:
             remedy = (
                 "set stage_boundary.rebase_teacher=false, or train the stages one run after the other with model.path"
@@ -183,7 +184,7 @@ class RunConfig:
         evaluation = self.evaluation
         is_asked = evaluation.sets or evaluation.prior or evaluation.general or self.harness.tasks
         needed = {
-            "rollout": self.method.samples or is_asked,
+            "rollout": self.method.samples or is_asked or self.data.rehearsal.is_on,
             "teacher": self.method.target is Target.TEACHER,
             "learner": True,
         }

@@ -23,7 +23,7 @@ from sdft_ray.errors import ConfigError, SdftError
 from sdft_ray.records import Example, Message
 
 # What is done with rows once they are token ids, and whether these are kept.
-UNRELATED_DATA = ("cache", "max_prompt_tokens", "max_teacher_prompt_tokens", "shuffle", "too_long")
+UNRELATED_DATA = ("cache", "max_prompt_tokens", "max_teacher_prompt_tokens", "rehearsal", "shuffle", "too_long")
 PACKAGES = ("datasets", "jinja2", "tokenizers", "transformers")
 LONGEST_NAME = 1000  # characters of a setting that may be the name of a file
 _CODE = Path(__file__).parent

@@ -4,7 +4,7 @@ import hashlib
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self, overload
+from typing import NamedTuple, Self, overload
 
 import numpy as np
 
@@ -39,6 +39,11 @@ class TokenColumn(Sequence[tuple[int, ...]]):
         self.tokens = tokens
         self.lengths = lengths
         self._ends = np.cumsum(lengths)
+
+    @classmethod
+    def joined(cls, parts: Sequence["TokenColumn"]) -> "TokenColumn":
+        """The sequences of all parts, behind one another."""
+        return cls(np.concatenate([part.tokens for part in parts]), np.concatenate([part.lengths for part in parts]))
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -92,6 +97,16 @@ class TokenizedRows(Sequence[TokenizedRow]):
             writer.append(row, Place("", 0))
         return writer.rows()
 
+    @classmethod
+    def joined(cls, parts: Sequence["TokenizedRows"]) -> "TokenizedRows":
+        """The rows of all parts, behind one another."""
+        columns = zip(*(part.columns for part in parts), strict=True)
+        return TokenizedRows(
+            tuple(name for part in parts for name in part.example_ids),
+            tuple(hits for part in parts for hits in part.pool_hits),
+            *(TokenColumn.joined(column) for column in columns),
+        )
+
     @property
     def columns(self) -> tuple[TokenColumn, TokenColumn, TokenColumn]:
         """Prompts, teacher prompts and demonstrations."""
@@ -126,11 +141,27 @@ class TokenizedRows(Sequence[TokenizedRow]):
             digest.update(column.tokens.astype("<i4", copy=False).data)
         return digest.hexdigest()
 
+    def named(self, prefix: str) -> "TokenizedRows":
+        """The rows with `prefix` before their ids."""
+        return TokenizedRows(tuple(prefix + name for name in self.example_ids), self.pool_hits, *self.columns)
+
+    def with_teacher_prompts(self, teacher_prompts: TokenColumn) -> "TokenizedRows":
+        """The rows with other teacher prompts."""
+        return TokenizedRows(self.example_ids, self.pool_hits, self.prompts, teacher_prompts, self.demonstrations)
+
     def select(self, indices: np.ndarray) -> "TokenizedRows":
         """Some of the rows, in the order of their indices."""
         example_ids = tuple(self.example_ids[index] for index in indices.tolist())
         pool_hits = tuple(self.pool_hits[index] for index in indices.tolist())
         return TokenizedRows(example_ids, pool_hits, *(column.select(indices) for column in self.columns))
+
+
+class MixPart(NamedTuple):
+    """What a mix takes of one of its sources."""
+
+    name: str  # in data.mix
+    weight: float
+    num_rows: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,6 +171,7 @@ class TokenizedDataset:
     rows: TokenizedRows
     places: tuple[Place, ...]  # where each row stands in its source
     num_skipped: int = 0  # rows that are over their budgets
+    mix: tuple[MixPart, ...] = ()  # which rows are of which source, in their order; () for one source
     notes: tuple[str, ...] = ()  # what the user should know of the data, a sentence each
 
 

@@ -153,6 +153,7 @@ class LearnerGroup:
             copied_share=copied_share(rollout, sample.demonstration_tokens),
             truncated=rollout.truncated,
             pool_hits=sample.pool_hits,
+            is_rehearsal=sample.is_rehearsal,
         )
 
     def _num_counted(self, completion_tokens: tuple[int, ...], truncated: bool) -> int:

@@ -248,9 +248,10 @@ def step_metrics(
         "learner/shared_share": 1 - input_tokens / sequence_tokens,
         "loop/staleness_max": float(weight_version - min(sample.weight_version for sample in samples)),
     }
+    taught = [sample for sample in samples if not sample.is_rehearsal]
     if sampled:
         metrics["learner/mismatch_max_nats"] = max(report.mismatch_max for report in reports)
-        metrics["rollout/copied_share"] = sum(sample.copied_share for sample in samples) / len(samples)
+        metrics["rollout/copied_share"] = sum(sample.copied_share for sample in taught) / len(taught)
     for key in reports[0].durations_s:
         metrics[key] = max(report.durations_s[key] for report in reports)
     if matmuls:
@@ -259,7 +260,22 @@ def step_metrics(
             for report, seconds in zip(reports, matmuls, strict=True)
         )
         metrics["learner/matmul_share"] = least_s / metrics["learner/forward_backward_s"]
-    return metrics | divergence_by_position(samples)
+    return metrics | divergence_by_position(samples) | rehearsal_metrics(samples)
+
+
+def rehearsal_metrics(samples: Sequence[SampleReport]) -> dict[str, float]:
+    """What the rehearsal rows of a batch come to, and the other rows beside them; nothing where none is a rehearsal."""
+    rehearsed = [sample for sample in samples if sample.is_rehearsal]
+    if not rehearsed:
+        return {}
+    num_tokens = sum(len(sample.completion_tokens) for sample in rehearsed)
+    metrics = {"rehearsal/rows": float(len(rehearsed)), "rehearsal/completion_tokens_mean": num_tokens / len(rehearsed)}
+    taught = [sample for sample in samples if not sample.is_rehearsal]
+    for key, chosen in (("rehearsal/divergence_nats", rehearsed), ("rehearsal/taught_divergence_nats", taught)):
+        values = np.concatenate([_counted(sample, slice(0, None)) for sample in chosen])
+        if len(values):
+            metrics[key] = float(values.mean(dtype=np.float64))
+    return metrics
 
 
 def divergence_by_position(samples: Sequence[SampleReport]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from sdft_ray.distill.distributions import Head, HiddenRows, JoinedRows, LogitsR
 from sdft_ray.errors import WeightVersionError
 from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.models.network import TORCH_DTYPE, check_folder_head, load_head, output_head
-from sdft_ray.records import HiddenPayload, LogitsPayload, Microbatch, ParameterEntry
+from sdft_ray.records import INITIAL_VERSION, HiddenPayload, LogitsPayload, Microbatch, ParameterEntry
 from sdft_ray.tensors import to_tensor
 from sdft_ray.weights.fragments import Fragment, Shapes, assemble
 
@@ -30,6 +30,11 @@ class TeacherHeads:
         """`num_kept` versions are kept: as many as samples of one batch can have been scored with."""
         self._num_kept = num_kept
         self._heads: dict[int, Head] = {}
+        self._initial: Head | None = None
+
+    def hold_initial(self, head: Head) -> None:
+        """Keeps the head of the initial weights for as long as the run lasts: rehearsal is scored with them."""
+        self._initial = head
 
     def hold(self, version: int, head: Head) -> None:
         """Keeps the head of `version` and lets go of those too old to be asked for."""
@@ -43,6 +48,8 @@ class TeacherHeads:
         Raises:
             WeightVersionError: it is not held.
         """
+        if version == INITIAL_VERSION and self._initial is not None:
+            return self._initial
         if version not in self._heads:
             held = ", ".join(map(str, sorted(self._heads))) or "none"
             raise WeightVersionError(
@@ -129,8 +136,10 @@ def teacher_head_maker(
     if teacher.weights is TeacherWeights.FROZEN:
         if teacher.backend is TeacherBackend.VLLM and settings.teacher_path != settings.model_path:
             check_folder_head(settings.teacher_path, settings.model)  # vLLM's hidden states are before the head
-        heads.hold(0, load_head(settings.teacher_path, settings.model.dtype, device))
+        heads.hold(INITIAL_VERSION, load_head(settings.teacher_path, settings.model.dtype, device))
         return lambda version: None
+    if settings.weights.teachers_keep_initial:
+        heads.hold_initial(load_head(settings.model_path, settings.model.dtype, device))
     dtype = TORCH_DTYPE[settings.model.dtype]
     maker = HeadMaker(
         output_head(network),

@@ -59,9 +59,11 @@ def _groups(work: Workload, role: str, num_gpus: int) -> Sequence[Settings]:
             "teacher.backend": TeacherBackend.VLLM,
             "weights.teacher_ema": TeacherEma.LEARNER,
         }
+    # Rehearsal beside a moving average takes two sets of weights, of which an engine holds one.
+    sizes = GROUPS[:1] if role == "teacher" and work.weights.teachers_keep_initial else GROUPS
     return [
         (spread if size > 1 else {}) | _placed(role, num_gpus // size, size)
-        for size in GROUPS
+        for size in sizes
         if num_gpus % size == 0
         and work.cfg.cluster.gpus_per_node % size == 0
         and work.shape.num_heads % size == 0

@@ -139,7 +139,10 @@ def _teacher(work: Workload) -> RoleMemory:
         phases["loading weights"] = 0 if work.weights.teachers_map else weight_bytes(shape, width)
     elif work.weights.teacher_kind is not None:
         phases["loading weights"] = _bucket_elements(work) * width
-    return _in_gib("teacher", work, {"weights": weight_bytes(shape, width)}, phases, _limit(work, "teacher"))
+    held = {"weights": float(weight_bytes(shape, width))}
+    if work.weights.teachers_keep_initial:
+        held["initial weights, for rehearsal"] = weight_bytes(shape, width)
+    return _in_gib("teacher", work, held, phases, _limit(work, "teacher"))
 
 
 def _learner(work: Workload) -> RoleMemory:
@@ -224,13 +227,13 @@ def _step_buffers(work: Workload) -> float:
 
 
 def _teacher_heads(work: Workload) -> int:
-    """One for each version that samples of one batch may have been scored with."""
-    cfg = work.cfg
+    """One for each version that samples of one batch may have been scored with, and that of the initial weights."""
+    cfg, bytes_each = work.cfg, work.shape.head_parameters * work.worker_element_bytes
     if cfg.method.target is not Target.TEACHER or cfg.teacher.payload is not Payload.HIDDEN:
         return 0
-    if work.weights.heads_in_place:
-        return 0  # a view of the average, or of the student
-    return (cfg.max_staleness + 1) * work.shape.head_parameters * work.worker_element_bytes
+    # In place, a head is a view of the average, or of the student.
+    versions = 0 if work.weights.heads_in_place else cfg.max_staleness + 1
+    return (versions + work.weights.teachers_keep_initial) * bytes_each
 
 
 def _bucket_elements(work: Workload) -> int:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdft_ray.config import Precision, RunConfig
-from sdft_ray.data.dataset import read_dataset
+from sdft_ray.data.mix import read_examples
 from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.data.rehearsal import read_rehearsal
 from sdft_ray.models.arithmetic import NetworkShape, read_shape
 from sdft_ray.models.folder import load_tokenizer
 from sdft_ray.models.resolve import resolve_model
@@ -110,13 +111,21 @@ def _measured(cfg: RunConfig, folder: str) -> Lengths:
     tokenizer = load_tokenizer(folder, cfg.model.chat_template)
     switches = cfg.model.template_switches
     builder = PromptBuilder(tokenizer, cfg.teacher, switches=switches, special_tokens=cfg.data.special_tokens)
-    rows = read_dataset(cfg.data, cfg.method, builder).rows
-    completion = cfg.rollout.max_new_tokens
+    rows = read_examples(cfg.data, cfg.method, builder).rows
+    completion: float = cfg.rollout.max_new_tokens
+    rehearsal = read_rehearsal(cfg.data, builder, batch_size=cfg.batch_size, max_new_tokens=cfg.rollout.max_new_tokens)
     if not cfg.method.samples:
-        completion = round(rows.demonstrations.lengths.mean())
+        completion = rows.demonstrations.lengths.mean()
+    prompt, teacher_prompt = rows.prompts.lengths.mean(), rows.teacher_prompts.lengths.mean()
+    if rehearsal:  # its share of a batch has other lengths
+        share = rehearsal.per_batch / cfg.batch_size
+        rehearsed = rehearsal.rows.prompts.lengths.mean()
+        prompt += share * (rehearsed - prompt)
+        teacher_prompt += share * (rehearsed - teacher_prompt)
+        completion += share * (rehearsal.max_new_tokens - completion)
     return Lengths(
-        prompt=round(rows.prompts.lengths.mean()),
-        teacher_prompt=round(rows.teacher_prompts.lengths.mean()),
-        completion=completion,
-        origin=f"means over the {len(rows)} examples of {cfg.data.source}; sampled completions as long as they may get",
+        prompt=round(prompt),
+        teacher_prompt=round(teacher_prompt),
+        completion=round(completion),
+        origin=f"means over the {len(rows)} examples of {cfg.data.origin}; sampled completions as long as they may get",
     )

@@ -27,7 +27,9 @@ def write_model_card(
     """
     cfg = stages[0][1]
     settings = [f"| {name} | {value} |" for name, value in _settings(cfg, num_steps).items()]
-    data = [f"- {f'{name}: ' if name else ''}`{of_stage.data.source}`" for name, of_stage in stages]
+    data = [
+        f"- {f'{name}: ' if name else ''}`{of_stage.data.origin}`{_rehearsed(of_stage)}" for name, of_stage in stages
+    ]
     results = [
         f"| {name.replace('_', ' ')} | {_shown(values['before'])} | {_shown(values['after'])} |"
         for name, values in summary["evaluation"].items()
@@ -53,6 +55,15 @@ def write_model_card(
     if results:
         lines += ["## Results", "", "| evaluation | before | after |", "|---|---|---|", *results, ""]
     (folder / CARD_FILE).write_text("\n".join(lines), encoding="utf-8")
+
+
+def _rehearsed(cfg: RunConfig) -> str:
+    """What every batch held besides the examples."""
+    rehearsal = cfg.data.rehearsal
+    if not rehearsal.is_on:
+        return ""
+    rows = rehearsal.rows_of(cfg.batch_size)
+    return f", and rehearsal: {rows} of the {cfg.batch_size} rows of a batch are prompts of `{rehearsal.prompts}`"
 
 
 def _front_matter(cfg: RunConfig) -> list[str]:

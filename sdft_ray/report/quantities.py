@@ -35,6 +35,8 @@ TITLES = {
     "rollout/completion_tokens_mean": "Length of a completion",
     "rollout/truncated_share": "Completions cut at the limit",
     "learner/grad_norm": "Gradient norm",
+    "rehearsal/divergence_nats": "Divergence of rehearsal from the initial weights",
+    "rehearsal/taught_divergence_nats": "Divergence from the teacher, without rehearsal",
     "evaluation/context_gap_nats": "Gain by the demonstration",
     "evaluation/prior_logprob_nats": "Logprob of prior knowledge",
     "learner/divergence_first_nats": "Divergence, positions 0 to 7",
@@ -49,7 +51,7 @@ TITLES = {
 NOT_LEARNING = re.compile(
     r"weights/.*|.*_per_s|.*_s|.*_bytes|.*/tokens|.*_tokens|.*_samples|.*staleness.*|learner/learning_rate|"
     r"loop/.*|learner/(padded|shared|matmul)_share|learner/(mismatch|correction)_.*|evaluation/(?!context_gap).*|"
-    r"(retention|harness)/.*"
+    r"(retention|harness)/.*|rehearsal/(?!taught).*"
 )
 
 
@@ -180,5 +182,5 @@ def learning_keys(keys: Sequence[str]) -> tuple[str, ...]:
 
 def retention_keys(keys: Sequence[str], tasks: Tasks) -> tuple[str, ...]:
     """What tells how much of the old is left."""
-    own = (*tasks.prior, accuracy_key(PRIOR), "evaluation/prior_logprob_nats")
+    own = (*tasks.prior, accuracy_key(PRIOR), "evaluation/prior_logprob_nats", "rehearsal/divergence_nats")
     return tuple(key for key in keys if key in own or key.startswith(("retention/", "harness/")))

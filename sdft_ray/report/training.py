@@ -35,7 +35,9 @@ PHASE_KEYS = {
     "ema": "learner/ema_s",
     "load_weights": "loop/load_weights_s",
 }
-OF_TEACHER = re.compile(r"learner/(divergence|teacher)_.*")  # without a teacher they are something else, or nothing
+OF_TEACHER = re.compile(
+    r"learner/(divergence|teacher)_.*|rehearsal/.*divergence_.*"
+)  # without a teacher they are something else, or nothing
 MAX_POSITIONS = 120  # groups of positions of the divergence by position
 
 
@@ -64,6 +66,9 @@ def retention(study: Study) -> Section:
     figures = [figure for key in keys if (figure := curve_figure(study.arms, key)) is not None]
     lead = "What the model could before it was taught. Accuracy and logprob can disagree: the style of an answer may "
     lead += "improve while its facts go."
+    if "rehearsal/divergence_nats" in study.keys:
+        lead += " What an arm rehearses it trains on: the divergence of those rows tells what rehearsal holds, and the "
+        lead += "other curves, of prompts that are never trained on, what it buys."
     return Section(name="retention", title="Retention", lead=lead, figures=numbered(figures))
 
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from sdft_ray.data.stream import stable_hash
+from sdft_ray.data.passes import stable_hash
 from sdft_ray.records import Rollout, TokenizedExample
 from sdft_ray.roles import Completions
 from sdft_ray.tracking.jsonl import cut_after, line_of, lines_until
@@ -138,6 +138,31 @@ class RecordedCompletions:
     async def load_weights(self, version: int) -> None:
         """Remembers `version`: a record depends on no weights."""
         self._weight_version = version
+
+
+class RehearsedCompletions:
+    """Implements roles.Completions where examples bring their completions: rehearsal rows have recorded ones.
+
+    Token targets learn the tokens themselves. What the student samples as it is would pin it to where it has moved, so
+    that rehearsal rows have the completions that the model wrote before it was trained.
+    """
+
+    def __init__(self, given: Completions, recorded: RecordedCompletions):
+        """`given` completes the examples, `recorded` the rehearsal rows."""
+        self._given, self._recorded = given, recorded
+
+    async def record(self, examples: Sequence[TokenizedExample]) -> None:
+        """As `RecordedCompletions.record`, of the rehearsal rows among `examples`."""
+        await self._recorded.record([example for example in examples if example.is_rehearsal])
+
+    async def complete(self, example: TokenizedExample) -> Rollout:
+        """The completion of an example, or the one recorded for a rehearsal row."""
+        return await (self._recorded if example.is_rehearsal else self._given).complete(example)
+
+    async def load_weights(self, version: int) -> None:
+        """Has both take them over."""
+        await self._given.load_weights(version)
+        await self._recorded.load_weights(version)
 
 
 def _key(example: TokenizedExample) -> int:

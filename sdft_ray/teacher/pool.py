@@ -32,7 +32,7 @@ class TeacherPool:
 
         async def scores_and_handle(actor: Any) -> TeacherScores:
             version, payload = actor.score.options(num_returns=2).remote(
-                example.teacher_prompt_tokens, rollout.completion_tokens
+                example.teacher_prompt_tokens, rollout.completion_tokens, example.is_rehearsal
             )
             return TeacherScores(
                 payload=payload, num_tokens=len(rollout.completion_tokens), teacher_version=await version

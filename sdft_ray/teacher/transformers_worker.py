@@ -1,5 +1,7 @@
 """The teacher actor with the network in plain transformers, on one GPU or the CPU.
 
+Where the run rehearses, a second network keeps the weights the run began with.
+
 Legend: V vocabulary entries that count.
 """
 
@@ -12,22 +14,20 @@ from typing import TypeVar
 import torch
 
 from sdft_ray.config import ModelConfig, TeacherConfig
-from sdft_ray.models.network import check_head, completion_hidden, load_network, output_head
-from sdft_ray.models.packing import PackedSequences, Packing, pack_sequences
-from sdft_ray.models.packing_check import check_packing
-from sdft_ray.models.state import published_state
+from sdft_ray.models.packing import Packing
 from sdft_ray.records import GuardRow, Publication, TeacherPayload
-from sdft_ray.teacher.payload import PayloadPacker
+from sdft_ray.teacher.scoring_network import ScoringNetwork
 from sdft_ray.teacher.weights import average_weights, copy_weights, map_weights
 from sdft_ray.teacher.worker import ScoreRequest, TeacherWorker
 from sdft_ray.tensors import release_freed_memory
 from sdft_ray.weights.plan import WeightPlan
 
 T = TypeVar("T")
+GIB = 2**30
 
 
 class TransformersTeacher(TeacherWorker):
-    """Scores a batch in one forward pass of packed sequences."""
+    """Scores a batch in one forward pass of packed sequences, and what the initial weights score in another."""
 
     def __init__(
         self,
@@ -56,19 +56,26 @@ class TransformersTeacher(TeacherWorker):
             temperature: of the sampler; a TOPK payload holds probabilities at this temperature.
             device: "cpu", or "cuda" where the actor was given a GPU.
             weights: whether published ones are used where they lie: in host memory of this node that does not change
-                while anything is scored.
+                while anything is scored; and whether those of version 0 are kept beside them.
             guard_rows: what the packing of sequences is checked on.
             max_len: tokens of the longest teacher prompt with its completion.
         """
         super().__init__(
             rank=rank, log_dir=log_dir, device=device, max_tokens_per_forward=teacher.max_tokens_per_forward
         )
-        self._device = torch.device(device)
-        self._model_path, self._model = model_path, model
         self._teacher = teacher
-        self._num_tokens, self._temperature = num_tokens, temperature
-        self._maps_weights = weights.teachers_map
-        self._guard_rows, self._max_len = guard_rows, max_len
+        self._load = partial(
+            ScoringNetwork,
+            model_path,
+            model,
+            teacher,
+            num_tokens=num_tokens,
+            temperature=temperature,
+            device=torch.device(device),
+            guard_rows=guard_rows,
+            max_len=max_len,
+        )
+        self._maps_weights, self._keeps_initial = weights.teachers_map, weights.teachers_keep_initial
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forward")
 
     async def ready(self) -> int:
@@ -77,17 +84,19 @@ class TransformersTeacher(TeacherWorker):
         Raises:
             ModelError: the network's head is of an unknown kind, or it computes no packing rightly.
         """
-        network = load_network(self._model_path, self._model.dtype, self._model)
-        self._network = network.to(self._device).eval().requires_grad_(False)
-        check_head(self._network)
-        self._packer = PayloadPacker(self._teacher, output_head(self._network), self._num_tokens, self._temperature)
-        self._parameters = published_state(self._network)
-        self._packing = self._check_packing()
+        self._network = self._initial = self._load()
+        if self._keeps_initial:
+            self._initial = self._load()
+        if self._network.packing is Packing.SINGLE:
+            self._batcher.run_singly()
         return await super().ready()
 
     def notes(self) -> tuple[str, ...]:
         """See `Worker.notes`."""
-        return self._notes
+        if not self._keeps_initial:
+            return (self._network.note,)
+        size = f"{self._initial.num_bytes / GIB:.2f} GiB"
+        return self._network.note, f"teacher: a second network of {size} keeps the initial weights, for rehearsal"
 
     async def average_weights(self, publication: Publication) -> int:
         """Averages the published student into the weights, between two batches; raises as `average_weights`."""
@@ -102,45 +111,24 @@ class TransformersTeacher(TeacherWorker):
 
     async def _replace_weights(self, publication: Publication) -> None:
         if not self._maps_weights:
-            await self._in_thread(partial(copy_weights, self._parameters, publication))
+            await self._in_thread(partial(copy_weights, self._network.parameters, publication))
             return
-        await self._in_thread(partial(map_weights, self._parameters, publication))
+        await self._in_thread(partial(map_weights, self._network.parameters, publication))
         if publication.version == 0:
             release_freed_memory()  # the weights of the model folder, which are the same
 
     async def _average_weights(self, publication: Publication) -> None:
-        await self._in_thread(
-            partial(average_weights, self._parameters, self.weight_version, publication, self._teacher.ema_decay)
-        )
+        parameters, version, decay = self._network.parameters, self.weight_version, self._teacher.ema_decay
+        await self._in_thread(partial(average_weights, parameters, version, publication, decay))
 
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
-    @torch.inference_mode()
     def _forward(self, requests: Sequence[ScoreRequest]) -> list[TeacherPayload]:
-        packed = pack_sequences(requests, share_prefix=self._packing is Packing.SHARED_PREFIX)
-        hidden = self._hidden(packed)
-        lengths = [len(request.completion_tokens) for request in requests]
-        return [
-            self._packer.pack(rows, request.completion_tokens)
-            for rows, request in zip(hidden.split(lengths), requests, strict=True)
-        ]
-
-    def _hidden(self, packed: PackedSequences) -> torch.Tensor:
-        """Hidden states [T, H] at the pack's predictor_index."""
-        arrays = (packed.input_ids, packed.position_ids, packed.predictor_index)
-        return completion_hidden(self._network, *(torch.from_numpy(array).to(self._device) for array in arrays))
-
-    def _check_packing(self) -> Packing:
-        verdict = check_packing(
-            self._network,
-            self._guard_rows,
-            self._hidden,
-            attention=self._model.attention,
-            enter_mode=self._network.eval,
-            longest=self._max_len,
-        )
-        self._notes = (f"teacher: {verdict.sentence(type(self._network).__name__)}",)
-        if verdict.packing is Packing.SINGLE:
-            self._batcher.run_singly()
-        return verdict.packing
+        payloads: dict[int, TeacherPayload] = {}
+        for network, by_initial in ((self._network, False), (self._initial, True)):
+            indices = [index for index, request in enumerate(requests) if request.by_initial == by_initial]
+            if indices:
+                sequences = [(requests[index].prompt_tokens, requests[index].completion_tokens) for index in indices]
+                payloads |= zip(indices, network.payloads(sequences), strict=True)
+        return [payloads[index] for index in range(len(requests))]

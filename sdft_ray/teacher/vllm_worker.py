@@ -86,7 +86,7 @@ class VllmTeacher(TeacherWorker):
             self._engine.close()
 
     async def _payloads(self, requests: list[ScoreRequest]) -> list[TeacherPayload]:
-        hidden = await asyncio.gather(*(self._engine.hidden_states(*request) for request in requests))
+        hidden = await asyncio.gather(*(self._engine.hidden_states(*request[:2]) for request in requests))
         return [HiddenPayload(hidden=to_array(states.to(self._payload_dtype))) for states in hidden]
 
     async def _replace_weights(self, publication: Publication) -> None:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from sdft_ray.records import Publication, TeacherPayload
+from sdft_ray.records import INITIAL_VERSION, Publication, TeacherPayload
 from sdft_ray.teacher.batching import TokenBudgetBatcher
 from sdft_ray.workers import Worker
 
@@ -20,6 +20,7 @@ class ScoreRequest(NamedTuple):
 
     prompt_tokens: tuple[int, ...]  # [P]
     completion_tokens: tuple[int, ...]  # [T]
+    by_initial: bool = False  # with the weights the run began with, whatever the worker holds besides
 
 
 class TeacherWorker(Worker, ABC):
@@ -42,20 +43,21 @@ class TeacherWorker(Worker, ABC):
             # and two sets of threads that take turns at every barrier slow each other down by half.
             os.nice(LOWEST_PRIORITY)
         self._batcher = TokenBudgetBatcher(self._score_batch, max_tokens_per_forward)
-        self.weight_version = 0
+        self.weight_version = INITIAL_VERSION
 
     async def ready(self) -> int:
         """Loads the network; called once, before anything else. Returns the weight version."""
         return self.weight_version
 
     async def score(
-        self, prompt_tokens: tuple[int, ...], completion_tokens: tuple[int, ...]
+        self, prompt_tokens: tuple[int, ...], completion_tokens: tuple[int, ...], by_initial: bool = False
     ) -> tuple[int, TeacherPayload]:
         """What the teacher says about one completion: the weight version that says it, and the payload.
 
-        Called with num_returns=2, so that the caller reads the first and passes on a handle of the second.
+        Called with num_returns=2, so that the caller reads the first and passes on a handle of the second. `by_initial`
+        asks for the weights the run began with, which a worker holds if the weight plan says so.
         """
-        request = ScoreRequest(prompt_tokens, completion_tokens)
+        request = ScoreRequest(prompt_tokens, completion_tokens, by_initial)
         payload, version = await self._batcher.submit(request, len(prompt_tokens) + len(completion_tokens))
         return version, payload
 
@@ -75,7 +77,9 @@ class TeacherWorker(Worker, ABC):
 
     async def _score_batch(self, requests: list[ScoreRequest]) -> list[tuple[TeacherPayload, int]]:
         version = self.weight_version  # fixed for this batch: weights change between batches only
-        return [(payload, version) for payload in await self._payloads(requests)]
+        payloads = await self._payloads(requests)
+        versions = [INITIAL_VERSION if request.by_initial else version for request in requests]
+        return list(zip(payloads, versions, strict=True))
 
     @abstractmethod
     async def _payloads(self, requests: list[ScoreRequest]) -> list[TeacherPayload]:

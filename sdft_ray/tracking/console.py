@@ -31,6 +31,7 @@ COUNTS = ("_unscored", "/judge_prompts", "/judge_requests", "/judge_retries")  #
 STEP_COLUMNS = (
     ("learner/loss", "loss {:.4f}"),
     ("learner/divergence_nats", "divergence {:.4f}"),
+    ("rehearsal/divergence_nats", "rehearsed {:.4f}"),
     ("learner/grad_norm", "grad norm {:.2f}"),
     ("rollout/completion_tokens_mean", "completion {:.0f} tokens"),
     ("loop/step_s", "{:.1f} s"),

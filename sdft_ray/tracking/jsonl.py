@@ -96,6 +96,7 @@ class JsonLines:
             "copied_share": round(sample.copied_share, 6),
             "truncated": sample.truncated,
             "pool": [{"example_id": name, "score": round(score, 6)} for name, score in sample.pool_hits],
+            "rehearsal": sample.is_rehearsal,
         }
 
 

@@ -20,6 +20,7 @@ class WeightPlan:
     teachers_average: bool  # teachers average the student's publications themselves
     engines_map: bool  # rollout engines compute with published memory, but for the weights that they pack
     teachers_map: bool  # teachers score with published memory
+    teachers_keep_initial: bool  # they hold the weights the run began with as well, a second network, for rehearsal
     masters_in_place: frozenset[WeightKind]  # the learner keeps these fp32 weights in the memory it publishes
     whole_masters: bool  # one rank holds all weights, gradients and moments in fp32
     heads_in_place: bool  # a teacher's head is a view of the learner's weights, and not a copy for each version
@@ -71,6 +72,7 @@ def plan_weights(cfg: RunConfig, num_nodes: int) -> WeightPlan:
         and cluster.teacher.device == "cpu"
         and teacher.backend is TeacherBackend.TRANSFORMERS
         and weights.teacher_ema is TeacherEma.LEARNER,  # who averages by itself writes to its weights: they are its own
+        teachers_keep_initial=kind is not None and cfg.data.rehearsal.is_on,
         masters_in_place=frozenset(each for each in WeightKind if publishes_masters and masters[each]),
         whole_masters=whole,
         # On-policy, all samples of a version are trained on before the weights change.

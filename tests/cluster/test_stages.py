@@ -12,6 +12,7 @@ from sdft_ray.cluster.stages import Stages
 from sdft_ray.config import RunConfig
 from sdft_ray.errors import ConfigError
 from sdft_ray.launch import CONF, typed_config
+from sdft_ray.weights.plan import plan_weights
 from tests.tiny import make_tiny_model
 
 
@@ -43,6 +44,14 @@ def test_stages_follow_one_another_and_share_their_evaluation_sets(model: str) -
     assert inputs.max_model_len == max(stage.inputs.max_model_len for stage in stages)
     assert stages.at(2).name == "facts" and stages.at(3).name == "tools"
     assert [example.max_new_tokens for example in stages.drawn()] == [32] * 8 + [64] * 12
+
+
+def test_workers_keep_the_initial_weights_for_whichever_stage_rehearses(model: str) -> None:
+    stages = Stages(configs(model, ["data=facts"], ["data=tools", "batch_size=20", "data.rehearsal.share=0.1"]))
+    assert not next(iter(stages)).cfg.data.rehearsal.is_on
+    assert plan_weights(stages.shared[0], 1).teachers_keep_initial
+    assert [example.is_rehearsal for example in stages.drawn()].count(True) == 4
+    assert any(note.startswith("rehearsal: 2 of the 20 rows") for note in stages.shared[1].notes)
 
 
 def test_a_stage_that_needs_other_workers_is_refused_by_key(model: str) -> None:

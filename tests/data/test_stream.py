@@ -2,10 +2,12 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 
 import pytest
 
+from sdft_ray.data.rehearsal import Rehearsal
 from sdft_ray.data.stream import ExampleStream
 from sdft_ray.data.tokenized import TokenizedRow
 from sdft_ray.errors import CheckpointError, ConfigError
@@ -29,6 +31,12 @@ def rows(number: int) -> list[TokenizedRow]:
 
 def stream(number: int = 10, batch_size: int = 3, seed: int = 0, shuffle: bool = True) -> ExampleStream:
     return ExampleStream(rows(number), batch_size=batch_size, seed=seed, max_new_tokens=4, shuffle=shuffle)
+
+
+def rehearsing(num_prompts: int = 5, per_batch: int = 2, batch_size: int = 6, seed: int = 0) -> ExampleStream:
+    prompts = [replace(row, example_id=f"r{index}") for index, row in enumerate(rows(num_prompts))]
+    rehearsal = Rehearsal(source="old", rows=tuple(prompts), per_batch=per_batch, max_new_tokens=7, notes=())
+    return ExampleStream(rows(10), batch_size=batch_size, seed=seed, max_new_tokens=4, rehearsal=rehearsal)
 
 
 def test_an_epoch_draws_every_example_at_most_once_and_drops_the_partial_batch() -> None:
@@ -123,3 +131,64 @@ def test_the_first_examples_are_told_from_any_place() -> None:
     next(examples)
     assert examples.first(4) == first
     assert examples.position == 1
+
+
+def test_every_batch_has_its_rehearsal_rows_from_the_second_place_on() -> None:
+    examples = rehearsing()
+    assert (examples.steps_per_epoch, examples.examples_per_epoch) == (2, 12), "ten examples, four of them a batch"
+    for _ in range(5):
+        batch = list(islice(examples, 6))
+        assert [one.is_rehearsal for one in batch] == [False, True, False, True, False, False]
+        assert [one.max_new_tokens for one in batch] == [4, 7, 4, 7, 4, 4]
+
+
+@pytest.mark.parametrize(("batch_size", "per_batch"), [(2, 1), (8, 2), (8, 7), (16, 4), (33, 11)])
+def test_the_places_of_rehearsal_are_as_many_as_asked_for(batch_size: int, per_batch: int) -> None:
+    examples = ExampleStream(
+        rows(64),
+        batch_size=batch_size,
+        seed=0,
+        max_new_tokens=4,
+        rehearsal=Rehearsal(source="old", rows=tuple(rows(3)), per_batch=per_batch, max_new_tokens=4, notes=()),
+    )
+    kinds = [one.is_rehearsal for one in islice(examples, batch_size)]
+    assert kinds.count(True) == per_batch and not kinds[0] and kinds[1]
+
+
+def test_examples_come_in_the_same_order_with_and_without_rehearsal() -> None:
+    with_rehearsal = [one for one in islice(rehearsing(), 12) if not one.is_rehearsal]
+    assert with_rehearsal == list(islice(stream(batch_size=4), 8))
+
+
+def test_rehearsal_goes_through_all_of_its_prompts_before_any_comes_again() -> None:
+    drawn = [one for one in islice(rehearsing(), 60) if one.is_rehearsal]
+    assert Counter(one.example_id for one in drawn) == dict.fromkeys([f"r{index}" for index in range(5)], 4)
+    assert [one.epoch for one in drawn] == [index // 5 for index in range(20)]
+    assert len({one.seed for one in drawn}) == 20
+    assert [one.example_id for one in drawn[:5]] != [one.example_id for one in drawn[5:10]]
+
+
+@pytest.mark.parametrize("stop", [0, 6, 18, 25])
+def test_a_resumed_stream_rehearses_on_where_it_stopped(stop: int) -> None:
+    state = json.loads(json.dumps(rehearsing().state_at(stop)))
+    resumed = rehearsing()
+    resumed.load_state(state)
+    assert list(islice(resumed, 40)) == list(islice(rehearsing(), stop + 40))[stop:]
+
+
+@pytest.mark.parametrize(
+    ("other", "key"),
+    [
+        (rehearsing(num_prompts=6), "rehearsal"),
+        (rehearsing(per_batch=3), "rehearsal_per_batch"),
+        (stream(batch_size=6), "rehearsal"),
+    ],
+)
+def test_a_state_of_another_rehearsal_is_refused(other: ExampleStream, key: str) -> None:
+    with pytest.raises(CheckpointError, match=f"has {key}=.*data.rehearsal it was started with"):
+        rehearsing().load_state(other.state_at(6))
+
+
+def test_data_that_fill_no_batch_beside_rehearsal_are_told_the_batch_that_works() -> None:
+    with pytest.raises(ConfigError, match="batch_size=14: .* only 10 examples.*set batch_size=12 or smaller"):
+        rehearsing(batch_size=14)

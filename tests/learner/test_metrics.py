@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,3 +123,28 @@ def test_a_prefix_read_once_for_two_samples_is_shared_and_not_padded() -> None:
 @pytest.mark.parametrize(("positions", "total"), [([0], 1), ([0, 1, 2, 0, 1], 5), ([0, 1, 2, 1, 2, 3, 1], 9)])
 def test_every_sequence_of_a_pack_is_counted_whole(positions: list[int], total: int) -> None:
     assert num_sequence_tokens(np.array(positions)) == total
+
+
+def test_rehearsal_rows_have_metrics_of_their_own_and_copy_nothing() -> None:
+    taught = sample(3, False, num_counted=2, divergence=[9.0, 1.0, 2.0])
+    rehearsed = replace(sample(2, True, num_counted=2, divergence=[0.25, 0.5]), is_rehearsal=True, copied_share=0.0)
+    metrics = step_metrics([taught, rehearsed], [report(4, 3.75, 1.0)], weight_version=0, sampled=True)
+    check_declared(metrics)
+    assert metrics["rehearsal/rows"] == 1
+    assert metrics["rehearsal/divergence_nats"] == 0.375
+    assert metrics["rehearsal/taught_divergence_nats"] == 1.5
+    assert metrics["rehearsal/completion_tokens_mean"] == 2
+    assert metrics["rollout/copied_share"] == taught.copied_share
+    assert not any(
+        key.startswith("rehearsal/")
+        for key in step_metrics([taught], [report(2, 3.0, 1.0)], weight_version=0, sampled=True)
+    )
+
+
+def test_rehearsal_rows_without_a_counted_token_have_no_divergence() -> None:
+    rehearsed = replace(sample(2, True), is_rehearsal=True)
+    metrics = step_metrics(
+        [sample(3, False, num_counted=2), rehearsed], [report(2, 3.0, 1.0)], weight_version=0, sampled=True
+    )
+    assert "rehearsal/divergence_nats" not in metrics
+    assert metrics["rehearsal/rows"] == 1

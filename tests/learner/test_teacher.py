@@ -34,6 +34,17 @@ def test_the_one_head_of_a_frozen_teacher_stays() -> None:
     assert heads.of(0).weight[0, 0] == 7
 
 
+def test_the_head_of_the_initial_weights_stays_beside_those_of_the_last_versions() -> None:
+    heads = TeacherHeads(num_kept=1)
+    heads.hold_initial(head(7.0))
+    for version in range(4):
+        heads.hold(version, head(version))
+    assert heads.of(0).weight[0, 0] == 7
+    assert heads.of(3).weight[0, 0] == 3
+    with pytest.raises(WeightVersionError, match="scored with weights 1"):
+        heads.of(1)
+
+
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_head_made_in_place_is_a_view_of_the_average(bias: bool) -> None:
     own = Head(torch.zeros(3, 2), torch.zeros(3) if bias else None, 0.5)

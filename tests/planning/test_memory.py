@@ -130,3 +130,16 @@ def test_on_a_cpu_the_bare_processes_count() -> None:
     on_cpu = {memory.role: memory.held for memory in role_memory(workload("+cluster=local"))}
     assert all("processes" in held for held in on_cpu.values())
     assert "processes" not in memory_of("learner").held
+
+
+def test_rehearsal_costs_a_second_network_in_each_teacher_and_one_more_head() -> None:
+    rehearsing = ("data.rehearsal.share=0.25", "model.dtype=BFLOAT16")
+    assert memory_of("teacher", *rehearsing).held["initial weights, for rehearsal"] == pytest.approx(
+        PARAMETERS * 2 / GIB
+    )
+    assert memory_of("learner", *rehearsing).held["teacher heads"] == pytest.approx(2 * HEAD * 2 / GIB)
+    frozen = memory_of("teacher", *rehearsing, "teacher.weights=FROZEN").held
+    assert "initial weights, for rehearsal" not in frozen
+    assert memory_of("learner", *rehearsing, "teacher.weights=FROZEN").held["teacher heads"] == pytest.approx(
+        HEAD * 2 / GIB
+    )

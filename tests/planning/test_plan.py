@@ -50,6 +50,20 @@ def test_with_a_tokenizer_the_prompts_are_measured(tmp_path: Path) -> None:
     assert "96 examples of builtin:facts" in made.work.lengths.origin
 
 
+def test_rehearsal_has_lengths_of_its_own_in_the_mean(tmp_path: Path) -> None:
+    settings = ("+cluster=local", f"model.path={make_tiny_model(tmp_path / 'full')}", "batch_size=4", "method=sft")
+    plain = plan(*settings).work.lengths
+    rehearsing = plan(*settings, "data.rehearsal.share=0.5", "data.rehearsal.max_new_tokens=500").work.lengths
+    assert rehearsing.completion == pytest.approx((plain.completion + 500) / 2, abs=1)
+    assert rehearsing.prompt != plain.prompt
+
+
+def test_a_mix_is_planned_and_its_sources_are_named(tmp_path: Path) -> None:
+    mix = ("data=mix", "+data.mix.facts='builtin:facts'", "+data.mix.tools.source='builtin:tools'")
+    made = plan("+cluster=local", f"model.path={make_tiny_model(tmp_path / 'full')}", *mix)
+    assert "of 1 facts (builtin:facts) : 1 tools (builtin:tools)" in made.work.lengths.origin
+
+
 def test_a_small_model_fits_everywhere() -> None:
     for cluster in ("local", "1xH100", "8xA100", "2x8xH100", "4x8xH100"):
         made = plan(f"+cluster={cluster}", "data.max_teacher_prompt_tokens=1024")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdft_ray.config import Precision
+from sdft_ray.config import Precision, TeacherBackend
 from sdft_ray.planning.proposals import with_settings
 from tests.planning.composed import IN_FP32, config, plan
 
@@ -93,3 +93,9 @@ def test_changed_settings_are_checked_anew() -> None:
     assert changed.rollout == config("+cluster=local").rollout
     with pytest.raises(Exception, match="is not a ZeRO stage"):
         with_settings(changed, {"learner.zero_stage": 4})
+
+
+def test_a_run_that_rehearses_is_offered_no_teacher_that_could_not() -> None:
+    made = plan("+cluster=8xA100", "plan.model=qwen2.5-7b", "data.rehearsal.share=0.25")
+    assert made.proposals
+    assert all(one.work.cfg.teacher.backend is TeacherBackend.TRANSFORMERS for one in made.proposals)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from sdft_ray.config import ClusterConfig, RunConfig, Target
+from sdft_ray.config import ClusterConfig, DataConfig, RehearsalConfig, RunConfig, Target
 from sdft_ray.report.model_card import write_model_card
 
 SUMMARY = {"git_commit": "abc", "evaluation": {"taught_accuracy": {"before": None, "after": 0.75}}}
@@ -43,3 +43,10 @@ def test_people_read_data_settings_and_results(tmp_path: Path) -> None:
     for part in ("number of steps 12", "`rows.jsonl`", "| teacher.ema_decay |", "| taught accuracy |  | 0.75 |", "abc"):
         assert part in text
     assert "teacher." not in make_card(tmp_path, "org/small", target=Target.TOKEN).text
+
+
+def test_people_read_what_was_rehearsed(tmp_path: Path) -> None:
+    cfg = RunConfig(cluster=ClusterConfig(), batch_size=8, data=DataConfig(rehearsal=RehearsalConfig(share=0.25)))
+    write_model_card(tmp_path, [("", cfg)], 12, SUMMARY)
+    text = (tmp_path / "README.md").read_text()
+    assert "- `builtin:facts`, and rehearsal: 2 of the 8 rows of a batch are prompts of `builtin:general`" in text

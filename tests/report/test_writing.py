@@ -268,3 +268,13 @@ def test_arms_fold_the_settings_they_share(tmp_path: Path) -> None:
     shared = {row[0].text for row in folded.rows}
     assert "model.path" in shared
     assert shared.isdisjoint(row[0] for row in texts(section))
+
+
+def test_rehearsal_stands_with_what_is_left_of_the_old(tmp_path: Path) -> None:
+    values = {"rehearsal__divergence_nats": 0.1, "rehearsal__taught_divergence_nats": 0.4, "rehearsal__rows": 2.0}
+    lines = [step_line(step, **values) for step in (1, 2)]
+    write_run(tmp_path / "run", settings_of("sdft", 0), lines)
+    made = sections(str(tmp_path / "run"))
+    assert [figure.name for figure in made["retention"].figures] == ["rehearsal-divergence-nats"]
+    assert "what rehearsal holds" in made["retention"].lead
+    assert [figure.name for figure in made["learning"].figures] == ["rehearsal-taught-divergence-nats"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sdft_ray.records import Rollout, TokenizedExample
-from sdft_ray.rollout.completions import RECORD_FILE, RecordedCompletions
+from sdft_ray.rollout.completions import RECORD_FILE, GivenCompletions, RecordedCompletions, RehearsedCompletions
 from tests.fakes import make_example
 
 
@@ -84,3 +84,16 @@ def test_a_new_run_begins_a_new_record(tmp_path: Path) -> None:
     _, writer = recorded(tmp_path, make_example(1))
     assert len(writer.prompts) == 1
     assert len((tmp_path / RECORD_FILE).read_text().splitlines()) == 1
+
+
+def test_supervised_rehearsal_learns_what_the_model_wrote_before_it_was_trained(tmp_path: Path) -> None:
+    taught, rehearsed = make_example(1), replace(make_example(2), is_rehearsal=True)
+    writer = Writer()
+    completions = RehearsedCompletions(GivenCompletions(), RecordedCompletions(writer, tmp_path, str, resumes=False))
+    asyncio.run(completions.record([taught, rehearsed]))
+    assert len(writer.prompts) == 1, "examples bring their demonstrations"
+    asyncio.run(completions.load_weights(4))
+    given, remembered = (asyncio.run(completions.complete(example)) for example in (taught, rehearsed))
+    assert given.completion_tokens == taught.demonstration_tokens
+    assert (remembered.prompt_tokens, remembered.completion_tokens) == (rehearsed.prompt_tokens, (2, 0))
+    assert (given.weight_version, remembered.weight_version) == (4, 4)

@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 
 from sdft_ray.config import Channel, TeacherConfig, TeacherEma, TeacherWeights
 from sdft_ray.records import Publication, Rollout, TeacherScores
@@ -46,8 +47,8 @@ class FakeActor:
         self.load_weights = Method(self._load_weights)
         self.average_weights = Method(self._average_weights)
 
-    def _score(self, prompt_tokens, completion_tokens):
-        self.scored.append((prompt_tokens, completion_tokens))
+    def _score(self, prompt_tokens, completion_tokens, by_initial):
+        self.scored.append((prompt_tokens, completion_tokens, by_initial))
 
         async def version():
             return self.version
@@ -84,9 +85,19 @@ def test_the_completion_is_scored_under_the_teacher_prompt_and_its_payload_is_pa
         return actor, await pool.score(make_example(4), ROLLOUT)
 
     actor, scores = asyncio.run(run())
-    assert actor.scored == [((1, 9, 2, 4), (5, 6, 0))]
+    assert actor.scored == [((1, 9, 2, 4), (5, 6, 0), False)]
     assert scores.payload is actor.payload
     assert (scores.num_tokens, scores.teacher_version) == (3, 0)
+
+
+def test_a_rehearsal_row_is_scored_by_the_initial_weights():
+    async def run():
+        actor = FakeActor()
+        pool, _ = make_pool(TeacherWeights.EMA, actor)
+        await pool.score(replace(make_example(4), is_rehearsal=True), ROLLOUT)
+        return actor.scored
+
+    assert [by_initial for _, _, by_initial in asyncio.run(run())] == [True]
 
 
 def test_each_kind_of_teacher_fetches_its_own_weights_once():

@@ -44,6 +44,12 @@ def test_a_step_is_one_plain_line_where_there_is_no_terminal() -> None:
     )
 
 
+def test_the_divergence_of_rehearsal_stands_beside_that_of_the_batch() -> None:
+    console, output = plain_console()
+    ConsoleSink(num_steps=40, console=console).log_step(10, 0.0, STEP | {"rehearsal/divergence_nats": 0.0625}, ())
+    assert "divergence 0.5000  rehearsed 0.0625  grad norm" in output.getvalue()
+
+
 def test_standard_output_that_is_no_terminal_gets_no_control_characters(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

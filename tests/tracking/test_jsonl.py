@@ -58,7 +58,7 @@ def test_a_line_a_step_and_a_line_a_sample_are_readable_before_the_files_are_clo
     for name in ("student_logprobs", "teacher_logprobs", "student_entropy", "teacher_entropy"):
         assert len(first[name]) == 4
     assert (first["disagreements"][0]["token"], first["disagreements"][0]["teacher_logprob"]) == ("H", -0.5)
-    assert (first["num_counted"], first["copied_share"]) == (3, 0.5)
+    assert (first["num_counted"], first["copied_share"], first["rehearsal"]) == (3, 0.5, False)
     assert first["pool"] == [{"example_id": "near", "score": 2.123457}]
     assert first["truncated"] is True
     assert (first["step"], first["example_id"], first["weight_version"]) == (1, "example-1", 3)

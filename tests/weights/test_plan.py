@@ -13,6 +13,7 @@ import sdft_ray
 from sdft_ray.config import (
     Channel,
     ClusterConfig,
+    DataConfig,
     LearnerConfig,
     LossConfig,
     MethodConfig,
@@ -20,6 +21,7 @@ from sdft_ray.config import (
     ModelConfig,
     Payload,
     Precision,
+    RehearsalConfig,
     RolePlacement,
     Target,
     TeacherBackend,
@@ -145,3 +147,14 @@ def test_a_rank_has_one_sender_for_each_channel_and_the_average_never_goes_from_
     assert direct == {STUDENT: FakeSender(Channel.NCCL, weights), EMA: FakeSender(Channel.OBJECT_STORE, weights)}
     shared = make_plan(SHARED).make_senders(weights)
     assert shared[STUDENT] is shared[EMA], "one end holds the memory of both"
+
+
+def test_teachers_keep_the_initial_weights_where_they_rehearse_and_would_lose_them() -> None:
+    rehearsing = DataConfig(rehearsal=RehearsalConfig(share=0.25))
+    assert make_plan(data=rehearsing).teachers_keep_initial
+    assert make_plan(data=rehearsing, teacher=TeacherConfig(weights=TeacherWeights.LIVE)).teachers_keep_initial
+    assert not make_plan().teachers_keep_initial
+    frozen = TeacherConfig(weights=TeacherWeights.FROZEN)
+    assert not make_plan(data=rehearsing, teacher=frozen).teachers_keep_initial, "a frozen teacher has no others"
+    supervised = {"method": MethodConfig(target=Target.TOKEN), "loss": LossConfig(mismatch=MismatchCorrection.NONE)}
+    assert not make_plan(data=rehearsing, **supervised).teachers_keep_initial, "there is no teacher"

@@ -1,0 +1,45 @@
+"""The examples of a run: of `data.source`, or of all sources of `data.mix`.
+
+Above `dataset.py`, which knows one source and reads each of a mix as if it were the only one.
+"""
+
+from sdft_ray.config import DataConfig, MethodConfig
+from sdft_ray.data.dataset import read_dataset
+from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.data.readers import Place
+from sdft_ray.data.tokenized import MixPart, TokenizedDataset, TokenizedRows
+from sdft_ray.errors import ConfigError, DataError
+
+
+def read_examples(data: DataConfig, method: MethodConfig, builder: PromptBuilder) -> TokenizedDataset:
+    """The examples of a run; those of a mix source by source, with the source's name before their ids.
+
+    Two sources may each have a row "line-1".
+
+    Raises:
+        ConfigError, DataError: as `read_dataset`; of a mix, the message begins with the source's name in it.
+    """
+    if not data.mix:
+        return read_dataset(data, method, builder)
+    parts_rows: list[TokenizedRows] = []
+    places: list[Place] = []
+    parts: list[MixPart] = []
+    notes: list[str] = []
+    num_skipped = 0
+    for name, source in data.mix_sources().items():
+        try:
+            dataset = read_dataset(data.of_source(source), method, builder)
+        except (ConfigError, DataError) as error:
+            raise error.of(f"data.mix.{name}") from error
+        parts_rows.append(dataset.rows.named(f"{name}:"))
+        places += dataset.places
+        parts.append(MixPart(name, source.weight, len(dataset.rows)))
+        notes += dataset.notes
+        num_skipped += dataset.num_skipped
+    return TokenizedDataset(
+        rows=TokenizedRows.joined(parts_rows),
+        places=tuple(places),
+        num_skipped=num_skipped,
+        mix=tuple(parts),
+        notes=tuple(notes),
+    )
