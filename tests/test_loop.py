@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from sdft_ray.data.dataset import TokenizedRow
 from sdft_ray.data.rehearsal import Rehearsal
 from sdft_ray.data.stream import ExampleStream
+from sdft_ray.data.tokenized import TokenizedRow, TokenizedRows
 from sdft_ray.errors import NonFiniteError, WorkerError
 from sdft_ray.loop import LoopConfig, Stopped, train
 from sdft_ray.records import Rollout, StepReport, TeacherScores, TokenizedExample
@@ -282,7 +282,7 @@ def rehearsing_stream() -> ExampleStream:
         TokenizedRow(example_id=name, prompt_tokens=(1,), teacher_prompt_tokens=(1,), demonstration_tokens=(2, 0))
         for name in [f"e{index}" for index in range(9)] + [f"r{index}" for index in range(5)]
     ]
-    rehearsal = Rehearsal(source="old", rows=tuple(rows[9:]), per_batch=2, max_new_tokens=4, notes=())
+    rehearsal = Rehearsal(source="old", rows=TokenizedRows.of(rows[9:]), per_batch=2, max_new_tokens=4, notes=())
     return ExampleStream(rows[:9], batch_size=6, seed=3, max_new_tokens=4, rehearsal=rehearsal)
 
 

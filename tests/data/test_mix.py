@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from sdft_ray.config import CompletionSource, DataConfig, MethodConfig, Target, TeacherConfig
-from sdft_ray.data.dataset import MixPart, TokenizedDataset
 from sdft_ray.data.mix import read_examples
 from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.data.tokenized import MixPart, TokenizedDataset
 from sdft_ray.errors import ConfigError, DataError
 from tests.tiny import make_tiny_tokenizer
 

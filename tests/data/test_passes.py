@@ -5,9 +5,9 @@ from itertools import islice
 
 import pytest
 
-from sdft_ray.data.dataset import MixPart, TokenizedRow
 from sdft_ray.data.passes import longest_epoch, whole_counts
 from sdft_ray.data.stream import ExampleStream
+from sdft_ray.data.tokenized import MixPart, TokenizedRow
 from sdft_ray.errors import CheckpointError, ConfigError
 
 MIX = (MixPart("tools", 3.0, 7), MixPart("chat", 1.0, 10))  # an epoch of 9: 7 and 2, rounded from 6.75 and 2.25

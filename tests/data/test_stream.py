@@ -9,7 +9,7 @@ import pytest
 
 from sdft_ray.data.rehearsal import Rehearsal
 from sdft_ray.data.stream import ExampleStream
-from sdft_ray.data.tokenized import TokenizedRow
+from sdft_ray.data.tokenized import TokenizedRow, TokenizedRows
 from sdft_ray.errors import CheckpointError, ConfigError
 
 ORDER_OF_EPOCH_0 = ["e5", "e3", "e1", "e0", "e4", "e2"]
@@ -35,7 +35,7 @@ def stream(number: int = 10, batch_size: int = 3, seed: int = 0, shuffle: bool =
 
 def rehearsing(num_prompts: int = 5, per_batch: int = 2, batch_size: int = 6, seed: int = 0) -> ExampleStream:
     prompts = [replace(row, example_id=f"r{index}") for index, row in enumerate(rows(num_prompts))]
-    rehearsal = Rehearsal(source="old", rows=tuple(prompts), per_batch=per_batch, max_new_tokens=7, notes=())
+    rehearsal = Rehearsal(source="old", rows=TokenizedRows.of(prompts), per_batch=per_batch, max_new_tokens=7, notes=())
     return ExampleStream(rows(10), batch_size=batch_size, seed=seed, max_new_tokens=4, rehearsal=rehearsal)
 
 
@@ -149,7 +149,9 @@ def test_the_places_of_rehearsal_are_as_many_as_asked_for(batch_size: int, per_b
         batch_size=batch_size,
         seed=0,
         max_new_tokens=4,
-        rehearsal=Rehearsal(source="old", rows=tuple(rows(3)), per_batch=per_batch, max_new_tokens=4, notes=()),
+        rehearsal=Rehearsal(
+            source="old", rows=TokenizedRows.of(rows(3)), per_batch=per_batch, max_new_tokens=4, notes=()
+        ),
     )
     kinds = [one.is_rehearsal for one in islice(examples, batch_size)]
     assert kinds.count(True) == per_batch and not kinds[0] and kinds[1]
