@@ -62,7 +62,12 @@ def test_rows_with_tools_and_a_teachers_conversation_train_two_steps(run_dir: Pa
     steps = [line for line in lines(run_dir / "metrics.jsonl") if "learner/loss" in line]
     assert [line["step"] for line in steps] == [1, 2]
     samples = lines(run_dir / "samples.jsonl")
-    assert sorted(line["example_id"] for line in samples if line["step"] == 1) == ["answer", "call", "feedback", "parts"]
+    assert sorted(line["example_id"] for line in samples if line["step"] == 1) == [
+        "answer",
+        "call",
+        "feedback",
+        "parts",
+    ]
     for line in samples:
         assert '"name": "weather"' in line["prompt"] and line["prompt"].endswith("<think>\n\n</think>\n\n")
         assert ("3 degrees" in line["prompt"]) == (line["example_id"] == "answer")
