@@ -1,4 +1,4 @@
-"""Rows with tools under a template that thinks, two steps on real parts: vLLM samples, a teacher scores, DeepSpeed trains."""
+"""Rows with tools under a template that thinks, two steps on real parts: vLLM, a teacher, DeepSpeed."""
 
 import json
 from collections.abc import Callable
