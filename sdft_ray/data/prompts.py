@@ -238,15 +238,15 @@ class PromptBuilder:
             ConfigError: shows both tails.
             ModelError: the chat template cannot render a prompt.
         """
-        turns = self.teacher_turns(example)
-        own = bool(example.teacher_messages)
-        kind = (own, bool(example.tools), *(turn.role for turn in (*example.prompt, *turns)))
-        if self._template is None or self._teacher_switches or kind in self._compared:
+        if self._template is None or self._teacher_switches:
             return
-        self._compared.add(kind)
+        own = example.teacher_messages
+        kind = (len(own), bool(example.tools), *(turn.role for turn in (*own, *example.prompt)))
         role = example.prompt[-1].role if own else "user"
-        if own and turns[-1].role != role:
+        if kind in self._compared or (own and own[-1].role != role):
             return  # a conversation of another kind may end in another way
+        self._compared.add(kind)
+        turns = self.teacher_turns(example)
         tail = self._chat.tail(example.prompt, example.tools, role=role)
         teachers = self._teacher_chat.tail(turns, example.tools, role=role)
         if tail != teachers:

@@ -12,6 +12,7 @@ from sdft_ray.cluster.run_inputs import RunInputs, read_inputs
 from sdft_ray.errors import ConfigError, SdftError
 from sdft_ray.launch import CONF, typed_config
 from sdft_ray.models.folder import load_tokenizer
+from tests.data.families import QWEN_3
 from tests.tiny import END, PAD, make_tiny_model
 
 CHATML = (
@@ -99,6 +100,39 @@ def test_special_tokens_in_rows_are_text_unless_asked_for(tmp_path: Path, model:
 def test_a_run_in_which_no_token_could_carry_loss_is_refused(model: str, own_data: list[str], method: str) -> None:
     with pytest.raises(ConfigError, match=r"loss\.skip_first_tokens=99: leaves nothing to train on.*0 counts every"):
         read(model, *own_data, "batch_size=4", f"method={method}", "loss.skip_first_tokens=99")
+
+
+def test_a_run_in_which_no_completion_could_have_the_mark_is_refused(
+    tmp_path: Path, model: str, own_data: list[str]
+) -> None:
+    settings = [*own_data, "batch_size=4"]
+    with pytest.raises(ConfigError, match=r"loss\.skip_until=</think>: leaves nothing to train on: no demonstration"):
+        read(model, *settings, "method=sft", "loss.skip_until='</think>'")
+    (tmp_path / "own.jinja").write_text(QWEN_3)
+    settings += [f"model.chat_template={tmp_path}/own.jinja", "+model.template_switches.enable_thinking=false"]
+    for key in ("loss", "evaluation"):
+        with pytest.raises(ConfigError, match=rf"{key}\.skip_until=</think>: the chat template ends prompts with"):
+            read(model, *settings, f"{key}.skip_until='</think>'")
+
+
+def test_switches_reach_both_prompts_of_a_run(tmp_path: Path, model: str, own_data: list[str]) -> None:
+    (tmp_path / "own.jinja").write_text(QWEN_3)
+    off = "template_switches.enable_thinking=false"
+    settings = [*own_data, "batch_size=4", f"model.chat_template={tmp_path}/own.jinja"]
+    tokenizer = load_tokenizer(model)
+
+    def are_off(*more: str) -> list[bool]:
+        row = next(read(model, *settings, *more).examples)
+        prompts = map(tokenizer.decode, (row.prompt_tokens, row.teacher_prompt_tokens))
+        return [prompt.endswith("</think>\n\n") for prompt in prompts]
+
+    assert are_off() == [False, False]
+    assert are_off(f"+model.{off}") == [True, True]
+    assert are_off(f"+teacher.{off}") == [False, True]
+    with pytest.raises(ConfigError, match=r"model\.template_switches\.thinking=False: .* reads enable_thinking"):
+        read(model, *settings, "+model.template_switches.thinking=false")
+    with pytest.raises(ConfigError, match=r"model\.template_switches\.tools=\[\]: is no switch"):
+        read(model, *settings, "+model.template_switches.tools=[]")
 
 
 def spoil(folder: str) -> str:

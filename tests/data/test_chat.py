@@ -14,6 +14,19 @@ from sdft_ray.errors import ModelError
 from sdft_ray.models.embedded import embedded_model
 from sdft_ray.models.folder import load_tokenizer
 from sdft_ray.records import Message
+from tests.data.families import (
+    DEEPSEEK_R1,
+    GEMMA_3,
+    GPT_OSS,
+    LLAMA_3,
+    MISTRAL,
+    OLMO_3_THINK,
+    QWEN_2_5,
+    QWEN_3,
+    SMOLLM_3,
+    STOPS,
+    tokenizer_with,
+)
 from tests.tiny import CHAT_TEMPLATE, END, START, make_tiny_tokenizer
 
 ASK = (Message(role="user", content="Where is it?"),)
@@ -30,53 +43,12 @@ CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-QWEN_2_5 = "{% if messages[0].role != 'system' %}<|im_start|>system\nYou help.<|im_end|>\n{% endif %}" + CHATML
-# The last turn of the assistant has an empty block, those before a question of the user have none.
-QWEN_3 = (
-    "{% set ns = namespace(last=0) %}"
-    "{% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}"
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-    "{% if m.role == 'assistant' and loop.index0 > ns.last %}<think>\n\n</think>\n\n{% endif %}"
-    "{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 # The prompt opens the block that the rendered turn has as well.
 QWEN_3_THINKING = QWEN_3.replace(
     "{% if add_generation_prompt %}<|im_start|>assistant\n",
     "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n",
 )
-SMOLLM_3 = (  # without thinking: prompt and turn have the empty block
-    "<|im_start|>system\nReasoning: off<|im_end|>\n"
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-    "{% if m.role == 'assistant' %}<think>\n\n</think>\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\n</think>\n{% endif %}"
-)
-# The prompt opens a block, and the rendered turn drops whatever a block holds.
-DEEPSEEK_R1 = (
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}"
-    "<|Assistant|>{{ m.content.split('</think>')[-1] }}<|im_end|>"
-    "{% else %}<|User|>{{ m.content }}{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|Assistant|><think>\n{% endif %}"
-)
-OLMO_3_THINK = CHATML.replace(
-    "{% if add_generation_prompt %}<|im_start|>assistant\n",
-    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>",
-)
-LLAMA_3 = (
-    "{{ bos_token }}{% for m in messages %}<|head|>{{ m.role }}<|/head|>\n\n{{ m.content | trim }}<|eot|>{% endfor %}"
-    "{% if add_generation_prompt %}<|head|>assistant<|/head|>\n\n{% endif %}"
-)
-GEMMA = (
-    "{{ bos_token }}{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% for m in messages %}<|turn|>{{ 'model' if m.role == 'assistant' else m.role }}\n"
-    "{{ m.content | trim }}<|eot|>\n{% endfor %}{% if add_generation_prompt %}<|turn|>model\n{% endif %}"
-)
-GPT_OSS = (
-    "{% for m in messages %}{% if m.role == 'assistant' %}<|start|>assistant<|channel|>final<|message|>{{ m.content }}"
-    "{% if loop.last and not add_generation_prompt %}<|return|>{% else %}<|end|>{% endif %}"
-    "{% else %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
-)
+SMOLLM_3_OFF = SMOLLM_3.replace("set enable_thinking = true", "set enable_thinking = false")
 PHI_3 = (  # ends a conversation with the end-of-sequence token, behind the one that ends a turn
     "{% for m in messages %}<|head|>{{ m.role }}\n{{ m.content }}<|eot|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|head|>assistant\n{% else %}{{ eos_token }}{% endif %}"
@@ -85,32 +57,7 @@ COMMAND_R = (  # two tokens close a turn, and the sampler stops at the second
     "{% for m in messages %}<|head|>{{ m.role }}\n{{ m.content }}<|end|><|eot|>{% endfor %}"
     "{% if add_generation_prompt %}<|head|>assistant\n{% endif %}"
 )
-MISTRAL = (
-    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
-    "{% else %} {{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
-)
-MORE = [
-    "<|head|>",
-    "<|/head|>",
-    "<|eot|>",
-    "<|turn|>",
-    "<|start|>",
-    "<|channel|>",
-    "<|message|>",
-    "<|return|>",
-    "<|end|>",
-    "<|User|>",
-    "<|Assistant|>",
-]
 EMPTY = "<think>\n\n</think>\n\n"
-
-
-def tokenizer_with(template: str) -> PreTrainedTokenizerFast:
-    tokenizer = make_tiny_tokenizer()
-    tokenizer.add_special_tokens({"additional_special_tokens": MORE})
-    tokenizer.add_tokens(["<think>", "</think>"])
-    tokenizer.chat_template = template
-    return tokenizer
 
 
 def encoder(template: str, **settings: object) -> tuple[ChatEncoder, PreTrainedTokenizerFast]:
@@ -124,16 +71,16 @@ FAMILIES = {
     "qwen3": (QWEN_3, f"{EMPTY}{ANSWER}{END}"),
     "qwen3 thinking": (QWEN_3_THINKING, f"\n</think>\n\n{ANSWER}{END}"),
     "smollm3": (SMOLLM_3, f"{ANSWER}{END}"),
+    "smollm3 without thinking": (SMOLLM_3_OFF, f"{ANSWER}{END}"),
     "deepseek r1": (DEEPSEEK_R1, f"\n</think>\n\n{ANSWER}{END}"),
     "olmo 3 think": (OLMO_3_THINK, f"\n\n</think>\n\n{ANSWER}{END}"),
     "llama 3": (LLAMA_3, f"{ANSWER}<|eot|>"),
-    "gemma": (GEMMA, f"{ANSWER}<|eot|>"),
+    "gemma 3": (GEMMA_3, f"{ANSWER}<|eot|>"),
     "gpt-oss": (GPT_OSS, f"<|channel|>final<|message|>{ANSWER}<|return|>"),
     "phi 3": (PHI_3, f"{ANSWER}<|eot|>"),
     "command r": (COMMAND_R, f"{ANSWER}<|end|><|eot|>"),
     "mistral": (MISTRAL, f" {ANSWER}{END}"),
 }
-STOPS = ["<|eot|>", "<|return|>"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

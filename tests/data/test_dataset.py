@@ -1,7 +1,9 @@
 """Examples as token ids: what each method needs of them, within their budgets, and never cut."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,8 @@ from sdft_ray.data.dataset import read_dataset, tokenize_examples, tokenize_text
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.records import Example, Message
+from tests.data.families import QWEN_3, tokenizer_with
+from tests.documented import ROOT
 from tests.tiny import CHAT_TEMPLATE, make_tiny_tokenizer
 
 SFT = MethodConfig(name="sft", completion=CompletionSource.DEMONSTRATION, target=Target.TOKEN)
@@ -29,7 +33,7 @@ def example(example_id: str, question: str = "Q?", demonstration: str = "A.") ->
     return Example(example_id=example_id, prompt=(Message(role="user", content=question),), demonstration=demonstration)
 
 
-def write(path: Path, *rows: dict[str, str]) -> DataConfig:
+def write(path: Path, *rows: dict[str, Any]) -> DataConfig:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return DataConfig(source=str(path))
 
@@ -178,3 +182,17 @@ def test_a_row_that_the_chat_template_alters_is_refused_with_its_line_or_left_ou
     dataset = read_dataset(data, SFT, builder)
     assert len(dataset.rows) == 2
     assert any("1 bad rows are left out" in note and "line 2" in note for note in dataset.notes)
+
+
+def test_every_row_that_the_page_of_the_data_shows_is_read_under_a_template_with_tools(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "data.md").read_text()
+    rows = [
+        json.loads(line) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL) for line in block.splitlines()
+    ]
+    kinds = {"prompt", "messages", "tools", "teacher_messages"}
+    assert kinds <= {key for row in rows for key in row}
+    data = write(tmp_path / "rows.jsonl", *rows)
+    builder = PromptBuilder(tokenizer_with(QWEN_3), TeacherConfig())
+    dataset = read_dataset(data, MethodConfig(), builder)
+    assert (len(dataset.rows), dataset.notes) == (len(rows), ())
+    assert all(row.teacher_prompt_tokens != row.prompt_tokens for row in dataset.rows)

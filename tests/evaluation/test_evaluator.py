@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sdft_ray.config import EvaluationConfig, JudgeConfig
+from sdft_ray.data.reasoning import AnswerStart, at_once
 from sdft_ray.evaluation.evaluator import NoEvaluation, RolloutEvaluator
 from sdft_ray.evaluation.questions import Question
 from sdft_ray.records import Message
@@ -57,6 +58,7 @@ def evaluator(
     respondent: Respondent | None = None,
     prior: Sequence[Question] = (),
     probes: Sequence[Any] = (),
+    answer_start: AnswerStart = at_once,
     **more: Any,
 ) -> RolloutEvaluator:
     return RolloutEvaluator(
@@ -67,6 +69,7 @@ def evaluator(
         decode=lambda tokens: WORDS[tokens[0]],
         run_dir=run_dir,
         probes=probes,
+        answer_start=answer_start,
     )
 
 
@@ -196,3 +199,36 @@ def test_probes_are_asked_once_the_workers_hold_the_version_also_where_there_are
     evaluate = evaluator(tmp_path, {}, respondent=respondent, probes=[probe]).evaluate
     assert asyncio.run(evaluate(4)) == {"evaluation/context_gap_nats": 0.5}
     assert probe.asked == [(4, 4)]
+
+
+class Thinker(Respondent):
+    """Thinks (token 3), closes its reasoning (token 4) or is cut before, and answers with the prompt's last token."""
+
+    async def answer(self, prompt_tokens: Sequence[int], max_new_tokens: int) -> tuple[int, ...]:
+        return (3, 1) if prompt_tokens[-1] == 2 else (3, 4, prompt_tokens[-1])
+
+    async def sample(
+        self, prompt_tokens: Sequence[int], max_new_tokens: int, temperature: float, top_p: float, seed: int
+    ) -> tuple[int, ...]:
+        return await self.answer(prompt_tokens, max_new_tokens)
+
+
+def behind_four(tokens: tuple[int, ...]) -> int | None:
+    return tokens.index(4) + 1 if 4 in tokens else None
+
+
+async def test_answers_are_read_behind_the_reasoning_and_one_cut_before_its_end_is_wrong(tmp_path: Path) -> None:
+    """The second one has the answer in its reasoning, which does not count."""
+    settings = {"a": {"source": "x.jsonl", "num_samples": 2, "pass_at": [1]}}
+    asked = {"a": [question("1", 1, "Velmora"), question("2", 2, "Velmora"), question("3", 3, "Velmora")]}
+    metrics = await evaluator(tmp_path, asked, settings, respondent=Thinker(), answer_start=behind_four).evaluate(0)
+    assert metrics["evaluation/a_accuracy"] == pytest.approx(1 / 3)
+    assert metrics["evaluation/a_pass_at_1"] == pytest.approx(1 / 3)
+    assert metrics["evaluation/a_unfinished"] == 1
+    check_declared(metrics)
+    assert [answer["right"] for answer in answers_in(tmp_path)] == [True, False, False]
+
+
+async def test_without_a_mark_nothing_is_said_of_unfinished_answers(tmp_path: Path) -> None:
+    metrics = await evaluator(tmp_path, {"a": [question("1", 1, "Velmora")]}).evaluate(0)
+    assert not any(key.endswith("_unfinished") for key in metrics)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sdft_ray.config import LearnerConfig, LossConfig, Normalization
+from sdft_ray.data.reasoning import AnswerStart, at_once
 from sdft_ray.errors import NonFiniteError
 from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.learner.schedule import LearnerStage, StagePlan
@@ -101,6 +102,7 @@ def make_group(
     normalization: Normalization = Normalization.SEQUENCE_MEAN,
     max_tokens: int = 16,
     num_report_samples: int = len(LENGTHS),
+    answer_start: AnswerStart = at_once,
 ) -> LearnerGroup:
     learner = LearnerConfig(max_tokens_per_microbatch=max_tokens)
     stage = LearnerStage(num_steps=9, batch_size=len(LENGTHS), skip_first_tokens=1, learner=learner)
@@ -114,6 +116,7 @@ def make_group(
         num_report_samples=num_report_samples,
         checkpoints=Path(),
         keep_checkpoints=1,
+        answer_start=answer_start,
     )
 
 
@@ -294,6 +297,18 @@ async def test_reports_hold_the_samples_in_order_with_their_own_divergence(num_r
     for index, sample in enumerate(report.samples):
         assert sample.views.divergence.tolist() == [float(index)] * (LENGTHS[index] - 2)
         assert sample.num_counted == LENGTHS[index] - 3
+
+
+async def test_tokens_up_to_the_answer_carry_no_loss_and_a_completion_without_an_answer_none() -> None:
+    starts = {0: 0, 1: 1, 2: None, 3: 3, 4: 2, 5: None}  # by sample; its tokens are its index
+    group = make_group([FakeRank()], answer_start=lambda tokens: starts[tokens[0]])
+    report = await group.step(coming())
+    lengths = [length - 2 for length in LENGTHS]
+    skipped = [length if (start := starts[index]) is None else max(1, start) for index, length in enumerate(lengths)]
+    expected = [max(0, length - before) for length, before in zip(lengths, skipped, strict=True)]
+    assert [sample.num_counted for sample in report.samples] == expected
+    assert report.metrics["learner/uncounted_samples"] == expected.count(0)
+    assert 0 < expected.count(0) < len(expected)
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 4])

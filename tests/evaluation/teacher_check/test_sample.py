@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from sdft_ray.config import DataConfig, Match, TeacherConfig, TeacherContext
+from sdft_ray.conversation import ToolCall
 from sdft_ray.data.builtin import load
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.evaluation.teacher_check.sample import STUDENT, CheckSample, draw_sample
 from sdft_ray.records import Example, Message
+from tests.data.families import QWEN_2_5, tokenizer_with
 from tests.examples import load_examples
 from tests.tiny import make_tiny_tokenizer
 
@@ -29,7 +31,13 @@ def example(number: int, **changes: Any) -> Example:
     return Example(**(values | changes))
 
 
-def draw(examples: list[Example], num_examples: int = 32, **changes: Any) -> CheckSample:
+def draw(
+    examples: list[Example],
+    num_examples: int = 32,
+    *,
+    builders: dict[str, PromptBuilder] | None = None,
+    **changes: Any,
+) -> CheckSample:
     context = changes.get("context", TeacherContext.DEMONSTRATION)
     templates = changes.pop("templates", ["single_turn", "single_turn_short"])
     settings = {
@@ -41,7 +49,9 @@ def draw(examples: list[Example], num_examples: int = 32, **changes: Any) -> Che
         "context_length": 4096,
         "seed": 0,
     }
-    builders = {name: PromptBuilder(TOKENIZER, TeacherConfig(template=name, context=context)) for name in templates}
+    builders = builders or {
+        name: PromptBuilder(TOKENIZER, TeacherConfig(template=name, context=context)) for name in templates
+    }
     return draw_sample(examples, builders, **(settings | changes))
 
 
@@ -53,6 +63,28 @@ def test_the_seed_alone_says_which_examples_are_drawn() -> None:
     assert (drawn.num_available, drawn.num_unreadable) == (50, 0)
     assert [probe.example_id for probe in draw(examples, 10).probes] == ids
     assert [probe.example_id for probe in draw(examples, 10, seed=1).probes] != ids
+
+
+def test_the_control_shows_the_others_call_and_the_others_conversation_about_the_own_question() -> None:
+    def turn(number: int) -> Message:
+        call = ToolCall(name="look_up", arguments=f'{{"number": {number}}}')
+        return Message(role="assistant", content="", tool_calls=(call,))
+
+    def row(number: int, **changes: Any) -> Example:
+        return example(number, demonstration=turn(number).text, demonstration_turn=turn(number), **changes)
+
+    tokenizer = tokenizer_with(QWEN_2_5)
+    builders = {"single_turn": PromptBuilder(tokenizer, TeacherConfig())}
+    drawn = draw([row(1), row(2)], builders=builders)
+    shown = [tokenizer.decode(probe.wrong_prompts["single_turn"]) for probe in drawn.probes]
+    assert ['{"number": 2}' in shown[0], '{"number": 1}' in shown[1]] == [True, True]
+    own = [
+        row(n, teacher_messages=(Message(role="user", content=f"Question {n}? The oracle says {n}{n}."),))
+        for n in (1, 2)
+    ]
+    drawn = draw(own, builders=builders)
+    shown = [tokenizer.decode(probe.wrong_prompts["single_turn"]) for probe in drawn.probes]
+    assert "Question 1? The oracle says 22." in shown[0] and "Question 2? The oracle says 11." in shown[1]
 
 
 def test_more_than_there_are_takes_all() -> None:
