@@ -1,10 +1,13 @@
-"""A sample of the data under every prompt that is compared: plain, with its demonstration, with another example's."""
+"""A sample of the data under every prompt that is compared: plain, with its demonstration, a pool's, a wrong one."""
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import NamedTuple
 
 from sdft_ray.config import DataConfig, Match, TeacherContext
+from sdft_ray.data.pool import Pool
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place
 from sdft_ray.data.teacher_template import SHOWN
@@ -14,6 +17,21 @@ from sdft_ray.evaluation.scorers import Gold, check_gold, score
 from sdft_ray.records import Example
 
 STUDENT = "student"  # under whose name the plain prompts are counted
+
+
+class PoolSource(NamedTuple):
+    """A pool that is compared, and what shows its demonstrations."""
+
+    pool: Pool
+    builders: Mapping[str, PromptBuilder]  # by template
+
+
+class PoolPrompts(NamedTuple):
+    """One example with a pool's demonstrations."""
+
+    ids: tuple[str, ...]  # of the rows shown, nearest first
+    shown_tokens: tuple[int, ...]  # [T'] of their demonstrations, one behind the other, with the last one's end token
+    prompts: Mapping[str, tuple[int, ...]]  # by template, [P'']
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +50,7 @@ class Probe:
     wrong_id: str  # the example whose context the wrong teacher prompts show
     wrong_demonstration_tokens: tuple[int, ...]  # [T']
     wrong_prompts: Mapping[str, tuple[int, ...]]  # by template, [P'']
+    pools: Mapping[str, PoolPrompts] = field(default_factory=dict)  # by retriever
 
     def finds_right(self, completion: str, match: Match) -> bool | None:
         """Whether a completion gives the answer, scored as an evaluation does; None where there is none."""
@@ -40,7 +59,9 @@ class Probe:
     @property
     def longest_prompt(self) -> int:
         """Tokens of the longest prompt."""
-        return max(map(len, (self.prompt_tokens, *self.teacher_prompts.values(), *self.wrong_prompts.values())))
+        of_pools = (prompt for pool in self.pools.values() for prompt in pool.prompts.values())
+        shown = (*self.teacher_prompts.values(), *self.wrong_prompts.values(), *of_pools)
+        return max(map(len, (self.prompt_tokens, *shown)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +97,7 @@ def draw_sample(
     context_length: int,
     seed: int,
     places: Sequence[Place] = (),
+    pools: Mapping[str, PoolSource] = MappingProxyType({}),
 ) -> CheckSample:
     """Draws examples and makes their prompts. Nothing is cut: what is over a budget is counted.
 
@@ -90,6 +112,7 @@ def draw_sample(
         context_length: tokens the model reads.
         seed: the same seed draws the same examples.
         places: of the examples; () counts them from 1.
+        pools: by retriever.
 
     Raises:
         DataError: there is one example only, or one lacks what the context shows or has an answer that `match`
@@ -104,9 +127,13 @@ def draw_sample(
     of_drawn = [places[index] if places else Place(data.source, index + 1) for index in indices]
     passes = [_passes(*row, builders, match) for row in zip(drawn, of_drawn, strict=True)]
     partners = _wrong_partners(drawn, SHOWN[context], match, seed)
+    found = {name: source.pool.fill(drawn) for name, source in pools.items()}
     probes = [
-        _probe(example, drawn[partner], builders, passes=own_passes, seed=seed)
-        for example, partner, own_passes in zip(drawn, partners, passes, strict=True)
+        replace(
+            _probe(example, drawn[partners[place]], builders, passes=passes[place], seed=seed),
+            pools={name: _pool_prompts(found[name][place], source.builders) for name, source in pools.items()},
+        )
+        for place, example in enumerate(drawn)
     ]
     readable = _readable(probes, num_examples, max_new_tokens, context_length)
     return CheckSample(
@@ -216,6 +243,16 @@ def _probe(
         wrong_id=other.example_id,
         wrong_demonstration_tokens=builder.demonstration(wrong),
         wrong_prompts={template: prompts.teacher(wrong) for template, prompts in builders.items()},
+    )
+
+
+def _pool_prompts(example: Example, builders: Mapping[str, PromptBuilder]) -> PoolPrompts:
+    builder = next(iter(builders.values()))
+    shown = [builder.demonstration(replace(example, demonstration=hit.demonstration)) for hit in example.pool_hits]
+    return PoolPrompts(
+        ids=tuple(hit.example_id for hit in example.pool_hits),
+        shown_tokens=(*(token for tokens in shown for token in tokens[:-1]), shown[-1][-1]),
+        prompts={template: prompts.teacher(example) for template, prompts in builders.items()},
     )
 
 
