@@ -23,17 +23,6 @@ class Message:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PoolHit:
-    """A row of the pool that is shown with another row's prompt."""
-
-    example_id: str
-    question: str  # the last turn of its prompt
-    demonstration: str
-    text: str
-    score: float  # of the retriever, larger is nearer; 0.0 where it was drawn at random
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
     """One row of a data set: a prompt with its demonstration."""
 
@@ -45,7 +34,7 @@ class Example:
     acceptable: str = ""  # JSON: what else a tool call's arguments may be, see evaluation/scorers/tool_call.py
     further_demonstrations: tuple[str, ...] = ()  # of this very prompt
     context: str = ""  # JSON: an object of fields that the teacher's template may name; "" where the data has none
-    pool_hits: tuple[PoolHit, ...] = ()  # nearest first; () where no pool was asked
+    pool_hits: tuple[tuple["Example", float], ...] = ()  # the pool's rows with their scores, nearest first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

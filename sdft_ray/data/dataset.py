@@ -133,7 +133,7 @@ def _tokenize(example: Example, builder: PromptBuilder, *, has_teacher: bool) ->
         prompt_tokens=builder.student(example),
         teacher_prompt_tokens=builder.teacher(example) if has_teacher else (),
         demonstration_tokens=builder.demonstration(example) if example.demonstration else (),
-        pool_hits=tuple((hit.example_id, hit.score) for hit in example.pool_hits),
+        pool_hits=tuple((hit.example_id, score) for hit, score in example.pool_hits),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from sdft_ray.config import DemonstrationSource, TeacherConfig
 from sdft_ray.data.chat import ChatEncoder
+from sdft_ray.data.pool import question_of
 from sdft_ray.data.teacher_template import SHOW_ALL, SHOWN, Demonstration, LackingField, TeacherTemplate
 from sdft_ray.errors import ConfigError, DataError, ModelError
 from sdft_ray.records import Example, Message
@@ -145,7 +146,7 @@ class PromptBuilder:
             Demonstration(text, question) for text in own if text.strip() and of_teacher is not DemonstrationSource.POOL
         ]
         if of_teacher is not DemonstrationSource.OWN:
-            shown += [Demonstration(hit.demonstration, hit.question) for hit in example.pool_hits]
+            shown += [Demonstration(hit.demonstration, question_of(hit)) for hit, _ in example.pool_hits]
         return tuple(shown)
 
     def _render(self, template: TeacherTemplate, example: Example) -> tuple[Message, ...]:

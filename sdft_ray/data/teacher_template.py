@@ -239,11 +239,11 @@ def template_label(template: str) -> str:
 
 def _fields(tree: nodes.Template) -> Iterator[str]:
     """The fields of `context` that a template names."""
-    for kind in (nodes.Getattr, nodes.Getitem):
-        for found in tree.find_all(kind):
-            name = found.attr if isinstance(found, nodes.Getattr) else getattr(found.arg, "value", None)
-            if isinstance(found.node, nodes.Name) and found.node.name == "context" and isinstance(name, str):
-                yield name
+    for found in tree.find_all((nodes.Getattr, nodes.Getitem)):
+        assert isinstance(found, nodes.Getattr | nodes.Getitem)
+        name = found.attr if isinstance(found, nodes.Getattr) else getattr(found.arg, "value", None)
+        if isinstance(found.node, nodes.Name) and found.node.name == "context" and isinstance(name, str):
+            yield name
 
 
 def _blocks(turns: Sequence[CompiledTurn]) -> Iterator[list[CompiledTurn]]:

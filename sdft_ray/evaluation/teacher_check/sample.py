@@ -248,9 +248,9 @@ def _probe(
 
 def _pool_prompts(example: Example, builders: Mapping[str, PromptBuilder]) -> PoolPrompts:
     builder = next(iter(builders.values()))
-    shown = [builder.demonstration(replace(example, demonstration=hit.demonstration)) for hit in example.pool_hits]
+    shown = [builder.demonstration(replace(example, demonstration=hit.demonstration)) for hit, _ in example.pool_hits]
     return PoolPrompts(
-        ids=tuple(hit.example_id for hit in example.pool_hits),
+        ids=tuple(hit.example_id for hit, _ in example.pool_hits),
         shown_tokens=(*(token for tokens in shown for token in tokens[:-1]), shown[-1][-1]),
         prompts={template: prompts.teacher(example) for template, prompts in builders.items()},
     )
