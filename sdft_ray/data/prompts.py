@@ -127,7 +127,7 @@ class PromptBuilder:
                 f"example {example.example_id!r} has several demonstrations, teacher.template shows the first only"
             )
             raise DataError(source, line, problem, SHOW_ALL)
-        if self._template.fields:
+        if self._template.asks_fields:
             try:
                 self._render(self._template, example)
             except LackingField as error:

@@ -97,6 +97,13 @@ def test_a_field_that_a_row_lacks_is_named_with_its_line(text: str) -> None:
         shown(ROW, template=template)
 
 
+def test_a_field_within_a_field_is_named_as_well() -> None:
+    template = "{{ question }} {{ demonstration }} {{ context.scores.style }} {{ context.feedback.upper() }}"
+    assert "0.5 TOO LONG." in shown(with_fields(scores={"style": 0.5}, feedback="Too long."), template=template)
+    with pytest.raises(DataError, match=r"line 3: example 'one' has no context\.scores\.style, for which"):
+        shown(with_fields(scores={"tone": 1}, feedback="Too long."), template=template)
+
+
 def test_a_template_may_do_without_a_field() -> None:
     text = "{{ question }} {{ demonstration }}{% if context.hint is defined %} Hint: {{ context.hint }}{% endif %}"
     assert "Who? She.<" in shown(ROW, template=text)
