@@ -18,17 +18,6 @@ NUM_SHOWN = 5  # tokens of a sample whose two distributions are shown, those wit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PoolHit:
-    """A row of the pool that is shown with another row's prompt."""
-
-    example_id: str
-    question: str
-    demonstration: str
-    text: str
-    score: float  # of the retriever, larger is nearer; 0.0 where it was drawn at random
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
     """One row of a data set: a prompt with its demonstration."""
 
@@ -43,7 +32,7 @@ class Example:
     teacher_messages: tuple[Message, ...] = ()  # what the teacher reads instead of its template; () where it reads that
     further_demonstrations: tuple[str, ...] = ()  # of this very prompt
     context: str = ""  # JSON: an object of fields that the teacher's template may name; "" where the data has none
-    pool_hits: tuple[PoolHit, ...] = ()  # nearest first; () where no pool was asked
+    pool_hits: tuple[tuple["Example", float], ...] = ()  # the pool's rows with their scores, nearest first
 
     @property
     def question(self) -> str:

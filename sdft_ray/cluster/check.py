@@ -1,7 +1,7 @@
 """mode=check_teacher from beginning to end: rollout workers with the model as it is, asked about some of the data."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,22 +10,34 @@ from sdft_ray.cluster.rollouts import ROLE, rollout_workers_only
 from sdft_ray.cluster.run_folder import CHECK_FILE, RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.cluster.termination import Termination
-from sdft_ray.config import NEVER, CheckConfig, Match, RunConfig, TeacherConfig, TeacherContext
+from sdft_ray.config import (
+    NEVER,
+    CheckConfig,
+    DemonstrationSource,
+    Match,
+    Retriever,
+    RunConfig,
+    TeacherConfig,
+    TeacherContext,
+)
 from sdft_ray.config.saved import plain_settings
-from sdft_ray.data.readers import Selection
+from sdft_ray.data.pool import open_pool
+from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.data.readers import Place, Selection
 from sdft_ray.data.reasoning import BehindMark
 from sdft_ray.data.rows import RowRules
-from sdft_ray.data.sources import load_rows
+from sdft_ray.data.sources import Loaded, load_rows
 from sdft_ray.data.teacher_template import TEMPLATES, check_template
-from sdft_ray.errors import ConfigError
+from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.evaluation.teacher_check.advice import Current
 from sdft_ray.evaluation.teacher_check.measure import Asking, compare_prompts
 from sdft_ray.evaluation.teacher_check.next_command import next_command
 from sdft_ray.evaluation.teacher_check.report import TeacherReport
-from sdft_ray.evaluation.teacher_check.sample import CheckSample, draw_sample
+from sdft_ray.evaluation.teacher_check.sample import CheckSample, PoolSource, draw_sample
 from sdft_ray.evaluation.teacher_check.verdict import judge
 from sdft_ray.models.folder import load_tokenizer
 from sdft_ray.models.resolve import ModelFacts, check_model
+from sdft_ray.records import Example
 from sdft_ray.tracking.console import ConsoleSink
 
 
@@ -121,7 +133,8 @@ def read_check_inputs(cfg: RunConfig) -> CheckInputs:
     Raises:
         ConfigError, DataError, ModelError: with the key, the value and the remedy.
     """
-    templates, left_out = templates_to_check(cfg.check, cfg.teacher)
+    own = replace(cfg.teacher, demonstrations=DemonstrationSource.OWN)  # the pool's are compared with these
+    templates, left_out = templates_to_check(cfg.check, own)
     notes = [f"a built-in template is left out: {reason}" for reason in left_out]
     model_path = find_model(cfg)
     tokenizer = load_tokenizer(model_path, cfg.model.chat_template)
@@ -129,10 +142,17 @@ def read_check_inputs(cfg: RunConfig) -> CheckInputs:
     data = cfg.data
     builder.check_system("data.system", data.system)
     builder.check_mark("evaluation.skip_until", cfg.answer_mark)
-    rules = RowRules(columns=data.columns, system=data.system, required=("prompt", "demonstration"))
+    required = ("prompt",) if cfg.teacher.shows_pool else ("prompt", "demonstration")
+    rules = RowRules(columns=data.columns, system=data.system, required=required)
     loaded = load_rows(data.source, Selection.of(data, data.num_examples), rules, data.on_bad_row)
-    examples = list(loaded.examples)
     notes += [*more, *loaded.notes("data.num_examples", data.num_examples)]
+
+    def builders(teacher: TeacherConfig) -> dict[str, PromptBuilder]:
+        made = [(name, replace(cfg, teacher=replace(teacher, template=name))) for name in templates]
+        return {name: make_builder(own_cfg, tokenizer, facts)[0] for name, own_cfg in made}
+
+    pools = _pools(cfg, loaded.examples, builders, notes)
+    examples, places = _with_demonstrations(loaded, notes)
     if _match(cfg) is Match.JUDGE:
         examples = [replace(example, answer="") for example in examples]
         notes.append(
@@ -140,10 +160,7 @@ def read_check_inputs(cfg: RunConfig) -> CheckInputs:
         )
     sample = draw_sample(
         examples,
-        {
-            template: make_builder(replace(cfg, teacher=replace(cfg.teacher, template=template)), tokenizer, facts)[0]
-            for template in templates
-        },
+        builders(own),
         num_examples=cfg.check.num_examples,
         data=data,
         context=cfg.teacher.context,
@@ -151,9 +168,53 @@ def read_check_inputs(cfg: RunConfig) -> CheckInputs:
         max_new_tokens=_max_new_tokens(cfg),
         context_length=facts.context_length,
         seed=cfg.seed,
-        places=loaded.places,
+        places=places,
+        pools=pools,
     )
     return CheckInputs(model_path, tokenizer, facts, sample, tuple(notes))
+
+
+def _with_demonstrations(loaded: Loaded, notes: list[str]) -> tuple[list[Example], list[Place]]:
+    """The rows that have a demonstration of their own, which others are compared with, and their places.
+
+    Raises:
+        DataError: no row has one.
+    """
+    rows = [row for row in zip(loaded.examples, loaded.places, strict=True) if row[0].demonstration.strip()]
+    if not rows:
+        problem = "no row has a demonstration of its own, which the check compares those of the pool with"
+        raise DataError(*loaded.places[0], problem, "give a few dozen rows theirs")
+    if num_bare := len(loaded.examples) - len(rows):
+        notes.append(f"{num_bare} rows without a demonstration of their own are not asked")
+    return [example for example, _ in rows], [place for _, place in rows]
+
+
+def _pools(
+    cfg: RunConfig,
+    examples: Sequence[Example],
+    builders: Callable[[TeacherConfig], Mapping[str, PromptBuilder]],
+    notes: list[str],
+) -> dict[str, PoolSource]:
+    """The pool under every retriever; none where the teacher is shown no demonstration.
+
+    Raises:
+        ConfigError, DataError: the pool that a run would ask cannot be used; another one is left out with a note.
+    """
+    if cfg.teacher.context not in (TeacherContext.DEMONSTRATION, TeacherContext.TEXT_AND_DEMONSTRATION):
+        return {}
+    teacher = replace(cfg.teacher, demonstrations=DemonstrationSource.POOL)
+    pools = {}
+    try:
+        for retriever in Retriever:
+            settings = replace(teacher.pool, retriever=retriever)
+            pool = open_pool(settings, cfg.data, training=examples, fields=["demonstration"])
+            pools[retriever.name] = PoolSource(pool, builders(teacher))
+    except ConfigError as error:
+        if cfg.teacher.shows_pool or cfg.teacher.pool.source:
+            raise
+        notes.append(f"the pool is left out: {error}")
+        return {}
+    return pools
 
 
 def templates_to_check(check: CheckConfig, teacher: TeacherConfig) -> tuple[list[str], tuple[str, ...]]:

@@ -186,7 +186,7 @@ def _encoding(example: Example, place: Place, builder: PromptBuilder, *, has_tea
         prompt_tokens=(yield from builder.student_encoding(example)),
         teacher_prompt_tokens=(yield from builder.teacher_encoding(example)) if has_teacher else (),
         demonstration_tokens=(yield from builder.demonstration_encoding(example)) if example.demonstration else (),
-        pool_hits=tuple((hit.example_id, hit.score) for hit in example.pool_hits),
+        pool_hits=tuple((hit.example_id, score) for hit, score in example.pool_hits),
     )
 
 

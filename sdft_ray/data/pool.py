@@ -14,7 +14,7 @@ from sdft_ray.data.retrieval import MAKERS, Query
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import Loaded, load_rows
 from sdft_ray.errors import ConfigError
-from sdft_ray.records import Example, PoolHit
+from sdft_ray.records import Example
 
 PromptKey = tuple[tuple[str, str], ...]
 
@@ -60,19 +60,9 @@ class Pool:
         found = self._search.search(queries, num + self._settings.exclude_own)
         for example, hits in zip(examples, found, strict=True):
             own = self._places.get(_key(example)) if self._settings.exclude_own else None
-            others = islice((hit for hit in hits if hit.index != own), num)
-            filled.append(replace(example, pool_hits=tuple(self._hit(*hit) for hit in others)))
+            others = islice((hit for hit in hits if hit.place != own), num)
+            filled.append(replace(example, pool_hits=tuple((self._examples[hit.place], hit.score) for hit in others)))
         return tuple(filled)
-
-    def _hit(self, index: int, score: float) -> PoolHit:
-        example = self._examples[index]
-        return PoolHit(
-            example_id=example.example_id,
-            question=example.question,
-            demonstration=example.demonstration,
-            text=example.text,
-            score=score,
-        )
 
 
 def open_pool(

@@ -302,7 +302,7 @@ class PromptBuilder:
                 f"example {example.example_id!r} has several demonstrations, teacher.template shows the first only"
             )
             raise DataError(source, line, problem, SHOW_ALL)
-        if template.fields:
+        if template.asks_fields:
             try:
                 self._render(template, example)
             except LackingField as error:
@@ -321,7 +321,7 @@ class PromptBuilder:
             Demonstration(text, question) for text in own if text.strip() and of_teacher is not DemonstrationSource.POOL
         ]
         if of_teacher is not DemonstrationSource.OWN:
-            shown += [Demonstration(hit.demonstration, hit.question) for hit in example.pool_hits]
+            shown += [Demonstration(hit.demonstration, hit.question) for hit, _ in example.pool_hits]
         return tuple(shown)
 
     def _render(self, template: TeacherTemplate, example: Example) -> tuple[Message, ...]:

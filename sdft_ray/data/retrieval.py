@@ -30,7 +30,7 @@ class Query(NamedTuple):
 class Hit(NamedTuple):
     """A document that was found."""
 
-    index: int
+    place: int  # of the document
     score: float  # larger is nearer
 
 

@@ -126,10 +126,12 @@ class TeacherTemplate:
             trees = [sandbox.parse(turn.source) for turn in turns]
         except jinja2.TemplateError as error:
             raise self._fault(error) from error
-        self.fields = tuple(dict.fromkeys(name for tree in trees for name in _fields(tree)))
+        found = (_path(node) for tree in trees for node in tree.find_all((nodes.Getattr, nodes.Getitem)))
+        self._paths = sorted({path for path in found if path}, key=len)
         self.shows_several = True
         names = set().union(*map(meta.find_undeclared_variables, trees)) - set(sandbox.globals)
-        if "context" in names:
+        self.asks_fields = "context" in names
+        if self.asks_fields:
             self._check_named(teacher.context, names)
         else:
             self._check_shown(teacher)
@@ -165,9 +167,9 @@ class TeacherTemplate:
                     own = values | ({} if d is None else {"d": d, "text": "" if place else text})
                     messages += [Message(role=turn.role, content=render(own)) for turn, render in turns]
         except jinja2.UndefinedError as error:
-            lacking = next((name for name in self.fields if name not in fields and f"'{name}'" in str(error)), "")
-            if lacking:
-                raise LackingField(lacking) from error
+            for path in self._paths:
+                if _lacks(fields, path) and f"'{path[-1]}'" in str(error):
+                    raise LackingField(".".join(path)) from error
             raise self._fault(error) from error
         except TEMPLATE_FAULTS as error:
             raise self._fault(error) from error
@@ -237,13 +239,26 @@ def template_label(template: str) -> str:
     return line if not is_template(template) or len(line) <= LABEL_LENGTH else f"{line[:LABEL_LENGTH]}..."
 
 
-def _fields(tree: nodes.Template) -> Iterator[str]:
-    """The fields of `context` that a template names."""
-    for kind in (nodes.Getattr, nodes.Getitem):
-        for found in tree.find_all(kind):
-            name = found.attr if isinstance(found, nodes.Getattr) else getattr(found.arg, "value", None)
-            if isinstance(found.node, nodes.Name) and found.node.name == "context" and isinstance(name, str):
-                yield name
+def _path(node: nodes.Node) -> tuple[str, ...] | None:
+    """The names by which an expression goes from `context` to a field; None where it does not."""
+    if isinstance(node, nodes.Name):
+        return () if node.name == "context" else None
+    if not isinstance(node, nodes.Getattr | nodes.Getitem):
+        return None
+    name = node.attr if isinstance(node, nodes.Getattr) else getattr(node.arg, "value", None)
+    before = _path(node.node)
+    return (*before, name) if before is not None and isinstance(name, str) else None
+
+
+def _lacks(fields: Any, path: tuple[str, ...]) -> bool:
+    """True when an object on the path has no field of the next name."""
+    for name in path:
+        if not isinstance(fields, dict):
+            return False
+        if name not in fields:
+            return True
+        fields = fields[name]
+    return False
 
 
 def _blocks(turns: Sequence[CompiledTurn]) -> Iterator[list[CompiledTurn]]:

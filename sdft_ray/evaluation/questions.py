@@ -139,8 +139,8 @@ def _with_context(row: Example, context: EvaluationContext) -> tuple[Message, ..
     elif context is EvaluationContext.DEMONSTRATION:
         demonstrations += [(question.content, own) for own in (row.demonstration, *row.further_demonstrations)]
     else:
-        texts += [hit.text for hit in row.pool_hits if hit.text.strip()]
-        demonstrations += [(hit.question, hit.demonstration) for hit in row.pool_hits if not hit.text.strip()]
+        texts += [hit.text for hit, _ in row.pool_hits if hit.text.strip()]
+        demonstrations += [(hit.question, hit.demonstration) for hit, _ in row.pool_hits if not hit.text.strip()]
     turns = []
     for asked, answered in reversed(demonstrations):
         turns += [Message(role="user", content=asked), Message(role="assistant", content=answered)]

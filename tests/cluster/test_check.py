@@ -15,7 +15,7 @@ from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.launch import CONF, typed_config
 from tests.cluster.command import SETTINGS
 
-BUILT_IN = ["single_turn", "single_turn_short", "turns"]
+BUILT_IN = ["single_turn", "single_turn_short", "turns", "thinking"]
 
 
 def config(folder: str, *overrides: str) -> RunConfig:
@@ -29,6 +29,7 @@ def test_by_default_the_runs_own_template_is_compared_with_those_built_in() -> N
         "turns",
         "single_turn",
         "single_turn_short",
+        "thinking",
     ]
     own = "{{ question }} Hint: {{ demonstration }}"
     assert templates_to_check(CheckConfig(), TeacherConfig(template=own))[0] == [own, *BUILT_IN]
@@ -37,10 +38,10 @@ def test_by_default_the_runs_own_template_is_compared_with_those_built_in() -> N
 
 def test_a_built_in_template_that_cannot_show_the_context_is_left_out_and_told() -> None:
     templates, left_out = templates_to_check(CheckConfig(), TeacherConfig(context=TeacherContext.TEXT))
-    assert templates == ["single_turn", "single_turn_short"]
+    assert templates == ["single_turn", "single_turn_short", "thinking"]
     assert left_out == (
-        "teacher.template=turns: leaves a turn empty under teacher.context=TEXT; "
-        "choose single_turn or another teacher.context.",
+        "teacher.template=turns: does not show the text, though teacher.context=TEXT; "
+        "write {{ text }} into the template, or choose another teacher.context.",
     )
 
 
@@ -102,6 +103,43 @@ def test_a_judge_is_not_asked_and_the_user_told(folder: str) -> None:
     )
     scored = read_check_inputs(config(folder, "evaluation.match=JUDGE", "check.match=CONTAINS"))
     assert all(probe.gold is not None for probe in scored.sample.probes)
+
+
+def test_own_demonstrations_are_compared_with_the_pools_under_every_retriever(folder: str, tmp_path: Path) -> None:
+    for more in ([], ["teacher.demonstrations=POOL", "teacher.pool.num=2", "teacher.pool.retriever=RANDOM"]):
+        inputs = read_check_inputs(config(folder, "data.source=builtin:facts:taught", "check.num_examples=6", *more))
+        for probe in inputs.sample.probes:
+            assert set(probe.pools) == {"BM25", "RANDOM"}
+            for pool in probe.pools.values():
+                assert len(pool.ids) == (2 if more else 1) and probe.example_id not in pool.ids
+                assert set(pool.prompts) == set(BUILT_IN)
+                shown = inputs.tokenizer.decode(pool.prompts["turns"])
+                assert probe.demonstration not in shown
+                assert inputs.tokenizer.decode(probe.teacher_prompts["turns"]).count(probe.demonstration) == 1
+
+
+def test_rows_without_a_demonstration_are_not_asked_and_a_pool_without_others_is_left_out(
+    folder: str, tmp_path: Path
+) -> None:
+    def rows(*demonstrations: str, prompt: str = "Q{}?") -> str:
+        lines = [{"prompt": prompt.format(place), "demonstration": d} for place, d in enumerate(demonstrations)]
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return f"data.source={tmp_path}/rows.jsonl"
+
+    inputs = read_check_inputs(config(folder, rows("One.", "", "Two."), "teacher.demonstrations=POOL"))
+    assert len(inputs.sample.probes) == 2
+    assert "1 rows without a demonstration of their own are not asked" in inputs.notes
+    with pytest.raises(DataError, match="line 1: no row has a demonstration of its own, which the check compares"):
+        (tmp_path / "pool.jsonl").write_text(
+            '{"prompt": "A?", "demonstration": "A."}\n{"prompt": "B?", "text": "B."}\n'
+        )
+        pool = ["teacher.demonstrations=POOL", f"teacher.pool.source={tmp_path}/pool.jsonl", "teacher.pool.num=1"]
+        read_check_inputs(config(folder, rows("", ""), *pool, "teacher.pool.exclude_own=false"))
+    alike = read_check_inputs(config(folder, rows("One.", "Two.", prompt="The same?")))
+    assert alike.sample.probes[0].pools == {}
+    assert any(note.startswith("the pool is left out: teacher.pool.num=1: ") for note in alike.notes)
+    with pytest.raises(ConfigError, match=r"teacher\.pool\.num=1: .* has 1 rows of different prompts"):
+        read_check_inputs(config(folder, rows("One.", "Two.", prompt="The same?"), "teacher.demonstrations=POOL"))
 
 
 def test_one_example_is_refused(folder: str) -> None:

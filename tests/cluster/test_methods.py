@@ -83,3 +83,17 @@ def test_dft_weighs_each_token_by_its_own_probability(launch: Callable[..., Any]
         sum(math.exp(-nats) * nats for nats in sample["divergence"]) / len(sample["divergence"]) for sample in samples
     ]
     assert first["learner/loss"] == pytest.approx(sum(losses) / len(losses), abs=1e-4)
+
+
+def test_what_the_pool_shows_is_written_down_and_the_same_after_a_resume(launch: Callable[..., Any]) -> None:
+    """Four examples, four a batch: every example is trained on before the resume and behind it."""
+    rag = "+evaluation.sets.rag={source: 'builtin:facts:taught[:4]', context: POOL}"
+    pooled = ["method=sdft_pool", "data.source='builtin:facts:taught[:4]'", "checkpoint_every=1", rag, *STEPS]
+    launch("pooled", *pooled, "num_steps=1")
+    run_dir, output = launch("pooled", *pooled, "resume=auto")
+    assert "4 rows of builtin:facts, of which a prompt is shown 1 by BM25" in output
+    samples = lines(run_dir / "samples.jsonl")
+    shown = [{line["example_id"]: line["pool"] for line in samples if line["step"] == step} for step in (1, 2)]
+    assert len(shown[0]) == 4 and shown[0] == shown[1]
+    assert all(name != pool[0]["example_id"] for name, pool in shown[0].items())
+    assert {line["set"] for line in lines(run_dir / "answers.jsonl")} == {"rag"}

@@ -115,7 +115,7 @@ def test_what_is_shown_depends_on_the_seed_and_the_row_not_on_its_place() -> Non
     assert pool.fill(examples[7:9]) == filled[7:9]
     other = Pool(examples, replace(settings, seed=1), source="here", fields=["demonstration"]).fill(examples)
     assert [e.pool_hits for e in other] != [e.pool_hits for e in filled]
-    drawn = {hit.example_id for e in filled for hit in e.pool_hits}
+    drawn = {hit.example_id for e in filled for hit, _ in e.pool_hits}
     assert len(drawn) > 40, "every row can be drawn"
 
 
@@ -136,8 +136,8 @@ def test_what_is_shown_goes_with_the_example_and_a_checkpoint_refuses_another_ch
 def test_a_thousand_rows_with_one_prompt_are_one_row_of_the_pool() -> None:
     examples = [example(f"same-{number}", "The same?") for number in range(1000)] + [example("other", "Another?")]
     pool = Pool(examples, PoolConfig(), source="here", fields=["demonstration"])
-    assert {hit.example_id for e in pool.fill(examples[:1000]) for hit in e.pool_hits} == {"other"}
-    assert pool.fill(examples[1000:])[0].pool_hits[0].example_id == "same-0"
+    assert {hit.example_id for e in pool.fill(examples[:1000]) for hit, _ in e.pool_hits} == {"other"}
+    assert pool.fill(examples[1000:])[0].pool_hits[0][0].example_id == "same-0"
 
 
 def test_rows_of_articles_are_found_by_their_text(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_rows_of_articles_are_found_by_their_text(tmp_path: Path) -> None:
     settings = PoolConfig(source=write(tmp_path / "a.jsonl", articles))
     pool = open_pool(settings, DataConfig(), fields=["demonstration", "text"])
     [found] = pool.fill([example("q", "What colour has the sky?")])
-    assert [hit.text for hit in found.pool_hits] == ["The sky is blue."]
+    assert [hit.text for hit, _ in found.pool_hits] == ["The sky is blue."]
     with pytest.raises(ConfigError, match=r"teacher\.pool\.num=1: .* has 0 rows of different prompts with a demonstr"):
         open_pool(settings, DataConfig(), fields=["demonstration"])
 

@@ -25,20 +25,20 @@ def test_bm25_is_its_closed_form() -> None:
     query = "Which PORT, which sky, which port?"
     [hits] = Bm25(DOCUMENTS[:3], seed=0).search([Query("q", query)], 3)
     expected = {place: bm25(["which", "port", "sky"], document, words) for place, document in enumerate(words)}
-    assert [hit.index for hit in hits] == sorted(expected, key=lambda place: -expected[place])
+    assert [hit.place for hit in hits] == sorted(expected, key=lambda place: -expected[place])
     for hit in hits:
-        assert math.isclose(hit.score, expected[hit.index], rel_tol=1e-5)
+        assert math.isclose(hit.score, expected[hit.place], rel_tol=1e-5)
 
 
 def test_bm25_finds_words_of_scripts_without_spaces() -> None:
     [[hit]] = Bm25(DOCUMENTS, seed=0).search([Query("q", "天是什么颜色")], 1)
-    assert hit.index == 3 and hit.score > 0
+    assert hit.place == 3 and hit.score > 0
 
 
 def test_equal_scores_keep_the_order_of_the_documents() -> None:
     index = Bm25(["blue sky"] * 50 + ["red sky"] + ["blue sky"] * 50, seed=0)
     [hits] = index.search([Query("q", "red sky")], 4)
-    assert [hit.index for hit in hits] == [50, 0, 1, 2]
+    assert [hit.place for hit in hits] == [50, 0, 1, 2]
     [strangers] = index.search([Query("q", "nothing shared")], 3)
     assert strangers == [Hit(0, 0.0), Hit(1, 0.0), Hit(2, 0.0)]
     [empty] = index.search([Query("q", "?!")], 1)
@@ -49,16 +49,16 @@ def test_words_in_over_half_of_many_documents_are_passed_over() -> None:
     documents = [f"the host {number} of {'a' if number % 3 else 'b'} row" for number in range(2000)]
     index = Bm25(documents, seed=0)
     [hits] = index.search([Query("q", "the host 77 of row a")], 2)
-    assert hits[0].index == 77
+    assert hits[0].place == 77
     assert hits[1] == Hit(0, 0.0), "no word but the number tells its neighbours apart"
     [usual] = Bm25(documents[:900], seed=0).search([Query("q", "the host of row a")], 1)
-    assert documents[usual[0].index].endswith("of a row") and usual[0].score > 0
+    assert documents[usual[0].place].endswith("of a row") and usual[0].score > 0
 
 
 def test_a_retriever_gives_all_there_are_where_more_are_asked_for() -> None:
     for retriever in (Bm25(DOCUMENTS, seed=0), RandomDraw(DOCUMENTS, seed=0)):
         [hits] = retriever.search([Query("q", "sky")], 99)
-        assert sorted(hit.index for hit in hits) == [0, 1, 2, 3]
+        assert sorted(hit.place for hit in hits) == [0, 1, 2, 3]
 
 
 def test_a_draw_depends_on_seed_and_name_alone() -> None:
@@ -68,5 +68,5 @@ def test_a_draw_depends_on_seed_and_name_alone() -> None:
     again = list(RandomDraw(documents, seed=1).search(queries[::-1], 3))[::-1]
     assert drawn == again
     assert drawn != list(RandomDraw(documents, seed=2).search(queries, 3))
-    assert len({hit.index for hits in drawn for hit in hits}) > 90, "rows draw independently of each other"
-    assert all(len({hit.index for hit in hits}) == 3 for hits in drawn)
+    assert len({hit.place for hits in drawn for hit in hits}) > 90, "rows draw independently of each other"
+    assert all(len({hit.place for hit in hits}) == 3 for hits in drawn)

@@ -9,11 +9,11 @@ from sdft_ray.config import DemonstrationSource, PoolConfig, TeacherConfig, Teac
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.teacher_template import TEMPLATES
 from sdft_ray.errors import ConfigError, DataError
-from sdft_ray.records import Example, Message, PoolHit
+from sdft_ray.records import Example, Message
 from tests.tiny import make_tiny_tokenizer
 
-HIT = PoolHit(example_id="other", question="Who else?", demonstration="He.", text="", score=2.0)
-NEXT = PoolHit(example_id="next", question="Who next?", demonstration="They.", text="", score=1.0)
+HIT = Example(example_id="other", prompt=(Message(role="user", content="Who else?"),), demonstration="He.")
+NEXT = Example(example_id="next", prompt=(Message(role="user", content="Who next?"),), demonstration="They.")
 ROW = Example(example_id="one", prompt=(Message(role="user", content="Who?"),), demonstration="She.")
 FEEDBACK = "{{ question }} {{ context.feedback }}"
 
@@ -39,7 +39,7 @@ def test_every_built_in_template_shows_all_demonstrations_each_with_its_question
         prompt=ROW.prompt,
         demonstration="She.",
         further_demonstrations=("She, too.",),
-        pool_hits=(HIT, NEXT),
+        pool_hits=((HIT, 2.0), (NEXT, 1.0)),
     )
     prompt = shown(row, template=template, demonstrations=DemonstrationSource.OWN_AND_POOL, pool=PoolConfig(num=2))
     for text in ("She.", "She, too.", "Who else?", "He.", "Who next?", "They."):
@@ -95,6 +95,13 @@ def test_a_field_that_a_row_lacks_is_named_with_its_line(text: str) -> None:
         shown(with_fields(hint="No."), template=template)
     with pytest.raises(DataError, match=r"has no context\.feedback"):
         shown(ROW, template=template)
+
+
+def test_a_field_within_a_field_is_named_as_well() -> None:
+    template = "{{ question }} {{ demonstration }} {{ context.scores.style }} {{ context.feedback.upper() }}"
+    assert "0.5 TOO LONG." in shown(with_fields(scores={"style": 0.5}, feedback="Too long."), template=template)
+    with pytest.raises(DataError, match=r"line 3: example 'one' has no context\.scores\.style, for which"):
+        shown(with_fields(scores={"tone": 1}, feedback="Too long."), template=template)
 
 
 def test_a_template_may_do_without_a_field() -> None:

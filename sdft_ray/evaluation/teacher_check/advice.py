@@ -26,6 +26,7 @@ def sentences(comparison: Comparison, verdict: Verdict, now: Current) -> list[st
     return [
         _usable(verdict),
         _content(verdict),
+        *_pools(comparison, verdict),
         *_best(verdict),
         *_more_likely(comparison, verdict),
         *_way_out(comparison, verdict),
@@ -72,6 +73,20 @@ def _content(verdict: Verdict) -> str:
         -1: "so the wrong demonstration serves better than the right one",
     }[content.sign]
     return f"{shown}: its own is better by {_difference(content)}, {reason}."
+
+
+def _pools(comparison: Comparison, verdict: Verdict) -> Iterator[str]:
+    """What other rows' demonstrations would teach in the place of the own."""
+    own = comparison.teachers[verdict.best]
+    for name, measured in comparison.pools.items():
+        lead = compare(measured, own, level=1 - ERROR_RATE, seed=0)
+        reason = {
+            1: "so a pool teaches less than the rows' own demonstrations",
+            0: "which does not tell the two apart",
+            -1: "so the pool serves better: teacher.demonstrations=POOL",
+        }[lead.sign]
+        shown = _value(lead, lead.before)
+        yield f"With the pool's demonstrations by {name} {shown}: its own is better by {_difference(lead)}, {reason}."
 
 
 def _best(verdict: Verdict) -> Iterator[str]:

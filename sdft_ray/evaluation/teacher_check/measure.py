@@ -1,10 +1,10 @@
-"""What the model does under the plain prompt, under each teacher prompt, and with a demonstration that is wrong."""
+"""What the model does under the plain prompt, under each teacher prompt, and with demonstrations of other rows."""
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from sdft_ray.config import Match
@@ -115,17 +115,18 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """The student, the teacher with every template, and the control."""
+    """The student, the teacher with every template, with a pool's demonstrations, and the control."""
 
     sample: CheckSample
     student: Measured
     teachers: dict[str, Measured]  # by template
     best: str  # the template with the highest accuracy, the higher logprob among equals
     wrong: Measured  # the teacher with the best template and another example's demonstration
+    pools: Mapping[str, Measured] = field(default_factory=dict)  # the same with a pool's, by retriever
 
 
 async def compare_prompts(model: Model, sample: CheckSample, asking: Asking, phase: Phase) -> Comparison:
-    """Asks everything; the wrong demonstrations are shown in the best template only.
+    """Asks everything; demonstrations of other rows are shown in the best template only.
 
     Args:
         model: who is asked.
@@ -143,10 +144,15 @@ async def compare_prompts(model: Model, sample: CheckSample, asking: Asking, pha
             taught = [(probe.teacher_prompts[template], probe.demonstration_tokens) for probe in probes]
             teachers[template] = await _measure(model, probes, taught, asking, samples=True)
     best = max(teachers, key=lambda template: rank(teachers[template]))
+    pools: dict[str, Measured] = {}
+    for name in probes[0].pools:
+        with phase(f"asking the teacher with {template_label(best)} and the pool's demonstrations by {name}"):
+            of_pool = [(probe.pools[name].prompts[best], probe.pools[name].shown_tokens) for probe in probes]
+            pools[name] = await _measure(model, probes, of_pool, asking, samples=True)
     with phase(f"asking the teacher with {template_label(best)} and wrong demonstrations"):
         misled = [(probe.wrong_prompts[best], probe.wrong_demonstration_tokens) for probe in probes]
         wrong = await _measure(model, probes, misled, asking, samples=True)
-    return Comparison(sample=sample, student=student, teachers=teachers, best=best, wrong=wrong)
+    return Comparison(sample=sample, student=student, teachers=teachers, best=best, wrong=wrong, pools=pools)
 
 
 def rank(measured: Measured) -> tuple[float, float]:

@@ -20,7 +20,7 @@ LEGEND = (
     "right: greedy answers; logprob: mean per token of the example's demonstration [nats]; copied: answers of which "
     f"{COPIED_SHARE:.0%} of the runs of {NUM_TOKENS} tokens stand in the demonstration; cut: answers that reached "
     "their token limit; KL: of the teacher to the model alone, on tokens sampled at temperature 1 [nats per token]; "
-    "wrong: another example's demonstration; with 95 % intervals"
+    "wrong: another example's demonstration; BM25, RANDOM: those of teacher.pool; with 95 % intervals"
 )
 
 
@@ -50,6 +50,9 @@ class TeacherReport:
             "prompt_tokens": {name: asdict(lengths) for name, lengths in sample.lengths.items()},
             "student": _measured(comparison.student),
             "teachers": {name: _measured(measured) for name, measured in comparison.teachers.items()},
+            "pools": {
+                name: {"template": comparison.best} | _measured(measured) for name, measured in comparison.pools.items()
+            },
             "wrong_demonstration": {"template": comparison.best} | _measured(comparison.wrong),
             "verdict": asdict(self.verdict)
             | {
@@ -82,11 +85,13 @@ class TeacherReport:
     def _example(self, place: int) -> dict[str, Any]:
         comparison, probe = self.comparison, self.comparison.sample.probes[place]
         asked = {STUDENT: comparison.student} | comparison.teachers | {"wrong_demonstration": comparison.wrong}
+        asked |= {f"pool_{name}": measured for name, measured in comparison.pools.items()}
         return {
             "example_id": probe.example_id,
             "answer": "" if probe.gold is None else probe.gold.answer,
             "demonstration": probe.demonstration,
             "wrong_demonstration_of": probe.wrong_id,
+            "pool_demonstrations_of": {name: pool.ids for name, pool in probe.pools.items()},
             "answers": {name: asdict(measured.observations[place]) for name, measured in asked.items()},
         }
 
@@ -110,6 +115,7 @@ def _table(comparison: Comparison) -> Table:
         column.no_wrap = True
     rows = {STUDENT: comparison.student}
     rows |= {template_label(name): measured for name, measured in comparison.teachers.items()}
+    rows |= {f"{template_label(comparison.best)}, {name}": measured for name, measured in comparison.pools.items()}
     rows |= {f"{template_label(comparison.best)}, wrong": comparison.wrong}
     for name, measured in rows.items():
         accuracy = [_share(measured.accuracy)] if scored else []

@@ -1,11 +1,14 @@
-"""A sample of the data under every prompt that is compared: plain, with its demonstration, with another example's."""
+"""A sample of the data under every prompt that is compared: plain, with its demonstration, a pool's, a wrong one."""
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import NamedTuple
 
 from sdft_ray.config import DataConfig, Match, TeacherContext
 from sdft_ray.conversation import Message, last_of
+from sdft_ray.data.pool import Pool
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place
 from sdft_ray.data.teacher_template import SHOWN
@@ -15,6 +18,21 @@ from sdft_ray.evaluation.scorers import Gold, check_gold, score
 from sdft_ray.records import Example
 
 STUDENT = "student"  # under whose name the plain prompts are counted
+
+
+class PoolSource(NamedTuple):
+    """A pool that is compared, and what shows its demonstrations."""
+
+    pool: Pool
+    builders: Mapping[str, PromptBuilder]  # by template
+
+
+class PoolPrompts(NamedTuple):
+    """One example with a pool's demonstrations."""
+
+    ids: tuple[str, ...]  # of the rows shown, nearest first
+    shown_tokens: tuple[int, ...]  # [T'] of their demonstrations, one behind the other, with the last one's end token
+    prompts: Mapping[str, tuple[int, ...]]  # by template, [P'']
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +51,7 @@ class Probe:
     wrong_id: str  # the example whose context the wrong teacher prompts show
     wrong_demonstration_tokens: tuple[int, ...]  # [T']
     wrong_prompts: Mapping[str, tuple[int, ...]]  # by template, [P'']
+    pools: Mapping[str, PoolPrompts] = field(default_factory=dict)  # by retriever
 
     def finds_right(self, completion: str, match: Match) -> bool | None:
         """Whether a completion gives the answer, scored as an evaluation does; None where there is none."""
@@ -41,7 +60,9 @@ class Probe:
     @property
     def longest_prompt(self) -> int:
         """Tokens of the longest prompt."""
-        return max(map(len, (self.prompt_tokens, *self.teacher_prompts.values(), *self.wrong_prompts.values())))
+        of_pools = (prompt for pool in self.pools.values() for prompt in pool.prompts.values())
+        shown = (*self.teacher_prompts.values(), *self.wrong_prompts.values(), *of_pools)
+        return max(map(len, (self.prompt_tokens, *shown)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +98,7 @@ def draw_sample(
     context_length: int,
     seed: int,
     places: Sequence[Place] = (),
+    pools: Mapping[str, PoolSource] = MappingProxyType({}),
 ) -> CheckSample:
     """Draws examples and makes their prompts. Nothing is cut: what is over a budget is counted.
 
@@ -91,6 +113,7 @@ def draw_sample(
         context_length: tokens the model reads.
         seed: the same seed draws the same examples.
         places: of the examples; () counts them from 1.
+        pools: by retriever.
 
     Raises:
         DataError: there is one example only, or one lacks what the context shows or has an answer that `match`
@@ -105,9 +128,13 @@ def draw_sample(
     of_drawn = [places[index] if places else Place(data.source, index + 1) for index in indices]
     passes = [_passes(*row, builders, match) for row in zip(drawn, of_drawn, strict=True)]
     partners = _wrong_partners(drawn, SHOWN[context], match, seed)
+    found = {name: source.pool.fill(drawn) for name, source in pools.items()}
     probes = [
-        _probe(example, drawn[partner], builders, passes=own_passes, seed=seed)
-        for example, partner, own_passes in zip(drawn, partners, passes, strict=True)
+        replace(
+            _probe(example, drawn[partners[place]], builders, passes=passes[place], seed=seed),
+            pools={name: _pool_prompts(found[name][place], source.builders) for name, source in pools.items()},
+        )
+        for place, example in enumerate(drawn)
     ]
     readable = _readable(probes, num_examples, max_new_tokens, context_length)
     return CheckSample(
@@ -232,6 +259,16 @@ def _asking(example: Example, other: Example) -> tuple[Message, ...]:
     """The conversation of the other's teacher, with this example's question wherever the other's stands in it."""
     own, others = (each.prompt[last_of("user", each.prompt)].content for each in (example, other))
     return tuple(replace(turn, content=turn.content.replace(others, own)) for turn in other.teacher_messages)
+
+
+def _pool_prompts(example: Example, builders: Mapping[str, PromptBuilder]) -> PoolPrompts:
+    builder = next(iter(builders.values()))
+    shown = [builder.demonstration(replace(example, demonstration=hit.demonstration)) for hit, _ in example.pool_hits]
+    return PoolPrompts(
+        ids=tuple(hit.example_id for hit, _ in example.pool_hits),
+        shown_tokens=(*(token for tokens in shown for token in tokens[:-1]), shown[-1][-1]),
+        prompts={template: prompts.teacher(example) for template, prompts in builders.items()},
+    )
 
 
 def _lengths(probes: Sequence[Probe], data: DataConfig) -> dict[str, PromptLengths]:

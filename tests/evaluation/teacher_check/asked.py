@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 
 from sdft_ray.config import Match
 from sdft_ray.evaluation.scorers import Gold
@@ -120,13 +121,18 @@ def half_right(num_right: int, num_examples: int, logprob: float, **more: object
 
 
 def comparison(
-    student: Measured, teachers: Mapping[str, Measured], wrong: Measured, best: str = "short", **changes: object
+    student: Measured,
+    teachers: Mapping[str, Measured],
+    wrong: Measured,
+    best: str = "short",
+    pools: Mapping[str, Measured] = MappingProxyType({}),
+    **changes: object,
 ) -> Comparison:
     num_examples = len(student.observations)
     scored = [seen.right is not None for seen in student.observations]
     probes = [probe(place, answer="Tosk" if scored[place] else "") for place in range(num_examples)]
     sample = sample_of(probes, **changes)
-    return Comparison(sample=sample, student=student, teachers=dict(teachers), best=best, wrong=wrong)
+    return Comparison(sample=sample, student=student, teachers=dict(teachers), best=best, wrong=wrong, pools=pools)
 
 
 @contextmanager

@@ -157,3 +157,15 @@ def test_examples_that_could_not_be_asked_are_told() -> None:
     found = of(right(2), right(30), right(2))
     unread = replace(found, sample=replace(found.sample, num_unreadable=3))
     assert "3 examples were not asked: they are longer than the model reads." in told(unread)
+
+
+def test_the_pools_demonstrations_are_held_against_the_own() -> None:
+    def pooled(num_right: int) -> str:
+        pools = {"BM25": right(num_right)}
+        return told(comparison(right(2), {"short": right(20), "long": right(0)}, right(0), pools=pools))
+
+    assert "With the pool's demonstrations by BM25 6.2% right: its own is better by +56.2 points" in pooled(2)
+    assert "so a pool teaches less than the rows' own demonstrations" in pooled(2)
+    assert "which does not tell the two apart" in pooled(19)
+    assert "so the pool serves better: teacher.demonstrations=POOL" in pooled(32)
+    assert "pool" not in told(of(right(2), right(20), right(0)))

@@ -2,10 +2,12 @@
 
 import asyncio
 import math
+from dataclasses import replace
 
 import pytest
 
 from sdft_ray.evaluation.teacher_check.measure import Comparison, compare_prompts
+from sdft_ray.evaluation.teacher_check.sample import PoolPrompts
 from tests.evaluation.teacher_check.asked import (
     ASKING,
     END,
@@ -118,3 +120,24 @@ def test_intervals_are_those_of_proportions_and_means() -> None:
     assert (seen.accuracy.mean, seen.accuracy.high) == (1.0, 1.0)
     assert seen.accuracy.low < 0.7
     assert seen.logprob.low < seen.logprob.mean < seen.logprob.high
+
+
+def test_the_best_template_is_shown_the_pools_demonstrations_by_every_retriever() -> None:
+    near, drawn = 50, 60
+    model = knowing((SHORT, 1), (LONG, 4), (near, 3), (drawn, 2))
+    model.chances |= {near: model.chances[LONG], drawn: model.chances[LONG]}
+    probes = [
+        replace(
+            probe(number),
+            pools={
+                name: PoolPrompts(("other",), (1, END), {"short": (kind, 99), "long": (kind, number)})
+                for name, kind in (("BM25", near), ("RANDOM", drawn))
+            },
+        )
+        for number in range(4)
+    ]
+    found = asyncio.run(compare_prompts(model, sample_of(probes), ASKING, silent))
+    assert found.best == "long"
+    assert {name: measured.accuracy.mean for name, measured in found.pools.items()} == {"BM25": 0.75, "RANDOM": 0.5}
+    assert (near, 99) not in model.asked, "in the best template only"
+    assert [seen.copied for seen in found.pools["BM25"].observations] == [True, True, True, False]

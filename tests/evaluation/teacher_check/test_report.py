@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 from rich.console import Console
 
@@ -112,3 +113,14 @@ def test_the_next_command_stands_on_a_line_of_its_own_and_in_the_file() -> None:
     made = report(usable())
     assert row(text_of(made), "next: ") == "next: python -m sdft_ray.launch +recipe=facts"
     assert made.as_dict()["verdict"]["command"] == "python -m sdft_ray.launch +recipe=facts"
+
+
+def test_the_pool_has_a_row_for_each_retriever_and_stands_in_the_file() -> None:
+    found = usable()
+    found = replace(found, pools={"BM25": found.wrong, "RANDOM": found.wrong}, best="short")
+    text = text_of(report(found))
+    assert row(text, "short, BM25").split()[2:4] == ["3%", "(1-16)"]
+    assert row(text, "short, RANDOM")
+    written = report(found).as_dict()
+    assert written["pools"]["BM25"]["template"] == "short" and written["pools"]["BM25"]["accuracy"]["mean"] == 1 / 32
+    assert {"pool_BM25", "pool_RANDOM"} <= set(written["examples"][0]["answers"])

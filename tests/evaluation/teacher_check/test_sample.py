@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from sdft_ray.config import DataConfig, Match, TeacherConfig, TeacherContext
+from sdft_ray.config import DataConfig, DemonstrationSource, Match, PoolConfig, TeacherConfig, TeacherContext
 from sdft_ray.conversation import ToolCall
 from sdft_ray.data.builtin import load
+from sdft_ray.data.pool import Pool
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.errors import ConfigError, DataError
-from sdft_ray.evaluation.teacher_check.sample import STUDENT, CheckSample, draw_sample
+from sdft_ray.evaluation.teacher_check.sample import STUDENT, CheckSample, PoolSource, draw_sample
 from sdft_ray.records import Example, Message
 from tests.data.families import QWEN_2_5, tokenizer_with
 from tests.examples import load_examples
@@ -226,3 +227,19 @@ def test_answers_are_scored_as_an_evaluation_scores_them() -> None:
     assert first.finds_right("It is thirteen.", Match.CONTAINS) is True
     assert first.finds_right(question, Match.CONTAINS) is False
     assert last.finds_right("It is thirteen.", Match.CONTAINS) is None
+
+
+def test_a_pool_shows_other_rows_with_every_template_and_counts_into_the_length() -> None:
+    examples = [example(number) for number in range(9)] + [example(9, demonstration="long " * 300)]
+    plain = draw(examples[:5])
+    pool = Pool(examples, PoolConfig(num=9), source="here", fields=["demonstration"])
+    teacher = TeacherConfig(template="turns", demonstrations=DemonstrationSource.POOL)
+    builders = {"turns": PromptBuilder(TOKENIZER, teacher)}
+    drawn = draw(examples[:5], templates=["turns"], pools={"BM25": PoolSource(pool, builders)})
+    for probe in drawn.probes:
+        shown = probe.pools["BM25"]
+        assert sorted(shown.ids) == sorted(e.example_id for e in examples if e.example_id != probe.example_id)
+        text = TOKENIZER.decode(shown.shown_tokens)
+        assert probe.demonstration not in text and text.count("<|im_end|>") == 1
+        assert TOKENIZER.decode(shown.prompts["turns"]).count("The answer is") == 8
+    assert drawn.max_model_len > plain.max_model_len + 300
