@@ -15,6 +15,7 @@ REFUSED = [
     [*PLAN, "batch_size=0"],
     ["+cluster=local", "stages=['nothing']"],
     ["+cluster=local", "mode=evaluate", "seeds=[1]"],
+    ["+cluster=local", "mode=show", "show.num_rows=0"],
     ["mode=report", "runs=[nowhere]"],
 ]
 
