@@ -55,3 +55,10 @@ def test_a_plan_imports_no_role_and_no_vendor_but_the_one_whose_networks_it_coun
     assert code == 1
     assert "sdft_ray.planning.plan" in imported
     assert not imported & {*HEAVY, "sdft_ray.cluster.topology"} - {"torch", "transformers"}
+
+
+def test_rows_are_shown_without_ray_and_without_any_role() -> None:
+    ((code, imported),) = run(["+cluster=local", "mode=show", "data=jsonl", "data.source=nowhere.jsonl"])
+    assert code == 1
+    assert "sdft_ray.cluster.preview" in imported
+    assert not imported & {*HEAVY, "sdft_ray.cluster.topology"} - {"torch", "transformers"}
