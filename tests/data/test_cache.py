@@ -161,7 +161,7 @@ def test_a_damaged_file_is_said_and_made_again(data: DataConfig, folder: Path, p
         damaged[place] ^= 1
     path.write_bytes(damaged if place is not None else written[: len(written) // 2])
     rows, num_skipped, notes = contents(read_dataset(data, SDFT, builder()))
-    [said] = [note for note in notes if note.startswith(f"{path}: is damaged and is made again")]
+    [said] = [note for note in notes if note.startswith(f"{path}: is damaged (its content")]
     assert (rows, num_skipped, tuple(note for note in notes if note != said)) == plain
     assert contents(read_dataset(data, SDFT, builder())) == plain
 
