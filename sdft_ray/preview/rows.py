@@ -37,7 +37,7 @@ class Tails:
     student: tuple[Span, ...]
     teacher: tuple[Span, ...]
     num_tokens: int  # of the student's prompt behind the user's turn
-    are_same: bool  # whether the teacher's prompt ends with the same ones
+    are_same: bool  # whether the teacher's prompt ends with as many of the same
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +116,7 @@ class RowReader:
         self._decoder = decoder
         prompts = ((Message(role="user", content=text),) for text in _ENDINGS)
         first, second = (builder.student(Example(example_id="", prompt=prompt, demonstration="")) for prompt in prompts)
-        self._tail = first[len(first) - _common_end(first, second) :]
+        self._tail_length = _common_end(first, second)
 
     def read(self, row: TokenizedRow, place: Place) -> ShownRow:
         """One row."""
@@ -141,8 +141,8 @@ class RowReader:
         return Reading(num_tokens=len(tokens), spans=self._decoder.spans(tokens))
 
     def _tails(self, row: TokenizedRow) -> Tails:
-        length = len(self._tail)
-        are_same = row.prompt_tokens[-length:] == row.teacher_prompt_tokens[-length:] == self._tail
+        length = self._tail_length
+        are_same = _common_end(row.prompt_tokens, row.teacher_prompt_tokens) >= length
         shown = length + (BEFORE_TAIL if are_same else BEFORE_OTHER_TAIL)
         return Tails(
             student=self._decoder.spans(row.prompt_tokens[-shown:]),
