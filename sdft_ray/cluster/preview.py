@@ -31,6 +31,6 @@ def read_preview(cfg: RunConfig) -> Preview:
         num_rows=len(dataset.rows),
         rows=tuple(reader.read(dataset.rows[index], dataset.places[index]) for index in chosen),
         budgets=measure_budgets(dataset, cfg, facts.context_length),
-        skip_first_tokens=cfg.loss.skip_first_tokens,
+        skipped_by=f"loss.skip_first_tokens={cfg.loss.skip_first_tokens}",
         notes=(*notes, *dataset.notes),
     )

@@ -49,14 +49,17 @@ def read_rows(data: DataConfig, method: MethodConfig, builder: PromptBuilder) ->
         if (kept := cache.load(key)) is not None:
             return kept
     except (OSError, ValueError) as error:
-        more.append(f"{cache.path(key)}: is damaged and is made again ({first_line(error)})")
+        problem = "is damaged" if isinstance(error, ValueError) else "cannot be read"
+        more.append(f"{cache.path(key)}: {problem} ({first_line(error)}), so the data are read again")
     dataset = _read(data, method, builder)
     # A source that was written meanwhile is read anew by the next run.
     if len(dataset.rows) >= MIN_ROWS and fingerprint(data, method, builder) == key:
         try:
             cache.store(key, dataset)
         except OSError as error:
-            more.append(f"{cache.path(key)}: cannot be written ({first_line(error)}), so every start reads the data")
+            more.append(
+                f"{cache.path(key)}: cannot be written ({first_line(error)}), so every start reads the data anew"
+            )
     return replace(dataset, notes=(*dataset.notes, *more))
 
 
@@ -87,20 +90,13 @@ def _read(data: DataConfig, method: MethodConfig, builder: PromptBuilder) -> Tok
     if raw_text:
         dataset = tokenize_texts(loaded.examples, builder, data, places=loaded.places)
     else:
-        dataset = tokenize_rows(loaded.examples, builder, data, has_teacher=method.has_teacher, places=loaded.places)
+        dataset = tokenize_examples(
+            loaded.examples, builder, data, has_teacher=method.has_teacher, places=loaded.places
+        )
     return replace(dataset, notes=(*notes, *dataset.notes))
 
 
-def tokenize_examples(examples: Sequence[Example], builder: PromptBuilder, data: DataConfig) -> TokenizedDataset:
-    """Makes the prompts of every example, counted from line 1, and applies their budgets.
-
-    Raises:
-        DataError: as `tokenize_rows` and `within_budgets`.
-    """
-    return within_budgets(tokenize_rows(examples, builder, data), data)
-
-
-def tokenize_rows(
+def tokenize_examples(
     examples: Sequence[Example],
     builder: PromptBuilder,
     data: DataConfig,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from sdft_ray.config import DataConfig
 from sdft_ray.config.validation import require
-from sdft_ray.data.dataset import tokenize_rows, within_budgets
+from sdft_ray.data.dataset import tokenize_examples, within_budgets
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Selection
 from sdft_ray.data.rows import RowRules
@@ -61,7 +61,7 @@ def read_rehearsal(
         max_new_tokens: of a completion, where the rehearsal has no number of its own.
 
     Raises:
-        ConfigError, DataError: as `load_rows`, `tokenize_rows` and `within_budgets`.
+        ConfigError, DataError: as `load_rows`, `tokenize_examples` and `within_budgets`.
     """
     settings = data.rehearsal
     if not settings.is_on:
@@ -72,7 +72,7 @@ def read_rehearsal(
         replace(example, example_id=PREFIX + example.example_id, demonstration="") for example in loaded.examples
     ]
     own = replace(data, source=settings.prompts)
-    tokenized = tokenize_rows(prompts, builder, own, has_teacher=False, places=loaded.places)
+    tokenized = tokenize_examples(prompts, builder, own, has_teacher=False, places=loaded.places)
     dataset = within_budgets(tokenized, own)
     rows = dataset.rows.with_teacher_prompts(dataset.rows.prompts)
     per_batch = settings.rows_of(batch_size)

@@ -35,10 +35,11 @@ def show_rows(stages: Sequence[Stage]) -> None:
     from sdft_ray.api import show
     from sdft_ray.preview.terminal import print_preview
 
-    for name, cfg in stages:
-        if len(stages) > 1:
+    for number, (name, cfg) in enumerate(stages, start=1):
+        if name:
             page = Path(cfg.show.out)
-            cfg = replace(cfg, show=replace(cfg.show, out=str(page.with_name(f"{page.stem}-{name}.html"))))
+            out = str(page.with_name(f"{page.stem}-{number}-{name}.html"))
+            cfg = replace(cfg, stages=[], show=replace(cfg.show, out=out))
         print_preview(show(cfg), Console(highlight=False))
         if cfg.show.html:
             print(f"page     {Path(cfg.show.out).absolute()}")

@@ -15,7 +15,8 @@ from sdft_ray.errors import ConfigError
 from sdft_ray.preview.spans import Span, SpanDecoder
 from sdft_ray.records import Example, Message
 
-BEFORE_TAIL = 12  # tokens of a prompt shown before those behind the user's turn
+BEFORE_TAIL = 4  # tokens of a prompt shown before those behind the user's turn
+BEFORE_OTHER_TAIL = 24  # where the teacher's prompt ends otherwise: with more, or with less
 NUM_NEAREST = 3  # ids that a message names
 # Two prompts whose last turns end unlike: what both end with is behind the user's turn.
 _ENDINGS = ("Where is it, 7", "Name the town: x")
@@ -36,7 +37,7 @@ class Tails:
     student: tuple[Span, ...]
     teacher: tuple[Span, ...]
     num_tokens: int  # of the student's prompt behind the user's turn
-    are_same: bool  # whether the teacher's prompt ends with the same ones
+    are_same: bool  # whether the teacher's prompt ends with as many of the same
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +79,7 @@ class Preview:
     num_rows: int
     rows: tuple[ShownRow, ...]
     budgets: tuple[Budget, ...]
-    skip_first_tokens: int
+    skipped_by: str  # the setting by which the first tokens of a completion carry no loss
     notes: tuple[str, ...]
 
 
@@ -115,33 +116,39 @@ class RowReader:
         self._decoder = decoder
         prompts = ((Message(role="user", content=text),) for text in _ENDINGS)
         first, second = (builder.student(Example(example_id="", prompt=prompt, demonstration="")) for prompt in prompts)
-        self._tail = first[len(first) - _common_end(first, second) :]
+        self._tail_length = _common_end(first, second)
 
     def read(self, row: TokenizedRow, place: Place) -> ShownRow:
         """One row."""
-        skipped = self._cfg.loss.skip_first_tokens
+        uncounted, counted = self._split(row.demonstration_tokens)
         return ShownRow(
             example_id=row.example_id,
             place=place,
             prompt=self._reading(row.prompt_tokens),
             teacher_prompt=self._reading(row.teacher_prompt_tokens) if row.teacher_prompt_tokens else None,
-            uncounted=self._reading(row.demonstration_tokens[:skipped]),
-            counted=self._reading(row.demonstration_tokens[skipped:]),
+            uncounted=self._reading(uncounted),
+            counted=self._reading(counted),
             tails=self._tails(row) if row.teacher_prompt_tokens else None,
             over=tuple(over_budgets(row, self._cfg)),
         )
+
+    def _split(self, completion: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The beginning of a completion that carries no loss, and the rest, its end token included."""
+        first = self._cfg.loss.skip_first_tokens
+        return completion[:first], completion[first:]
 
     def _reading(self, tokens: Sequence[int]) -> Reading:
         return Reading(num_tokens=len(tokens), spans=self._decoder.spans(tokens))
 
     def _tails(self, row: TokenizedRow) -> Tails:
-        length = len(self._tail)
-        shown = length + BEFORE_TAIL
+        length = self._tail_length
+        are_same = _common_end(row.prompt_tokens, row.teacher_prompt_tokens) >= length
+        shown = length + (BEFORE_TAIL if are_same else BEFORE_OTHER_TAIL)
         return Tails(
             student=self._decoder.spans(row.prompt_tokens[-shown:]),
             teacher=self._decoder.spans(row.teacher_prompt_tokens[-shown:]),
             num_tokens=length,
-            are_same=row.prompt_tokens[-length:] == row.teacher_prompt_tokens[-length:] == self._tail,
+            are_same=are_same,
         )
 
 

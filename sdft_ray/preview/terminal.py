@@ -44,7 +44,7 @@ def _print_row(console: Console, row: ShownRow, number: str, preview: Preview) -
         of_loss = f"{counted} of them carry loss where this is the completion"
         _say(console, f"--- demonstration: {num_tokens} tokens, {of_loss}", "bold")
         if row.uncounted.num_tokens:
-            _say(console, f"no loss (loss.skip_first_tokens={preview.skip_first_tokens}):", "dim")
+            _say(console, f"no loss ({preview.skipped_by}):", "dim")
             _print_spans(console, row.uncounted.spans)
         _say(console, "loss:", "dim")
         _print_spans(console, row.counted.spans)
@@ -92,4 +92,4 @@ def _text(console: Console, spans: Sequence[Span]) -> Text:
 
 
 def _say(console: Console, line: str, style: str = "") -> None:
-    console.print(Text(line, style), soft_wrap=True)
+    console.print(Text(line, style), soft_wrap=not console.is_terminal)

@@ -17,7 +17,7 @@ from sdft_ray.config import (
     TeacherContext,
     TooLong,
 )
-from sdft_ray.data.dataset import read_dataset, tokenize_examples, tokenize_texts
+from sdft_ray.data.dataset import read_dataset, tokenize_examples, tokenize_texts, within_budgets
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.records import Example, Message
@@ -56,14 +56,14 @@ def test_a_prompt_over_its_budget_is_refused_with_its_length() -> None:
     length = len(builder.student(long))
     message = rf"here, line 2: the prompt of example 'long' has {length} tokens, data\.max_prompt_tokens=20"
     with pytest.raises(DataError, match=rf"{message}; set data\.max_prompt_tokens={length}.*too_long=SKIP"):
-        tokenize_examples([example("short"), long], builder, data)
+        within_budgets(tokenize_examples([example("short"), long], builder, data), data)
 
 
 def test_a_teacher_prompt_has_a_budget_of_its_own() -> None:
     builder = PromptBuilder(make_tiny_tokenizer(), TeacherConfig())
     data = DataConfig(max_prompt_tokens=20, max_teacher_prompt_tokens=120)
     with pytest.raises(DataError, match=r"the teacher prompt of example 'long' has \d+ tokens, .*_tokens=120"):
-        tokenize_examples([example("long", demonstration="well " * 60)], builder, data)
+        within_budgets(tokenize_examples([example("long", demonstration="well " * 60)], builder, data), data)
 
 
 def test_examples_over_a_budget_are_skipped_and_counted_on_demand() -> None:
@@ -75,10 +75,10 @@ def test_examples_over_a_budget_are_skipped_and_counted_on_demand() -> None:
         example("c", demonstration="well " * 60),
         example("d"),
     ]
-    dataset = tokenize_examples(examples, builder, data)
+    dataset = within_budgets(tokenize_examples(examples, builder, data), data)
     assert ([row.example_id for row in dataset.rows], dataset.num_skipped) == (["a", "d"], 2)
     with pytest.raises(DataError, match="all 2 examples are over"):
-        tokenize_examples(examples[1:3], builder, data)
+        within_budgets(tokenize_examples(examples[1:3], builder, data), data)
 
 
 def test_an_example_without_the_text_its_teacher_needs_is_refused() -> None:

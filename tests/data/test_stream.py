@@ -14,6 +14,7 @@ from sdft_ray.errors import CheckpointError, ConfigError
 
 ORDER_OF_EPOCH_0 = ["e5", "e3", "e1", "e0", "e4", "e2"]
 ORDER_OF_EPOCH_1 = ["e5", "e0", "e3", "e1", "e2", "e4"]
+FINGERPRINT = "75bdc4d87bfff409"
 FIRST_SEED = 2151504491148270970
 
 
@@ -108,6 +109,26 @@ def test_a_resumed_stream_goes_on_where_it_stopped(stop: int) -> None:
 def test_a_state_of_another_run_is_refused(other: dict[str, int], key: str) -> None:
     with pytest.raises(CheckpointError, match=f"{key}=.*resume=never"):
         stream().load_state(stream(**other).state_at(3))  # type: ignore[arg-type]
+
+
+def test_the_fingerprint_of_the_rows_is_this_on_any_machine_and_of_every_token() -> None:
+    assert stream(number=6).state_at(0)["rows"] == FINGERPRINT
+    other = rows(6)
+    other[3] = replace(other[3], demonstration_tokens=(3,))
+    moved = rows(6)
+    moved[0], moved[1] = (
+        replace(moved[0], prompt_tokens=(), teacher_prompt_tokens=(0, 9, 0)),
+        replace(moved[1], teacher_prompt_tokens=(1,)),
+    )
+    for changed in (other, moved, rows(6)[::-1]):
+        state = ExampleStream(changed, batch_size=3, seed=0, max_new_tokens=4).state_at(0)
+        assert state["rows"] != FINGERPRINT
+
+
+def test_a_state_of_an_earlier_release_is_refused_by_what_it_is() -> None:
+    state = {"num_examples": 3, "examples": "0123456789abcdef", "seed": 0, "batch_size": 3, "shuffle": True}
+    with pytest.raises(CheckpointError, match="of an earlier release.*resume=never and model.path"):
+        stream().load_state(state)
 
 
 @pytest.mark.parametrize("position", [None, -1, "3"])

@@ -15,6 +15,7 @@ REFUSED = [
     [*PLAN, "batch_size=0"],
     ["+cluster=local", "stages=['nothing']"],
     ["+cluster=local", "mode=evaluate", "seeds=[1]"],
+    ["+cluster=local", "mode=show", "show.num_rows=0"],
     ["mode=report", "runs=[nowhere]"],
 ]
 
@@ -53,4 +54,11 @@ def test_a_plan_imports_no_role_and_no_vendor_but_the_one_whose_networks_it_coun
     ((code, imported),) = run([*PLAN, "data=jsonl", "data.source=nowhere.jsonl"])
     assert code == 1
     assert "sdft_ray.planning.plan" in imported
+    assert not imported & {*HEAVY, "sdft_ray.cluster.topology"} - {"torch", "transformers"}
+
+
+def test_rows_are_shown_without_ray_and_without_any_role() -> None:
+    ((code, imported),) = run(["+cluster=local", "mode=show", "data=jsonl", "data.source=nowhere.jsonl"])
+    assert code == 1
+    assert "sdft_ray.cluster.preview" in imported
     assert not imported & {*HEAVY, "sdft_ray.cluster.topology"} - {"torch", "transformers"}

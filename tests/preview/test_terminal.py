@@ -8,9 +8,9 @@ from rich.console import Console
 
 from sdft_ray.api import show
 from sdft_ray.launch.composing import compose_config
-from sdft_ray.launch.showing import show_rows
 from sdft_ray.preview.rows import Preview
 from sdft_ray.preview.terminal import print_preview
+from tests.cluster.in_process import run_in_process
 from tests.tiny import make_tiny_model
 
 LONG = "Which river flows through the town, " * 9
@@ -71,12 +71,14 @@ def test_what_breaks_a_budget_is_said_with_its_setting(preview: Preview) -> None
     assert "over data.max_prompt_tokens\n" in out
 
 
-def test_every_stage_is_shown_and_has_a_page_of_its_own(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_shows_every_stage_with_a_page_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_tiny_model(tmp_path / "tiny")
     monkeypatch.chdir(tmp_path)
-    cfg = compose_config("+cluster=local", "model=custom", f"model.path={model}", "mode=show", "show.html=true")
-    show_rows([("facts", cfg), ("more", cfg)])
-    assert sorted(path.name for path in tmp_path.glob("*.html")) == ["show-facts.html", "show-more.html"]
-    assert capsys.readouterr().out.count("examples of builtin:facts") == 2
+    settings = ["+cluster=local", "mode=show", "show.html=true", "model=custom", f"model.path={model}"]
+    code, said = run_in_process(*settings, "stages=['facts','tools num_steps=2']")
+    assert code == 0, said
+    assert "examples of builtin:facts" in said and "examples of builtin:tools" in said
+    pages = sorted(tmp_path.glob("*.html"))
+    assert [page.name for page in pages] == ["show-1-facts.html", "show-2-tools.html"]
+    assert all(f"page     {page}" in said for page in pages)
+    assert not (tmp_path / "runs").exists()
