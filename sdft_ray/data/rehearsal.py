@@ -70,7 +70,7 @@ def read_rehearsal(
     prompts = [
         replace(example, example_id=PREFIX + example.example_id, demonstration="") for example in loaded.examples
     ]
-    own = replace(data, source=settings.prompts)
+    own = replace(data, mix={}, source=settings.prompts)  # for what is said of it
     dataset = tokenize_examples(prompts, builder, own, has_teacher=False, places=loaded.places)
     rows = tuple(replace(row, teacher_prompt_tokens=row.prompt_tokens) for row in dataset.rows)
     per_batch = settings.rows_of(batch_size)
