@@ -81,7 +81,7 @@ class DataConfig:
             f"stands beside data.mix, whose sources are {', '.join(self.mix)}",
             "choose data=mix, which has no source of its own, or leave data.mix out",
         )
-        self.mix_sources()
+        self._check_mix()
         require(
             "\\" not in self.source,
             "data.source",
@@ -99,6 +99,20 @@ class DataConfig:
             f"is below data.max_prompt_tokens={self.max_prompt_tokens}, though the teacher reads more than the student",
             "raise it",
         )
+
+    def _check_mix(self) -> None:
+        """Refuses what would be said of a single source, and a source of the mix that cannot be used."""
+        defaults = MixSourceConfig()
+        for key in ("split", "config_name", "revision", "filter", "num_examples"):
+            value = getattr(self, key)
+            require(
+                not self.mix or value == getattr(defaults, key),
+                f"data.{key}",
+                value,
+                "is said of data.source, but data.mix has several sources",
+                f"set data.mix.NAME.{key} for the source that is meant",
+            )
+        self.mix_sources()
 
     def mix_sources(self) -> dict[str, MixSourceConfig]:
         """Every source of the mix by its name, complete and checked.

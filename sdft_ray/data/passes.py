@@ -47,7 +47,7 @@ class Mixture:
     """Endless epochs of several sources: each has its exact share of every epoch, spread evenly over it.
 
     In an epoch each source goes on where it stopped in the epoch before, so that all of its rows are seen in time, also
-    those of a source much larger than its share.
+    those of a source much larger than its share. Where a pass over a source ends inside an epoch, the next begins.
     """
 
     def __init__(self, ids: Sequence[str], length: int, seed: int, mix: Sequence[MixPart], *, shuffle: bool):
@@ -86,7 +86,7 @@ class Mixture:
 
 
 def longest_epoch(mix: Sequence[MixPart]) -> int:
-    """The examples of the longest epoch that has the mix's proportions and takes no row twice."""
+    """The examples of the longest epoch in the mix's proportions that asks no source for more rows than it has."""
     total = sum(part.weight for part in mix)
     return min(math.floor(part.num_rows * total / part.weight + 1e-9) for part in mix)
 

@@ -71,7 +71,7 @@ def read_rehearsal(
     prompts = [
         replace(example, example_id=PREFIX + example.example_id, demonstration="") for example in loaded.examples
     ]
-    own = replace(data, source=settings.prompts)
+    own = replace(data, mix={}, source=settings.prompts)  # for what is said of it
     tokenized = tokenize_examples(prompts, builder, own, has_teacher=False, places=loaded.places)
     dataset = within_budgets(tokenized, own)
     rows = dataset.rows.with_teacher_prompts(dataset.rows.prompts)

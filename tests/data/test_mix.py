@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sdft_ray.config import CompletionSource, DataConfig, MethodConfig, Target, TeacherConfig
+from sdft_ray.config import CompletionSource, DataConfig, MethodConfig, RehearsalConfig, Target, TeacherConfig
 from sdft_ray.data.mix import read_examples
 from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.data.rehearsal import read_rehearsal
 from sdft_ray.data.tokenized import MixPart, TokenizedDataset
 from sdft_ray.errors import ConfigError, DataError
 from tests.tiny import make_tiny_tokenizer
@@ -75,6 +77,20 @@ def test_a_source_beside_a_mix_is_refused_and_neither_of_them_too() -> None:
         DataConfig(mix={"a": "a.jsonl"})
     with pytest.raises(ConfigError, match="data.source=: names no data"):
         DataConfig(source="")
+
+
+@pytest.mark.parametrize("settings", [{"num_examples": 4}, {"split": "test"}, {"filter": {"level": 1}}])
+def test_what_is_said_of_one_source_is_refused_beside_a_mix(settings: dict[str, Any]) -> None:
+    (key,) = settings
+    with pytest.raises(ConfigError, match=rf"^data\.{key}=.*: is said of data\.source.*set data\.mix\.NAME\.{key} for"):
+        DataConfig(source="", mix={"a": "a.jsonl"}, **settings)
+
+
+def test_a_mix_may_be_rehearsed_beside() -> None:
+    data = DataConfig(source="", mix={"facts": "builtin:facts"}, rehearsal=RehearsalConfig(share=0.25))
+    builder = PromptBuilder(make_tiny_tokenizer(), TeacherConfig())
+    rehearsal = read_rehearsal(data, builder, batch_size=8, max_new_tokens=16)
+    assert rehearsal is not None and rehearsal.source == "builtin:general"
 
 
 def test_people_are_told_the_sources_with_their_weights() -> None:
