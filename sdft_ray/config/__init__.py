@@ -9,7 +9,7 @@ from sdft_ray.config.cluster import ClusterConfig, HardwareConfig, RolePlacement
 from sdft_ray.config.data import DataConfig, ModelConfig, OnBadRow, TooLong
 from sdft_ray.config.evaluation import PRIOR, EvaluationConfig, EvaluationSetConfig, JudgeConfig, Match
 from sdft_ray.config.harness import HarnessConfig, HarnessTask
-from sdft_ray.config.learner import LearnerConfig, Precision, Schedule
+from sdft_ray.config.learner import LearnerConfig, Precision, Saving, Schedule
 from sdft_ray.config.method import (
     CompletionSource,
     Divergence,
@@ -22,7 +22,7 @@ from sdft_ray.config.method import (
 )
 from sdft_ray.config.report import Figures, ReportConfig
 from sdft_ray.config.rollout import RolloutConfig
-from sdft_ray.config.run import AUTO, NEVER, Mode, PlanConfig, RunConfig, TrackingConfig, Wandb
+from sdft_ray.config.run import AUTO, NEVER, Best, Mode, PlanConfig, RunConfig, TrackingConfig, Wandb
 from sdft_ray.config.stages import StageBoundaryConfig
 from sdft_ray.config.teacher import Payload, Tail, TeacherBackend, TeacherConfig, TeacherContext, TeacherWeights
 from sdft_ray.config.teacher_check import CheckConfig
@@ -35,6 +35,7 @@ __all__ = [
     "OnBadRow",
     "PRIOR",
     "AlarmsConfig",
+    "Best",
     "Channel",
     "CheckConfig",
     "ClusterConfig",
@@ -64,6 +65,7 @@ __all__ = [
     "RolePlacement",
     "RolloutConfig",
     "RunConfig",
+    "Saving",
     "Schedule",
     "Tail",
     "Target",
