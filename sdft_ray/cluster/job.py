@@ -25,6 +25,7 @@ from sdft_ray.tracking.alarms import Alarms
 from sdft_ray.tracking.console import ConsoleSink
 from sdft_ray.tracking.earlier import move_to_earlier
 from sdft_ray.tracking.jsonl import JsonLines
+from sdft_ray.tracking.metrics import is_evaluation
 from sdft_ray.tracking.ray_metrics import RayMetrics
 from sdft_ray.tracking.summary import Summary, write_summary
 from sdft_ray.tracking.tracker import RunTracker
@@ -87,8 +88,10 @@ class Job:
             self.console.say(f"checked        {note}")
         await self._resume(roles)
         await self._check_engines(roles)
+        roles.channel.take_metrics()  # of no step
         self.folder.begin(self._settings)
-        lines = JsonLines(self.folder.path, self.inputs.decode(keep_special=True), self.folder.resumed_step)
+        decode, resumed_step = self.inputs.decode(keep_special=True), self.folder.resumed_step
+        lines = JsonLines(self.folder.path, decode, resumed_step, self.console.say)
         summary = Summary(lines.history)
         alarms = Alarms(
             self._cfg.tracking.alarms,
@@ -158,7 +161,6 @@ class Job:
                 max_model_len=self.inputs.max_model_len,
                 say=self.console.say,
             )
-        roles.channel.take_metrics()  # of no step
 
     async def _train(self, roles: Roles, tracker: RunTracker, followers: Sequence[JsonLines | Alarms]) -> None:
         if roles.learner.weight_version == 0:
@@ -213,11 +215,19 @@ class Job:
 
     async def _evaluate(self, roles: Roles, tracker: RunTracker) -> None:
         version = roles.learner.weight_version
+        if version == self.folder.resumed_step and self._is_evaluated():
+            return
         metrics = await roles.evaluator.evaluate(version)
         if self._cfg.harness.tasks:
             metrics |= await roles.harness.evaluate(version)
         if metrics:
             tracker.log_evaluation(version, metrics)
+
+    def _is_evaluated(self) -> bool:
+        """True when the run has measured all of the resumed weights before it was stopped, the harness included."""
+        evaluated = self.folder.evaluated()
+        has_harness = any(key.startswith("harness/") for key in evaluated)
+        return is_evaluation(evaluated) and (has_harness or not self._cfg.harness.tasks)
 
     def _other_sinks(self) -> list[Any]:
         sinks: list[Any] = [RayMetrics(self.folder.path.name)]

@@ -31,7 +31,8 @@ from sdft_ray.errors import CheckpointError, ConfigError, SdftError
 from sdft_ray.evaluation.harness.evaluator import HARNESS_ANSWERS_FILE
 from sdft_ray.learner.checkpoint import abandon_later, check_named, complete_checkpoints, newest_sound, read_state
 from sdft_ray.tracking.earlier import EARLIER, move_to_earlier
-from sdft_ray.tracking.jsonl import ANSWERS_FILE, cut_after
+from sdft_ray.tracking.jsonl import ANSWERS_FILE, METRICS_FILE, cut_after, lines_until
+from sdft_ray.tracking.metrics import is_evaluation
 from sdft_ray.tracking.summary import SUMMARY_FILE
 
 EVALUATION_FILE = "evaluation.json"  # what mode=evaluate comes to
@@ -94,6 +95,16 @@ class RunFolder:
         step: int = read_state(self.resumed)["weight_version"]
         return step
 
+    def evaluated(self) -> set[str]:
+        """Metrics that the run has measured of the resumed checkpoint's weights; none where they are another run's.
+
+        Raises:
+            CheckpointError: a line of metrics.jsonl before the last is not JSON.
+        """
+        step = self.resumed_step
+        lines = lines_until(self.path / METRICS_FILE, step)
+        return {key for line in lines if line["step"] == step and is_evaluation(line) for key in line}
+
     def check_held(self) -> None:
         """Raises `CheckpointError` where another run has taken the folder over."""
         if self._lock is not None:
@@ -110,9 +121,12 @@ class RunFolder:
         move_to_earlier(self.path / SUMMARY_FILE)
         move_to_earlier(self.path / CONFIG_FILE)
         write_settings(self.path, settings)
+        last = self.resumed_step
+        if last is not None and not is_evaluation(self.evaluated()):
+            last -= 1  # answers that a kill has left of an evaluation that is made again
         for name in EVALUATED_FILES:
             if (self.path / name).exists():
-                cut_after(self.path / name, self.resumed_step)
+                cut_after(self.path / name, last)
         if self.resumed is not None:
             abandon_later(self.resumed, self.checkpoints)
 

@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
-from sdft_ray.errors import NonFiniteError
+from sdft_ray.errors import CheckpointError, NonFiniteError
 from sdft_ray.learner.checkpoint import load_rank, rank_metadata, rank_pieces, write_rank
 from sdft_ray.learner.engine import StudentEngine
 from sdft_ray.learner.export import export_gap, export_student, full_state
@@ -186,12 +187,21 @@ class LearnerRank:
         """Writes the student as an ordinary Hugging Face folder, from rank 0; every rank has to call it.
 
         In the precision it was trained in, whatever the workers hold.
+
+        Raises:
+            CheckpointError: it cannot be written.
         """
         release_freed_memory()  # makes room for a copy of the weights
         precision = self._settings.learner.precision
         state = self._state(WeightKind.STUDENT, TORCH_DTYPE[precision])
         if self._rank == 0:
-            export_student(self._network, state, Path(folder), Path(self._settings.model_path), precision)
+            try:
+                export_student(self._network, state, Path(folder), Path(self._settings.model_path), precision)
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(
+                    f"the model could not be written to {folder} ({error}); make room or mend the disk, then write it "
+                    "from the last checkpoint with resume=auto."
+                ) from error
 
     def logprobs(self, rows: Sequence[GuardRow]) -> list[tuple[float, ...]]:
         """Logprobs [T, nats] of the completion tokens of every row at temperature 1; every rank has to call it."""

@@ -134,6 +134,11 @@ def find_metric(key: str) -> tuple[Metric, str]:
     raise KeyError(f"metric {key} is not declared in sdft_ray/tracking/metrics.py")
 
 
+def is_evaluation(keys: Iterable[str]) -> bool:
+    """True when the keys of a line of metrics.jsonl are those of an evaluation, and not of a step."""
+    return any(key.startswith(("evaluation/", "retention/", "harness/")) for key in keys)
+
+
 def check_declared(keys: Iterable[str]) -> None:
     """Raises `KeyError` for the first key that nothing declares."""
     for key in keys:
