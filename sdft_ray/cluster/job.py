@@ -52,6 +52,7 @@ class Job:
             self.console = ConsoleSink(self.inputs.num_steps)
             self._saving = make_saving_plan(self._stages, self.folder, self.console.say)
             go_on_from(self.folder, self._stages, self._saving)
+            self._differences = what_differs(self.folder, self._cfg, self._settings)
             on_failure.pop_all()
         self._setup_s = 0.0
         can_go_on = self._cfg.checkpoint_every > 0
@@ -132,9 +133,8 @@ class Job:
             self.console.say(note)
         for damage in self.folder.damages:
             self.console.say(f"damaged        {damage}; its checkpoint is passed over")
-        if self.folder.resumed is not None:
-            for difference in what_differs(self.folder.resumed, self._cfg, self._settings):
-                self.console.say(f"resumed with   {difference}")
+        for difference in self._differences:
+            self.console.say(f"resumed with   {difference}")
         self.console.say(f"run folder     {self.folder.path}")
         if self.folder.begins_again:
             self.console.say("no checkpoint  beginning again at step 0; what was written before moves to earlier/")

@@ -1,10 +1,8 @@
 """What a run tells its checkpoints, and what it asks of the one that it resumes."""
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-import sdft_ray
 from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.cluster.stages import Stages
 from sdft_ray.config import RunConfig
@@ -46,7 +44,7 @@ def make_saving_plan(stages: Stages, folder: RunFolder, say: Callable[[str], Non
 
 def code_versions() -> dict[str, str]:
     """Versions of this package and of those that decide a run's numbers."""
-    return {"sdft_ray": sdft_ray.__version__, "commit": git_commit(), **package_versions()}
+    return {"commit": git_commit(), **package_versions()}
 
 
 def go_on_from(folder: RunFolder, stages: Stages, saving: SavingPlan) -> None:
@@ -62,11 +60,16 @@ def go_on_from(folder: RunFolder, stages: Stages, saving: SavingPlan) -> None:
     stages.at(state["weight_version"]).inputs.examples.load_state(state["data"])
 
 
-def what_differs(checkpoint: Path, cfg: RunConfig, settings: Mapping[str, Any]) -> list[str]:
-    """What is other than when the resumed checkpoint was saved: allowed, but worth knowing."""
-    state = read_state(checkpoint)
-    now = flat_settings(settings)
-    before = changed_settings(checkpoint.parents[1], settings)
+def what_differs(folder: RunFolder, cfg: RunConfig, settings: Mapping[str, Any]) -> list[str]:
+    """What is other than when the resumed checkpoint was saved: allowed, but worth knowing.
+
+    Raises:
+        CheckpointError: config.yaml of the resumed run is damaged.
+    """
+    if folder.resumed is None:
+        return []
+    state, now = read_state(folder.resumed), flat_settings(settings)
+    before = changed_settings(folder.resumed.parents[1], settings)
     differences = [f"{key}={now.get(key)} (was {value})" for key, value in before.items()]
     mine = layout(cfg.learner, cfg.cluster.learner.num_workers)
     if state["layout"] != mine:

