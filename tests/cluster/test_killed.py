@@ -1,4 +1,4 @@
-"""A run whose whole tree of processes is killed, twice, ends where the undisturbed one does, bit for bit."""
+"""A run that is killed with all its processes, twice, and loses a checkpoint, ends where the undisturbed one does."""
 
 import json
 import random
@@ -12,29 +12,37 @@ from typing import Any
 import psutil
 import pytest
 
+from sdft_ray.learner.checkpoint import complete_checkpoints
 from tests.cluster.command import ROOT, SETTINGS, users_environment
 
 pytestmark = pytest.mark.cluster
 
 NUM_STEPS = 12
+DAMAGED = "loop/damaged_checkpoints"
 # Supervised fine-tuning starts in a quarter of the time; rollouts are given, so nothing depends on what arrives first.
 RUN = ["method=sft", f"num_steps={NUM_STEPS}", "checkpoint_every=2", "tracking.num_samples=4", "tracking.wandb=offline"]
-NOT_REPEATED = {"learner/matmul_share"}  # measured by a clock
+NOT_REPEATED = {"learner/matmul_share", DAMAGED}  # measured by a clock; told by the start that has found it
 
 
-def test_a_run_killed_twice_at_any_moment_is_the_undisturbed_run(
+def test_a_run_killed_twice_at_any_moment_is_the_undisturbed_run_bit_for_bit(
     folder: str, tmp_path: Path, launch: Callable[..., Any]
 ) -> None:
     undisturbed, _ = launch("undisturbed", *RUN)
     generator = random.Random(time.time_ns())  # another moment every time; what was drawn is in the message
-    killed_behind = sorted(generator.sample(range(1, NUM_STEPS - 1), 2))
+    killed_behind = [generator.randint(1, 4), generator.randint(5, NUM_STEPS - 2)]
     pauses_s = [generator.uniform(0.0, 0.2) for _ in killed_behind]
     drawn = f"killed behind steps {killed_behind}, {pauses_s} s later"
     for num_steps, pause_s in zip(killed_behind, pauses_s, strict=True):
         kill_behind(num_steps, pause_s, folder, tmp_path)
-    run, output = start(folder, tmp_path, wait=True)
-    assert run.returncode == 0, output.read_text()
     killed = tmp_path / "killed"
+    *_, sound, newest = complete_checkpoints(killed / "checkpoints")
+    flip_a_bit(newest / "rank-0.safetensors")
+    run, log = start(folder, tmp_path, wait=True)
+    output = log.read_text()
+    assert run.returncode == 0, output
+    assert f"damaged        {newest}/rank-0.safetensors is damaged" in output
+    assert f"resumed        {sound}" in output
+    assert sum(line.get(DAMAGED, 0.0) for line in lines(killed / "metrics.jsonl")) == 1.0
     for name in ("metrics.jsonl", "samples.jsonl"):
         assert repeated(killed / name) == repeated(undisturbed / name), drawn
     for name in ("model.safetensors", "config.json"):
@@ -68,6 +76,16 @@ def kill_behind(num_steps: int, pause_s: float, model: str, runs: Path) -> None:
     assert job.wait(timeout=60) in (-9, 0), log.read_text()
 
 
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def num_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
@@ -75,6 +93,6 @@ def num_lines(path: Path) -> int:
 def repeated(path: Path) -> list[dict[str, Any]]:
     """The lines of a file without what a clock has measured."""
     return [
-        {key: value for key, value in json.loads(line).items() if not key.endswith("_s") and key not in NOT_REPEATED}
-        for line in path.read_text().splitlines()
+        {key: value for key, value in line.items() if not key.endswith("_s") and key not in NOT_REPEATED}
+        for line in lines(path)
     ]

@@ -191,7 +191,7 @@ def begin(ranks: Any, folder: str, num_tokens: int, checkpoints: Path) -> Any:
             plan=plan,
             sampled=target is Target.TEACHER,
             num_report_samples=2,
-            saving=SavingPlan(root=checkpoints, keep=2, saving=saving),
+            saving=SavingPlan(root=checkpoints, keep=2, saving=saving, facts={"model": {}}),
         )
         (group.packing,) = set(packings)
         return group
@@ -587,7 +587,7 @@ def test_a_checkpoint_is_resumed_on_other_ranks_and_in_another_zero_stage(
 def test_a_checkpoint_without_the_average_that_this_run_keeps_is_refused(
     begin: Any, batches: Any, checkpoints: Path
 ) -> None:
-    group = begin(1, target=Target.TOKEN)
+    group = begin(1, target=Target.TOKEN, loss=LossConfig(mismatch=MismatchCorrection.NONE))
     asyncio.run(group.save_checkpoint({}, wait=True))
     other = begin(1)
     with pytest.raises(CheckpointError, match="saved without a moving average"):
