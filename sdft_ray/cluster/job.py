@@ -81,6 +81,8 @@ class Job:
             stages = [(stage.name, stage.cfg) for stage in self._stages]
             write_model_card(self.folder.model, stages, self.inputs.num_steps, result)
             write_summary(self.folder.path, result)
+            if (best := result["best_checkpoint"]) is not None:
+                self.console.say(f"best           {best['folder']}: {best['metric']} {best['value']:.4g}")
             self.console.show_summary(result, str(self.folder.path))
 
     async def _run(self, roles: Roles) -> tuple[Summary, list[WorkerStatus]]:
