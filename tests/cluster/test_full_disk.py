@@ -1,4 +1,4 @@
-"""A run on a disk that fills up: it goes on without checkpoints for a while, then ends, and is resumed with more room."""
+"""A run on a disk that fills up goes on without checkpoints for a while, ends, and is resumed with more room."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ from tests.cluster.command import SETTINGS
 from tests.cluster.in_process import run_in_process
 from tests.full_disk import small_file_system
 
-ROOM_KIB = 5 * 1024  # for two checkpoints of the tiny model, and not for three
+ROOM_KIB = 4 * 1024  # for two checkpoints of the tiny model, and not for the next beside them
 
 
 @pytest.fixture
