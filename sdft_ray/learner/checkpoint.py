@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sdft_ray.weights.fragments import TeacherAverage
 
 STATE_FILE = "state.json"
+PARTIAL, REMOVED = ".partial", ".removed"  # suffixes of what is no checkpoint yet, and of what is none any more
 FORMAT = 2  # of the files; 1 held DeepSpeed's own, without checksums
 AVERAGE, BUFFER, RANDOM = "average", "buffer", "random"  # kinds of pieces, besides the engine's
 CPU, CUDA = "cpu", "cuda"  # names of random states, behind the rank
@@ -47,7 +48,7 @@ def partial_folder(root: Path, version: int) -> Path:
     Raises:
         OSError: it cannot be made. The run folder is not made again where somebody has deleted it.
     """
-    folder = checkpoint_folder(root, version).with_suffix(".partial")
+    folder = checkpoint_folder(root, version).with_suffix(PARTIAL)
     shutil.rmtree(folder, ignore_errors=True)
     root.mkdir(exist_ok=True)
     folder.mkdir()
@@ -92,10 +93,18 @@ def complete(partial: Path, state: dict[str, Any], files: Sequence[SavedFile] = 
 
 
 def prune(root: Path, keep: int, best: Path | None = None) -> None:
-    """Removes all checkpoints but the newest `keep` and the best, as keep_checkpoints and keep_best order."""
+    """Removes all checkpoints but the newest `keep` and the best, as keep_checkpoints and keep_best order.
+
+    Also what kills have left of writing and of removing. A checkpoint loses its name first, so none is there in part.
+
+    Raises:
+        OSError: something cannot be removed.
+    """
     for old in complete_checkpoints(root)[:-keep]:
         if old != best:
-            shutil.rmtree(old)
+            old.rename(old.with_suffix(REMOVED))
+    for remains in [*root.glob(f"step-*{REMOVED}"), *root.glob(f"step-*{PARTIAL}")]:
+        shutil.rmtree(remains)
 
 
 def complete_checkpoints(root: Path) -> list[Path]:

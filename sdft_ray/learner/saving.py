@@ -148,14 +148,23 @@ class CheckpointWriter:
             try:
                 self._plan.check_held()
                 complete(folder, {"weight_version": version, **self._plan.facts, **state}, files)
-                self.saved_version, self._num_failed = version, 0
-                best = self._plan.best.choose(self._plan.root)
-                prune(self._plan.root, self._plan.keep, best and best[0])
-                return
             except OSError as error:
                 why = [_why(error)]
-        shutil.rmtree(folder, ignore_errors=True)  # makes room for the next attempt
-        self._fail(version, why[0])
+        if why:
+            shutil.rmtree(folder, ignore_errors=True)  # makes room for the next attempt
+            self._fail(version, why[0])
+        else:
+            self.saved_version, self._num_failed = version, 0
+            self._prune()
+
+    def _prune(self) -> None:
+        best = self._plan.best.choose(self._plan.root)
+        try:
+            prune(self._plan.root, self._plan.keep, best and best[0])
+        except OSError as error:
+            self._plan.say(
+                f"not removed    an old checkpoint in {self._plan.root} ({_why(error)}); the next save tries again"
+            )
 
     def _fail(self, version: int, why: str) -> None:
         self._num_failed += 1

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from sdft_ray.models.folder import CONFIG_FILE
-from sdft_ray.models.folder_check import fingerprint
+from sdft_ray.models.folder_check import weight_files
 
+SAMPLED_BYTES = 2**20  # at each end of a file of weights
 MAX_NAMED = 4  # differences of the configuration in one message
 # What transformers or whoever saved the folder writes, and what computes nothing.
 UNIMPORTANT = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache")
@@ -40,3 +41,19 @@ def identity_differences(saved: dict[str, Any], now: dict[str, Any]) -> list[str
     if saved.get("weights") != now["weights"]:
         differences.append("its files hold other weights")
     return differences
+
+
+def fingerprint(folder: str) -> str:
+    """What tells the weights of a model folder from any others, wherever it lies: its files' sizes and ends.
+
+    A safetensors file begins with the names and shapes of its tensors and ends with values.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for file in weight_files(folder, folder):
+        size = file.stat().st_size
+        digest.update(f"{file.name} {size} ".encode())
+        with file.open("rb") as content:
+            digest.update(content.read(SAMPLED_BYTES))
+            content.seek(max(0, size - SAMPLED_BYTES))
+            digest.update(content.read())
+    return digest.hexdigest()

@@ -519,18 +519,24 @@ def sequence_of(batches: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 @pytest.mark.parametrize(
-    ("size", "stage", "saving"),
-    [(1, 0, Saving.BLOCKING), (1, 1, Saving.BLOCKING), (2, 2, Saving.BACKGROUND), (2, 3, Saving.BLOCKING)],
+    ("size", "stage", "saving", "precision"),
+    [
+        (1, 0, Saving.BLOCKING, Precision.FLOAT32),
+        (1, 1, Saving.BLOCKING, Precision.BFLOAT16),
+        (2, 2, Saving.BACKGROUND, Precision.FLOAT32),
+        (2, 2, Saving.BLOCKING, Precision.BFLOAT16),
+        (2, 3, Saving.BLOCKING, Precision.FLOAT32),
+    ],
 )
 def test_a_checkpoint_goes_on_as_if_nothing_had_happened(
-    begin: Any, batches: Any, checkpoints: Path, size: int, stage: int, saving: Saving
+    begin: Any, batches: Any, checkpoints: Path, size: int, stage: int, saving: Saving, precision: Precision
 ) -> None:
     """In the background the third step is trained before the second one's weights are on the disk."""
-    group = begin(size, zero_stage=stage, saving=saving)
+    group = begin(size, zero_stage=stage, saving=saving, precision=precision)
     (expected,) = save_and_go_on(group, batches)
     student, average = weights_of(group, WeightKind.STUDENT), weights_of(group, WeightKind.EMA)
 
-    resumed = begin(size, zero_stage=stage)
+    resumed = begin(size, zero_stage=stage, precision=precision)
     check_sound(checkpoints / "step-000002")
     assert read_state(checkpoints / "step-000002")["data"] == {"num_examples": 12}
     asyncio.run(resumed.resume(checkpoints / "step-000002"))

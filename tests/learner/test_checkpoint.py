@@ -112,6 +112,32 @@ def test_the_newest_are_kept_by_number_and_the_best_beside_them(tmp_path: Path) 
     assert [path.name for path in complete_checkpoints(tmp_path)] == ["step-000008", "step-000010", "step-000100"]
 
 
+def test_what_kills_have_left_of_writing_and_of_removing_goes_with_the_next(tmp_path: Path) -> None:
+    for version in (1, 2, 3):
+        save(tmp_path, version)
+    partial_folder(tmp_path, 7)
+    (tmp_path / "step-000001").rename(tmp_path / "step-000001.removed")
+    prune(tmp_path, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000003"]
+
+
+def test_a_kill_while_a_checkpoint_is_removed_leaves_none_in_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(folder: Path) -> None:
+        (folder / STATE_FILE).unlink()
+        raise Killed
+
+    folders = [save(tmp_path, version) for version in (1, 2)]
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(shutil, "rmtree", kill)
+        prune(tmp_path, keep=1)
+    assert complete_checkpoints(tmp_path) == folders[1:]
+
+
 def test_what_a_killed_run_left_is_not_mixed_into_the_next_attempt(tmp_path: Path) -> None:
     (partial_folder(tmp_path, 3) / "rank-7.safetensors").write_text("stale")
     assert not (save(tmp_path, 3) / "rank-7.safetensors").exists()
