@@ -39,6 +39,7 @@ EVALUATION_FILE = "evaluation.json"  # what mode=evaluate comes to
 CHECK_FILE = "check_teacher.json"  # what mode=check_teacher comes to
 MODEL = "model"
 LOGS = "logs"
+UNFINISHED = ".new"  # suffix of a file until it is whole
 OWN_FIRST = {LOCK_FILE, "driver.log"}  # what a start writes before it has succeeded
 # What evaluators continue, which are made before the folder is the run's. The sinks, made after, cut their own files.
 EVALUATED_FILES = (ANSWERS_FILE, HARNESS_ANSWERS_FILE)
@@ -113,14 +114,18 @@ class RunFolder:
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Makes the folder that of these settings; called once the workers have started and passed their checks.
 
-        The summary goes first: it would say that a run of the new settings is finished.
+        The summary goes with them: it would say that a run of the new settings is finished.
 
         Raises:
             CheckpointError: a file of lines that is continued is broken before its last line.
+            ConfigError: the folder cannot be written.
         """
-        move_to_earlier(self.path / SUMMARY_FILE)
-        move_to_earlier(self.path / CONFIG_FILE)
-        write_settings(self.path, settings)
+        try:
+            write_settings(self.path, settings, move_to_earlier)
+            move_to_earlier(self.path / SUMMARY_FILE)
+        except OSError as error:
+            problem = f"{self.path} cannot be written ({error.strerror})"
+            raise ConfigError("runs_dir", self.path.parent, problem, "make room there, then start again") from error
         last = self.resumed_step
         if last is not None and not is_evaluation(self.evaluated()):
             last -= 1  # answers that a kill has left of an evaluation that is made again
@@ -210,7 +215,7 @@ def _take_away(path: Path, *, with_logs: bool) -> None:
         with_logs: whether what workers have logged goes, too; where it does not, the folder stays with it.
     """
     for file in _files(path):
-        goes = file.name in OWN_FIRST or (with_logs and file.parent == path / LOGS)
+        goes = file.name in OWN_FIRST or file.suffix == UNFINISHED or (with_logs and file.parent == path / LOGS)
         if not goes and file.stat().st_size:
             return
     shutil.rmtree(path)
@@ -243,7 +248,8 @@ def _written(path: Path) -> Iterator[Path]:
     """What runs have written into the folder, except logs and the settings of a start that came to nothing."""
     for file in _files(path):
         inside = file.relative_to(path)
-        if inside.parts[0] not in (LOGS, EARLIER, LOCK_FILE, CONFIG_FILE) and file.stat().st_size:
+        is_own = inside.parts[0] not in (LOGS, EARLIER, LOCK_FILE, CONFIG_FILE) and file.suffix != UNFINISHED
+        if is_own and file.stat().st_size:
             yield file
 
 

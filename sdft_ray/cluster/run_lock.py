@@ -13,8 +13,8 @@ import os
 import socket
 import threading
 import time
+from io import FileIO
 from pathlib import Path
-from typing import TextIO
 
 from sdft_ray.errors import CheckpointError, ConfigError
 
@@ -27,18 +27,20 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # another one after every sta
 class RunLock:
     """The held lock of a folder."""
 
-    def __init__(self, file: TextIO, me: str):
+    def __init__(self, file: FileIO, path: Path, me: str):
         """Writes who holds it, and begins to touch it.
 
         Args:
             file: open and locked.
+            path: of the file.
             me: process and machine, on lines of their own.
+
+        Raises:
+            OSError: it cannot be written.
         """
-        self._file, self._me = file, me
-        self._path = Path(file.name)
+        self._file, self._path, self._me = file, path, me
         file.truncate(0)
-        file.write(me)
-        file.flush()
+        file.write(me.encode())
         self._ended = threading.Event()
         threading.Thread(target=self._beat, daemon=True, name="run-lock").start()
 
@@ -89,7 +91,8 @@ def take_lock(folder: Path, runs_dir: str, *, boot_id: str = "", watch_s: float 
         ConfigError: a run that is alive holds it, or its file system has no locks.
     """
     boot_id = boot_id or BOOT_ID.read_text().strip()
-    file = (folder / LOCK_FILE).open("a+")
+    path = folder / LOCK_FILE
+    file = FileIO(path, "a+")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -101,17 +104,24 @@ def take_lock(folder: Path, runs_dir: str, *, boot_id: str = "", watch_s: float 
         problem = f"its file system has no locks ({error.strerror})"
         raise ConfigError("runs_dir", runs_dir, problem, "choose a folder on one that has flock") from error
     holder, machine = _lines(file)
-    if machine and machine != boot_id and _is_touched(folder / LOCK_FILE, watch_s):
+    if machine and machine != boot_id and _is_touched(path, watch_s):
         file.close()
         raise _held(folder, holder)
     since = time.strftime("%Y-%m-%d %H:%M:%S")
-    return RunLock(file, f"process {os.getpid()} on {socket.gethostname()} since {since}\n{boot_id}\n")
+    try:
+        return RunLock(file, path, f"process {os.getpid()} on {socket.gethostname()} since {since}\n{boot_id}\n")
+    except OSError as error:
+        file.close()
+        problem = f"{path} cannot be written ({error.strerror})"
+        raise ConfigError(
+            "runs_dir", runs_dir, problem, "make room there, or choose a folder that can be written"
+        ) from error
 
 
-def _lines(file: TextIO) -> tuple[str, str]:
+def _lines(file: FileIO) -> tuple[str, str]:
     """Who holds a lock file, and the boot id of its machine; "" for what it does not say."""
     file.seek(0)
-    holder, _, machine = file.read().partition("\n")
+    holder, _, machine = file.read().decode(errors="replace").partition("\n")
     return holder or "another process", machine.strip()
 
 

@@ -93,7 +93,7 @@ class RunConfig:
     keep_checkpoints: int = 2  # of one run; older ones are deleted as newer ones are complete
     keep_best: str = ""  # a metric, such as evaluation/taught_accuracy: the checkpoint with its best value is kept, too
     best: Best = Best.HIGHEST  # which value of that metric is the best
-    resume: str = NEVER  # never, auto (the newest checkpoint of this run folder), or the path of a checkpoint
+    resume: str = NEVER  # never, auto (the newest sound checkpoint of this run folder), or the path of a checkpoint
     cluster: ClusterConfig = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

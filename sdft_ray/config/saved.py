@@ -1,6 +1,6 @@
 """Settings as a run folder holds them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,19 @@ def plain_settings(cfg: RunConfig) -> dict[str, Any]:
     return {str(key): value for key, value in settings.items()}
 
 
-def write_settings(run_dir: Path, settings: Mapping[str, Any]) -> None:
-    """Writes the settings of a run, as plain containers, into its folder: whole or not at all."""
+def write_settings(
+    run_dir: Path, settings: Mapping[str, Any], make_way: Callable[[Path], None] = lambda path: None
+) -> None:
+    """Writes the settings of a run, as plain containers, into its folder: whole or not at all.
+
+    Args:
+        run_dir: the folder.
+        settings: the settings.
+        make_way: moves a file that is there out of the way, once the new one has found room.
+    """
     scratch = run_dir / f"{CONFIG_FILE}.new"
     scratch.write_text(yaml.safe_dump(dict(settings), sort_keys=False))
+    make_way(run_dir / CONFIG_FILE)
     scratch.replace(run_dir / CONFIG_FILE)
 
 

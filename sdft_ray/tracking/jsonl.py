@@ -125,7 +125,7 @@ def cut_after(path: Path, step: int | None) -> list[dict[str, Any]]:
     None leaves no record. The file is replaced in one move, so a kill loses nothing.
 
     Raises:
-        CheckpointError: a line before the last is not JSON.
+        CheckpointError: a line before the last is not JSON, or there is no room.
     """
     if step is None:
         move_to_earlier(path)
@@ -136,11 +136,15 @@ def cut_after(path: Path, step: int | None) -> list[dict[str, Any]]:
     lines = [line for _, line in kept]
     whole = path.read_bytes()
     if b"".join(lines) != whole:
-        later = _without(whole, lines)
-        earlier_path(path).write_bytes(later)
-        scratch = path.with_suffix(".new")
-        scratch.write_bytes(b"".join(lines))
-        os.replace(scratch, path)
+        try:
+            earlier_path(path).write_bytes(_without(whole, lines))
+            scratch = path.with_suffix(".new")
+            scratch.write_bytes(b"".join(lines))
+            os.replace(scratch, path)
+        except OSError as error:
+            raise CheckpointError(
+                f"{path} cannot be cut back to step {step} ({error.strerror}); make room, then resume again."
+            ) from error
     return [record for record, _ in kept]
 
 

@@ -19,6 +19,7 @@ from sdft_ray.tracking.console import ConsoleSink
 from sdft_ray.tracking.earlier import move_to_earlier
 from sdft_ray.tracking.jsonl import ANSWERS_FILE, JsonLines
 from sdft_ray.tracking.summary import write_summary
+from tests.full_disk import no_file_beyond
 from tests.test_conf import compose_with
 
 ROOT = Path(__file__).parents[2]
@@ -232,6 +233,26 @@ def test_auto_takes_the_newest_complete_checkpoint(tmp_path: Path) -> None:
     again = opened(tmp_path, name="a", resume="auto")
     assert again.resumed == first.checkpoints / "step-000020"
     assert again.resumed_step == 20
+
+
+def test_a_folder_without_room_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    path = finish(tmp_path, 2)
+    before = contents(path)
+    with (
+        open_run_folder(config(tmp_path, name="a", resume="auto")) as folder,
+        no_file_beyond(5),
+        pytest.raises(ConfigError, match=r"runs_dir=.*/a cannot be written \(File too large\); make room there"),
+    ):
+        folder.begin({"num_steps": 6})
+    assert {name: content for name, content in contents(path).items() if name in before} == before | {
+        ".lock": contents(path)[".lock"]
+    }
+
+
+def test_a_new_folder_without_room_takes_no_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError), open_run_folder(config(tmp_path, name="new")) as folder, no_file_beyond(5):
+        folder.begin({"num_steps": 6})
+    assert not folder.path.exists()
 
 
 def tear(checkpoint: Path) -> None:

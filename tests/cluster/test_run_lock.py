@@ -9,6 +9,7 @@ import pytest
 
 from sdft_ray.cluster.run_lock import LOCK_FILE, take_lock
 from sdft_ray.errors import CheckpointError, ConfigError
+from tests.full_disk import no_file_beyond
 
 LEFT = "process 7 on elsewhere since 2026-01-01 00:00:00\nanother-boot\n"
 
@@ -81,3 +82,8 @@ def test_a_folder_that_is_gone_ends_no_run_by_its_lock(tmp_path: Path) -> None:
     (tmp_path / "run").rmdir()
     lock.check_held()
     lock.close()
+
+
+def test_a_start_on_a_full_disk_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    with no_file_beyond(0), pytest.raises(ConfigError, match=r"runs_dir=runs: .*\.lock cannot be written \(File too"):
+        take_lock(tmp_path, "runs")
