@@ -88,7 +88,8 @@ class SavingPlan:
     saving: Saving = Saving.BLOCKING
     max_failed_saves: int = 1  # in a row
     num_damaged: int = 0  # checkpoints that this start has passed over
-    facts: Mapping[str, Any] = field(default_factory=dict)  # of the run, which its checkpoints tell
+    # What the checkpoints tell of their run: the identity of its model, and whatever a person may want to know.
+    facts: Mapping[str, Any] = field(default_factory=lambda: {"model": {}})
     say: Callable[[str], None] = print
     check_held: Callable[[], None] = lambda: None  # raises where the run folder is no longer this run's
 
@@ -147,7 +148,8 @@ class CheckpointWriter:
             files = [answer for answer in answers if isinstance(answer, SavedFile)]
             try:
                 self._plan.check_held()
-                complete(folder, {"weight_version": version, **self._plan.facts, **state}, files)
+                state = {"weight_version": version, **self._plan.facts, **state}
+                await asyncio.to_thread(complete, folder, state, files)  # the loop goes on meanwhile
             except OSError as error:
                 why = [_why(error)]
         if why:
@@ -155,12 +157,12 @@ class CheckpointWriter:
             self._fail(version, why[0])
         else:
             self.saved_version, self._num_failed = version, 0
-            self._prune()
+            await self._prune()
 
-    def _prune(self) -> None:
+    async def _prune(self) -> None:
         best = self._plan.best.choose(self._plan.root)
         try:
-            prune(self._plan.root, self._plan.keep, best and best[0])
+            await asyncio.to_thread(prune, self._plan.root, self._plan.keep, best and best[0])
         except OSError as error:
             self._plan.say(
                 f"not removed    an old checkpoint in {self._plan.root} ({_why(error)}); the next save tries again"

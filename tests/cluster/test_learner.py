@@ -191,7 +191,7 @@ def begin(ranks: Any, folder: str, num_tokens: int, checkpoints: Path) -> Any:
             plan=plan,
             sampled=target is Target.TEACHER,
             num_report_samples=2,
-            saving=SavingPlan(root=checkpoints, keep=2, saving=saving, facts={"model": {}}),
+            saving=SavingPlan(root=checkpoints, keep=2, saving=saving),
         )
         (group.packing,) = set(packings)
         return group

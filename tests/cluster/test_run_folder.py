@@ -19,6 +19,7 @@ from sdft_ray.tracking.console import ConsoleSink
 from sdft_ray.tracking.earlier import move_to_earlier
 from sdft_ray.tracking.jsonl import ANSWERS_FILE, JsonLines
 from sdft_ray.tracking.summary import write_summary
+from tests.fakes import FakeEvaluator, FakeLearner, FakeTracker
 from tests.full_disk import no_file_beyond
 from tests.test_conf import compose_with
 
@@ -292,6 +293,27 @@ def test_a_named_checkpoint_that_is_damaged_is_refused_and_takes_no_name(tmp_pat
             name: content for name, content in before.items() if content
         }
     assert not (tmp_path / "new").exists()
+
+
+class Evaluated(Started):
+    """Roles of a run that stands behind its second step."""
+
+    def __init__(self) -> None:
+        self.evaluator = FakeEvaluator()
+        self.learner = FakeLearner(version=2)
+
+
+@pytest.mark.parametrize("is_logged", [True, False])
+def test_resumed_weights_are_evaluated_once_also_at_the_end_of_a_stage(tmp_path: Path, is_logged: bool) -> None:
+    path = finish(tmp_path, 2)
+    if is_logged:
+        with (path / "metrics.jsonl").open("a") as metrics:
+            metrics.write('{"step": 2, "time_s": 2.0, "evaluation/taught_accuracy": 1.0}\n')
+    roles, tracker, cfg = Evaluated(), FakeTracker(), config(tmp_path, name="a", resume="auto")
+    with open_run_folder(cfg) as folder:
+        asyncio.run(StartedJob(folder, cfg)._evaluate(roles, tracker))
+    assert roles.evaluator.versions == ([] if is_logged else [2])
+    assert len(tracker.evaluations) == (0 if is_logged else 1)
 
 
 @pytest.mark.parametrize("is_logged", [True, False])
