@@ -19,6 +19,7 @@ import asyncio
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -88,9 +89,9 @@ class RunFolder:
         """The final student."""
         return self.path / MODEL
 
-    @property
+    @cached_property
     def resumed_step(self) -> int | None:
-        """The step of the resumed checkpoint."""
+        """The step of the resumed checkpoint; known from the start on, since the run removes old checkpoints."""
         if self.resumed is None:
             return None
         step: int = read_state(self.resumed)["weight_version"]

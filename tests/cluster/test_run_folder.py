@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -293,6 +294,15 @@ def test_a_named_checkpoint_that_is_damaged_is_refused_and_takes_no_name(tmp_pat
             name: content for name, content in before.items() if content
         }
     assert not (tmp_path / "new").exists()
+
+
+def test_the_resumed_step_is_known_also_once_its_checkpoint_is_gone(tmp_path: Path) -> None:
+    path = finish(tmp_path, 2)
+    with open_run_folder(config(tmp_path, name="a", resume="auto")) as folder:
+        folder.begin({"num_steps": 6})
+        shutil.rmtree(path / "checkpoints/step-000002")
+        assert folder.resumed_step == 2
+        assert folder.evaluated() == set()
 
 
 class Evaluated(Started):
