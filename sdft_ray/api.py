@@ -205,7 +205,7 @@ def _logged_to(path: Path) -> Iterator[None]:
     """Sends the log messages and warnings of all libraries to a file; the terminal belongs to the run."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    handler = logging.FileHandler(path)
+    handler = _DriverLog(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO)
@@ -217,6 +217,18 @@ def _logged_to(path: Path) -> Iterator[None]:
         root.handlers[:] = handlers
         root.setLevel(level)
         handler.close()
+
+
+class _DriverLog(logging.FileHandler):
+    """A log that says nothing where it cannot be written: a full disk must not hide what the run itself has to say."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Drops the record."""
+
+    def close(self) -> None:
+        """Closes the file, with or without what was left to write."""
+        with suppress(OSError):
+            super().close()
 
 
 def _single(cfg: RunConfig) -> RunConfig:

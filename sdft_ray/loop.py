@@ -82,7 +82,8 @@ async def train(
             if cfg.evaluate_every and version % cfg.evaluate_every == 0 and not ends:
                 tracker.log_evaluation(version, await evaluator.evaluate(version))
             if cfg.checkpoint_every and (version % cfg.checkpoint_every == 0 or ends):
-                await learner.save_checkpoint(examples.state_at((version - cfg.first_step) * cfg.batch_size))
+                state = examples.state_at((version - cfg.first_step) * cfg.batch_size)
+                await learner.save_checkpoint(state, wait=ends)
             if stops:
                 raise Stopped
 

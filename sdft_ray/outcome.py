@@ -51,15 +51,22 @@ class Outcome:
 
     def _unexpected(self, error: BaseException) -> str:
         details = "".join(traceback.format_exception(error))
-        if self.log is None or not self.log.parent.is_dir():
+        if not self._logged(details):
             return details
-        with self.log.open("a") as file:
-            file.write(details)
         return f"{type(error).__name__}: {error}\nIts traceback: {self.log}"
+
+    def _logged(self, text: str) -> bool:
+        """True when the log has taken the text: a full disk must not hide the error that is being told."""
+        if self.log is None or not self.log.parent.is_dir():
+            return False
+        try:
+            with self.log.open("a") as file:
+                file.write(text)
+        except OSError:
+            return False
+        return True
 
     def _end(self, code: int, message: str) -> None:
         self.code = code
-        if self.log is not None and self.log.parent.is_dir():
-            with self.log.open("a") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} error: {message}\n")
+        self._logged(f"{time.strftime('%Y-%m-%d %H:%M:%S')} error: {message}\n")
         print(f"\nerror: {message}", file=sys.stderr, flush=True)

@@ -64,8 +64,11 @@ class Learner(Protocol):
         """
         ...
 
-    async def save_checkpoint(self, data_state: Mapping[str, Any]) -> None:
-        """Writes everything a resumed run needs; the checkpoint counts only when it is complete."""
+    async def save_checkpoint(self, data_state: Mapping[str, Any], *, wait: bool) -> None:
+        """Writes everything a resumed run needs; the checkpoint counts only when it is complete.
+
+        It may still be being written when this returns, unless `wait` is True.
+        """
         ...
 
 

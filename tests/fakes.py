@@ -113,7 +113,7 @@ class FakeLearner:
         metrics = {"learner/loss": 1.0 / self.weight_version, "loop/staleness_max": float(max(staleness))}
         return StepReport(metrics=metrics, samples=())
 
-    async def save_checkpoint(self, data_state: Mapping[str, Any]) -> None:
+    async def save_checkpoint(self, data_state: Mapping[str, Any], *, wait: bool) -> None:
         self.checkpoints.append((self.weight_version, dict(data_state)))
 
 

@@ -147,9 +147,11 @@ BEHIND_THE_WALL = {
     "ds_shape",
     "enable_backward_allreduce",
     "get_global_grad_norm",
-    "load_checkpoint",
+    "get_hp_fragment_address",
+    "grad_position",
     "param_groups",
     "set_gradient_accumulation_boundary",
+    "update_lp_params",
 }
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from sdft_ray.errors import ConfigError, WorkerError
 from sdft_ray.outcome import Outcome
+from tests.full_disk import no_file_beyond
 
 ENDS = [
     (ConfigError("a.b", 1, "is wrong", "set a.b=2"), 1, "error: a.b=1: is wrong; set a.b=2."),
@@ -54,3 +55,17 @@ def test_a_good_end_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
         pass
     assert outcome.code == 0
     assert capsys.readouterr().err == ""
+
+
+def test_an_error_on_a_full_disk_is_told_and_not_hidden_by_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for error in (ConfigError("a.b", 1, "is wrong", "set a.b=2"), ZeroDivisionError("by nothing")):
+        log = tmp_path / "driver.log"
+        log.write_text("x" * 100)
+        with no_file_beyond(100), Outcome() as outcome:
+            outcome.log = log
+            raise error
+        assert outcome.code == 1
+        told = capsys.readouterr().err
+        assert str(error) in told and "File too large" not in told

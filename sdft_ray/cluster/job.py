@@ -4,21 +4,20 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from sdft_ray.cluster.guards import check_engines, check_export
 from sdft_ray.cluster.probes import check_resumable
+from sdft_ray.cluster.resuming import go_on_from, make_saving_plan, what_differs
 from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.cluster.stages import Stage, Stages
 from sdft_ray.cluster.termination import Termination
 from sdft_ray.cluster.topology import Roles, start_roles
 from sdft_ray.config import RunConfig, Target, Wandb
-from sdft_ray.config.saved import changed_settings, flat_settings, plain_settings
-from sdft_ray.learner.checkpoint import check_state, layout, read_state
+from sdft_ray.config.saved import plain_settings
+from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.loop import LoopConfig, Stopped, train
-from sdft_ray.models.folder_check import fingerprint
 from sdft_ray.records import WorkerStatus
 from sdft_ray.report.model_card import write_model_card
 from sdft_ray.tensors import release_freed_memory
@@ -26,6 +25,7 @@ from sdft_ray.tracking.alarms import Alarms
 from sdft_ray.tracking.console import ConsoleSink
 from sdft_ray.tracking.earlier import move_to_earlier
 from sdft_ray.tracking.jsonl import JsonLines
+from sdft_ray.tracking.metrics import is_evaluation
 from sdft_ray.tracking.ray_metrics import RayMetrics
 from sdft_ray.tracking.summary import Summary, write_summary
 from sdft_ray.tracking.tracker import RunTracker
@@ -49,11 +49,12 @@ class Job:
         with ExitStack() as on_failure:
             on_failure.push(self.folder)
             check_resumable(self.inputs.probes, self.folder)
-            self._check_checkpoint()
-            self._changed_settings = self._settings_changed_since(self.folder.resumed)
+            self.console = ConsoleSink(self.inputs.num_steps)
+            self._saving = make_saving_plan(self._stages, self.folder, self.console.say)
+            go_on_from(self.folder, self._stages, self._saving)
+            self._differences = what_differs(self.folder, self._cfg, self._settings)
             on_failure.pop_all()
         self._setup_s = 0.0
-        self.console = ConsoleSink(self.inputs.num_steps)
         can_go_on = self._cfg.checkpoint_every > 0
         self._termination = Termination(self._cfg.faults.grace_s if can_go_on else 0.0, self.console.say)
 
@@ -66,7 +67,9 @@ class Job:
         with self.console, RaySession(self._cfg.cluster, self._cfg.needed_roles()) as session:
             self._termination.listen()
             self._introduce(session.dashboard)
-            roles = await start_roles(self._stages, self.folder, self.console.phase, self.console.counting)
+            roles = await start_roles(
+                self._stages, self.folder, self._saving, self.console.phase, self.console.counting
+            )
             try:
                 release_freed_memory()  # what reading model and data took
                 summary, statuses = await self._run(roles)
@@ -74,9 +77,12 @@ class Job:
                 roles.close()
             wall_s = time.monotonic() - self._started
             result = summary.build(wall_s=wall_s, setup_s=self._setup_s, statuses=statuses)
+            result["best_checkpoint"] = self._saving.best.summary(self.folder.checkpoints)
             stages = [(stage.name, stage.cfg) for stage in self._stages]
             write_model_card(self.folder.model, stages, self.inputs.num_steps, result)
             write_summary(self.folder.path, result)
+            if (best := result["best_checkpoint"]) is not None:
+                self.console.say(f"best           {best['folder']}: {best['metric']} {best['value']:.4g}")
             self.console.show_summary(result, str(self.folder.path))
 
     async def _run(self, roles: Roles) -> tuple[Summary, list[WorkerStatus]]:
@@ -85,8 +91,10 @@ class Job:
             self.console.say(f"checked        {note}")
         await self._resume(roles)
         await self._check_engines(roles)
+        roles.channel.take_metrics()  # of no step
         self.folder.begin(self._settings)
-        lines = JsonLines(self.folder.path, self.inputs.decode(keep_special=True), self.folder.resumed_step)
+        decode, resumed_step = self.inputs.decode(keep_special=True), self.folder.resumed_step
+        lines = JsonLines(self.folder.path, decode, resumed_step, self.console.say)
         summary = Summary(lines.history)
         alarms = Alarms(
             self._cfg.tracking.alarms,
@@ -95,8 +103,10 @@ class Job:
             history=lines.history,
             resumed_step=self.folder.resumed_step,
         )
-        with RunTracker([lines, summary, self.console, *self._other_sinks()]) as tracker:
+        self._saving.best.take_over(lines.history)
+        with RunTracker([lines, summary, self._saving.best, self.console, *self._other_sinks()]) as tracker:
             tracker.add_source(roles.channel.take_metrics)
+            tracker.add_source(roles.learner.checkpoints.take_metrics)
             tracker.add_watcher(alarms.watch)
             tracker.start_clock(lines.elapsed_s)
             await self._train(roles, tracker, [lines, alarms])
@@ -123,27 +133,15 @@ class Job:
             self.console.say(cfg.note)
         for note in inputs.notes:
             self.console.say(note)
-        for change in self._changed_settings:
-            self.console.say(f"resumed with   {change}")
+        for damage in self.folder.damages:
+            self.console.say(f"damaged        {damage}; its checkpoint is passed over")
+        for difference in self._differences:
+            self.console.say(f"resumed with   {difference}")
         self.console.say(f"run folder     {self.folder.path}")
         if self.folder.begins_again:
             self.console.say("no checkpoint  beginning again at step 0; what was written before moves to earlier/")
         if dashboard:
             self.console.say(f"Ray dashboard  {dashboard}  (its token: ray get-auth-token)")
-
-    def _check_checkpoint(self) -> None:
-        """Has the examples go on where the resumed checkpoint stopped, and refuses it where the run cannot go on."""
-        if self.folder.resumed is None:
-            return
-        state = read_state(self.folder.resumed)
-        check_state(
-            self.folder.resumed,
-            state,
-            layout=layout(self._cfg.learner, self._cfg.cluster.learner.num_workers),
-            num_steps=self.inputs.num_steps,
-            model=fingerprint(self.inputs.model_path),
-        )
-        self._stages.at(state["weight_version"]).inputs.examples.load_state(state["data"])
 
     async def _resume(self, roles: Roles) -> None:
         if self.folder.resumed is None:
@@ -165,7 +163,6 @@ class Job:
                 max_model_len=self.inputs.max_model_len,
                 say=self.console.say,
             )
-        roles.channel.take_metrics()  # of no step
 
     async def _train(self, roles: Roles, tracker: RunTracker, followers: Sequence[JsonLines | Alarms]) -> None:
         if roles.learner.weight_version == 0:
@@ -206,26 +203,33 @@ class Job:
                     is_asked_to_stop=lambda: self._termination.is_asked,
                 )
         except* Stopped:
-            self.console.say(f"stopped        behind step {roles.learner.weight_version}, with a checkpoint of it")
+            self._say_stopped(roles.learner)
         if self._termination.is_asked and roles.learner.weight_version < self.inputs.num_steps:
             raise asyncio.CancelledError
         await self._evaluate(roles, tracker)
 
+    def _say_stopped(self, learner: LearnerGroup) -> None:
+        version, saved = learner.weight_version, learner.checkpoints.saved_version
+        there = (
+            "with a checkpoint of it" if saved == version else f"but its checkpoint was not saved, only step {saved}'s"
+        )
+        self.console.say(f"stopped        behind step {version}, {there}")
+
     async def _evaluate(self, roles: Roles, tracker: RunTracker) -> None:
         version = roles.learner.weight_version
+        if version == self.folder.resumed_step and self._is_evaluated():
+            return
         metrics = await roles.evaluator.evaluate(version)
         if self._cfg.harness.tasks:
             metrics |= await roles.harness.evaluate(version)
         if metrics:
             tracker.log_evaluation(version, metrics)
 
-    def _settings_changed_since(self, checkpoint: Path | None) -> list[str]:
-        """What differs from the settings the resumed checkpoint was saved with: allowed, but worth knowing."""
-        if checkpoint is None:
-            return []
-        now = flat_settings(self._settings)
-        before = changed_settings(checkpoint.parents[1], self._settings)
-        return [f"{key}={now.get(key)} (was {value})" for key, value in before.items()]
+    def _is_evaluated(self) -> bool:
+        """True when the run has measured all of the resumed weights before it was stopped, the harness included."""
+        evaluated = self.folder.evaluated()
+        has_harness = any(key.startswith("harness/") for key in evaluated)
+        return is_evaluation(evaluated) and (has_harness or not self._cfg.harness.tasks)
 
     def _other_sinks(self) -> list[Any]:
         sinks: list[Any] = [RayMetrics(self.folder.path.name)]

@@ -28,7 +28,7 @@ from sdft_ray.data.reasoning import BehindMark
 from sdft_ray.evaluation.evaluator import NoEvaluation
 from sdft_ray.evaluation.progress import Counting
 from sdft_ray.learner.group import LearnerGroup
-from sdft_ray.models.folder_check import fingerprint
+from sdft_ray.learner.saving import SavingPlan
 from sdft_ray.records import WorkerStatus
 from sdft_ray.roles import Completions, Evaluator, Teacher
 from sdft_ray.rollout.completions import (
@@ -81,12 +81,13 @@ def _notes(actor: Any) -> Any:
     return actor.notes.remote()
 
 
-async def start_roles(stages: Stages, folder: RunFolder, phase: Phase, counting: Counting) -> Roles:
+async def start_roles(stages: Stages, folder: RunFolder, saving: SavingPlan, phase: Phase, counting: Counting) -> Roles:
     """Starts all workers at once and wires the roles; on failure ends what it started.
 
     Args:
         stages: of the run.
         folder: where workers and roles write.
+        saving: how checkpoints are saved.
         phase: tells the user what is going on.
         counting: the same, and how far it is.
     """
@@ -108,11 +109,9 @@ async def start_roles(stages: Stages, folder: RunFolder, phase: Phase, counting:
         learner=cfg.learner,
         loss=cfg.loss,
         plan=stages.plan,
-        model=fingerprint(inputs.model_path),
         sampled=cfg.method.completion is CompletionSource.STUDENT,
         num_report_samples=cfg.tracking.num_samples,
-        checkpoints=folder.checkpoints,
-        keep_checkpoints=cfg.keep_checkpoints,
+        saving=saving,
         answer_start=BehindMark(cfg.loss.skip_until, inputs.decode(keep_special=True)),
     )
     channel = ends_of(weights.student_channel).driver(learner.publish, cfg.weights.timeout_s)

@@ -16,7 +16,7 @@ from sdft_ray.config.evaluation import (
     Match,
 )
 from sdft_ray.config.harness import HarnessConfig, HarnessTask
-from sdft_ray.config.learner import LearnerConfig, Precision, Schedule
+from sdft_ray.config.learner import LearnerConfig, Precision, Saving, Schedule
 from sdft_ray.config.method import (
     CompletionSource,
     Divergence,
@@ -32,7 +32,7 @@ from sdft_ray.config.pool import DemonstrationSource, PoolConfig, Retriever
 from sdft_ray.config.rehearsal import RehearsalConfig
 from sdft_ray.config.report import Figures, ReportConfig
 from sdft_ray.config.rollout import RolloutConfig
-from sdft_ray.config.run import AUTO, NEVER, Mode, PlanConfig, RunConfig, TrackingConfig, Wandb
+from sdft_ray.config.run import AUTO, NEVER, Best, Mode, PlanConfig, RunConfig, TrackingConfig, Wandb
 from sdft_ray.config.show import Choice, ShowConfig
 from sdft_ray.config.stages import StageBoundaryConfig
 from sdft_ray.config.teacher import Payload, Tail, TeacherBackend, TeacherConfig, TeacherContext, TeacherWeights
@@ -47,6 +47,7 @@ __all__ = [
     "OnBadRow",
     "PRIOR",
     "AlarmsConfig",
+    "Best",
     "Channel",
     "CheckConfig",
     "Choice",
@@ -83,6 +84,7 @@ __all__ = [
     "RolePlacement",
     "RolloutConfig",
     "RunConfig",
+    "Saving",
     "Schedule",
     "Tail",
     "Target",

@@ -11,5 +11,8 @@ class FaultsConfig:
 
     grace_s: float = 60.0  # seconds a step may go on after SIGTERM, so that a checkpoint follows it; 0 ends at once
 
+    max_failed_saves: int = 3  # checkpoints in a row that may fail to be written before the run stops
+
     def __post_init__(self) -> None:
+        at_least(1, "faults.max_failed_saves", self.max_failed_saves)
         at_least(0, "faults.grace_s", self.grace_s)

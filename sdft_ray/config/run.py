@@ -38,6 +38,13 @@ class Mode(Enum):
     report = auto()  # make a page of the run folders in `runs`; needs no cluster
 
 
+class Best(Enum):
+    """Which value of `keep_best` is the best."""
+
+    HIGHEST = auto()
+    LOWEST = auto()
+
+
 @dataclass(kw_only=True)
 class PlanConfig:
     """What mode=plan reckons with."""
@@ -86,7 +93,9 @@ class RunConfig:
     max_staleness: int = 0  # steps the completions may lag behind the weights; 0 is exactly on-policy
     checkpoint_every: int = 50  # steps, and after the last of a run; 0 keeps only the final model, and cannot resume
     keep_checkpoints: int = 2  # of one run; older ones are deleted as newer ones are complete
-    resume: str = NEVER  # never, auto (the newest checkpoint of this run folder), or the path of a checkpoint
+    keep_best: str = ""  # a metric, such as evaluation/taught_accuracy: the checkpoint with its best value is kept, too
+    best: Best = Best.HIGHEST  # which value of that metric is the best
+    resume: str = NEVER  # never, auto (the newest sound checkpoint of this run folder), or the path of a checkpoint
     cluster: ClusterConfig = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -122,6 +131,7 @@ class RunConfig:
         at_least(1, "keep_checkpoints", self.keep_checkpoints)
         self.model.dtype = self.model.dtype.settled(on_gpu=self.cluster.num_gpus > 0)
         self.learner.precision = self.learner.precision.settled(on_gpu=self.cluster.learner.device == "cuda")
+        self.learner.saving = self.learner.saving.settled(on_gpu=self.cluster.learner.device == "cuda")
         self.learner.check_masters()
         self.weights.check_fit(self.cluster, self.teacher, self.model)
         if self.method.target is Target.TEACHER:

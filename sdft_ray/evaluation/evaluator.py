@@ -1,7 +1,6 @@
 """The evaluator: asks the rollout workers, which hold the student, and scores what they say."""
 
 import asyncio
-import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,8 @@ from sdft_ray.evaluation.probes import Probe
 from sdft_ray.evaluation.questions import Question
 from sdft_ray.evaluation.scorers import Gold, Score, score
 from sdft_ray.statistics import pass_at_k
-from sdft_ray.tracking.jsonl import ANSWERS_FILE
+from sdft_ray.tracking.jsonl import ANSWERS_FILE, line_of
+from sdft_ray.tracking.line_file import LineFile
 
 
 class Respondent(Protocol):
@@ -86,7 +86,7 @@ class RolloutEvaluator:
         self._seed = seed
         self._probes = probes
         self._answer_start = answer_start
-        self._answers = run_dir / ANSWERS_FILE
+        self._answers = LineFile(run_dir / ANSWERS_FILE)
 
     async def evaluate(self, version: int) -> dict[str, float]:
         """Metrics of the student's weights of `version`; none where there is nothing to ask."""
@@ -128,8 +128,7 @@ class RolloutEvaluator:
             if settings.num_samples:
                 record |= {"num_samples": len(samples), "num_right": sum(samples)}
             records.append(record)
-        with self._answers.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        self._answers.write(line_of(record) for record in records)
         return {
             **_accuracies(name, settings, [given for _, given, _ in greedy]),
             **self._unfinished(name, [is_finished for _, _, is_finished in greedy]),

@@ -6,7 +6,7 @@ collective.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import deepspeed
@@ -17,13 +17,15 @@ from transformers.integrations import HfDeepSpeedConfig
 
 from sdft_ray.config import LearnerConfig, ModelConfig, Precision
 from sdft_ray.learner.compile_lock import clear_compile_locks
+from sdft_ray.learner.fragment_files import Piece
 from sdft_ray.learner.objective import LossOf, Student, check_partitioned_head
 from sdft_ray.learner.persistent_grads import allocate_gradients
 from sdft_ray.models.network import check_finite, check_head, load_network
 from sdft_ray.models.state import copy_buffers, saved_buffers
 from sdft_ray.weights.fragments import Fragment, Shapes
 
-TAG = "student"  # the folder of DeepSpeed's own files in a checkpoint
+STUDENT = "student"  # the kind of the fp32 masters in a checkpoint; the moments go by the optimizer's names
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of AdamW, beside its count of steps
 
 
 class StudentEngine:
@@ -38,6 +40,7 @@ class StudentEngine:
             ModelError: a weight is NaN or infinite, or the network's head is of an unknown kind.
         """
         clear_compile_locks()
+        self._stage = cfg.zero_stage
         deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo")
         settings = deepspeed_settings(cfg)
         # transformers asks a weak reference to this object whether to load in parts: it must outlive the loading.
@@ -153,14 +156,69 @@ class StudentEngine:
         for name, _, values in allocate(list(self.masters())):
             parameters[name].data = values.view_as(parameters[name])
 
-    def save(self, folder: str) -> None:
-        """Writes weights and optimizer of this rank."""
-        self._engine.save_checkpoint(folder, tag=TAG)
+    def pieces(self) -> Iterator[Piece]:
+        """What a checkpoint needs of this rank's masters and moments; views, each value on exactly one rank."""
+        parameters = dict(self.network.named_parameters())
+        for name, start, values in self.masters():
+            yield Piece(STUDENT, name, start, values)
+            state, offset = self._moments_of(parameters[name], start)
+            for moment in MOMENTS:
+                if moment in state:
+                    flat = state[moment].view(-1)
+                    yield Piece(moment, name, start, flat[offset : offset + values.numel()])
 
-    def load(self, folder: str) -> bool:
-        """Restores what `save` wrote; False where the files are missing."""
-        path, _ = self._engine.load_checkpoint(folder, tag=TAG)
-        return path is not None
+    def num_updates(self) -> dict[str, float]:
+        """The optimizer's count of steps by the name of the parameter."""
+        parameters = dict(self.network.named_parameters())
+        counts = {name: self._moments_of(parameters[name], start)[0].get("step") for name, start, _ in self.masters()}
+        return {name: float(count) for name, count in counts.items() if count is not None}
+
+    @torch.no_grad()
+    def restore(self, read: Callable[[str, str, int, int], torch.Tensor], num_updates: Mapping[str, float]) -> None:
+        """Takes over masters and moments, whatever layout they were saved from.
+
+        Args:
+            read: kind, parameter, start and number of elements to their values [elements] in host memory.
+            num_updates: the optimizer's count of steps; a parameter that is not in it has no moments.
+        """
+        parameters = dict(self.network.named_parameters())
+        for name, start, values in self._trained():
+            values.copy_(read(STUDENT, name, start, values.numel()))
+            if name in num_updates:
+                state, offset = self._moments_of(parameters[name], start, make=True)
+                state["step"].fill_(num_updates[name])
+                for moment in MOMENTS:
+                    flat = state[moment].view(-1)
+                    flat[offset : offset + values.numel()].copy_(read(moment, name, start, values.numel()))
+        optimizer = self._engine.optimizer
+        if self._stage == 3:  # as behind a step: what is computed with is made of the masters
+            optimizer._partition_all_parameters()
+            for group in range(len(optimizer.fp32_partitioned_groups_flat)):
+                optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        elif self._stage > 0:
+            optimizer.update_lp_params()
+
+    def _trained(self) -> Iterator[Fragment]:
+        """The fp32 weights that this rank's optimizer updates: without ZeRO every rank's all of them."""
+        if self._stage > 0:
+            yield from self.masters()
+        else:
+            yield from (Fragment(name, 0, param.data.view(-1)) for name, param in self.network.named_parameters())
+
+    def _moments_of(self, param: torch.nn.Parameter, start: int, *, make: bool = False) -> tuple[dict[str, Any], int]:
+        """The optimizer's state of a fragment of `param`, and where the fragment begins in its flat tensors.
+
+        Args:
+            param: the parameter.
+            start: of the fragment.
+            make: whether a state that no step has made yet is made.
+        """
+        key, offset = optimizer_place(self._engine.optimizer, param, start)
+        state = self._engine.basic_optimizer.state[key]
+        if make and not state:
+            state["step"] = torch.zeros((), dtype=torch.float32, device=key.device)
+            state |= {moment: torch.zeros_like(key, requires_grad=False) for moment in MOMENTS}
+        return state, offset
 
     def _set_learning_rate(self, learning_rate: float) -> None:
         for group in self._engine.optimizer.param_groups:
@@ -180,6 +238,20 @@ def master_fragment(name: str, param: torch.nn.Parameter, rank: int, num_ranks: 
         return Fragment(name, mapping.lp_fragment_address.start, mapping.get_hp_fragment().view(-1))
     size = -(-param.numel() // num_ranks)  # without ZeRO every rank holds all of it, and owns an equal part
     return Fragment(name, rank * size, param.data.view(-1)[rank * size : (rank + 1) * size])
+
+
+def optimizer_place(optimizer: Any, param: torch.nn.Parameter, start: int) -> tuple[torch.Tensor, int]:
+    """The tensor by which an optimizer files the moments of one parameter, and where a fragment's begin in them."""
+    if hasattr(param, "ds_id"):
+        group, offset, _ = optimizer.grad_position[optimizer.get_param_id(param)]
+        return optimizer.fp32_partitioned_groups_flat[group], offset
+    if hasattr(param, "_hp_mapping"):
+        mapping = param._hp_mapping
+        # ZeRO 1 in bf16 is another class of DeepSpeed's than ZeRO 2.
+        name = "single_partition_of_fp32_groups"
+        flats = getattr(optimizer, name if hasattr(optimizer, name) else "fp32_groups_flat_partition")
+        return flats[mapping.param_group_index], mapping.get_hp_fragment_address().start
+    return param, start
 
 
 def deepspeed_settings(cfg: LearnerConfig) -> dict[str, Any]:

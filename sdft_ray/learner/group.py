@@ -11,6 +11,7 @@ from sdft_ray.data.copying import copied_share
 from sdft_ray.data.reasoning import AnswerStart, at_once
 from sdft_ray.learner import checkpoint
 from sdft_ray.learner.metrics import step_metrics
+from sdft_ray.learner.saving import CheckpointWriter, SavingPlan
 from sdft_ray.learner.schedule import Round, StagePlan, WeightedSample, cut_rounds, token_weights
 from sdft_ray.models.packing import Packing
 from sdft_ray.records import GuardRow, MatmulSeconds, Publication, Sample, SampleReport, StepReport, TokenViews
@@ -29,11 +30,9 @@ class LearnerGroup:
         learner: LearnerConfig,
         loss: LossConfig,
         plan: StagePlan,
-        model: str,
         sampled: bool,
         num_report_samples: int,
-        checkpoints: Path,
-        keep_checkpoints: int,
+        saving: SavingPlan,
         answer_start: AnswerStart = at_once,
     ):
         """Knows its ranks; `answer_start` says where the loss of a completion may begin, see `loss.skip_until`."""
@@ -42,12 +41,10 @@ class LearnerGroup:
         self._learner = learner
         self._loss = loss
         self._plan = plan
-        self._model = model  # a fingerprint of model.path
         self.packing = Packing.END_TO_END  # the ranks tell what their network computes when they start
         self._sampled = sampled
         self._num_report_samples = num_report_samples
-        self._checkpoints = checkpoints
-        self._keep = keep_checkpoints
+        self.checkpoints = CheckpointWriter(workers, saving)
         self._answer_start = answer_start
         self._matmuls: list[MatmulSeconds] = []
 
@@ -170,27 +167,21 @@ class LearnerGroup:
         publications = await self.workers.on_all(lambda actor: actor.publish.remote(kind))
         return next(publication for publication in publications if publication is not None)
 
-    async def save_checkpoint(self, data_state: Mapping[str, Any]) -> None:
+    async def save_checkpoint(self, data_state: Mapping[str, Any], *, wait: bool) -> None:
         """See `roles.Learner.save_checkpoint`."""
-        folder = checkpoint.partial_folder(self._checkpoints, self.weight_version)
-        await self.workers.on_all(lambda actor: actor.save.remote(str(folder)))
-        state = {"weight_version": self.weight_version, "data": dict(data_state), "layout": self._layout()}
-        state["model"] = self._model
-        checkpoint.complete(folder, state, self._keep)
+        state = {"data": dict(data_state), "layout": checkpoint.layout(self._learner, self.workers.size)}
+        await self.checkpoints.save(self.weight_version, state, wait=wait)
 
     async def resume(self, folder: Path) -> None:
-        """Restores the checkpoint in `folder`.
+        """Restores the checkpoint in `folder`, which may be of another layout.
 
         Raises:
-            CheckpointError: it is incomplete, or as `checkpoint.check_state`.
+            CheckpointError: it is of another network or method.
         """
-        state = checkpoint.read_state(folder)
-        layout, num_steps = self._layout(), self._plan.num_steps
-        checkpoint.check_state(folder, state, layout=layout, num_steps=num_steps, model=self._model)
-        version = state["weight_version"]
+        version = checkpoint.read_state(folder)["weight_version"]
         versions = await self.workers.on_all(lambda actor: actor.load.remote(str(folder), version))
         self.workers.confirm_version(versions, version)
-        self.weight_version = version
+        self.weight_version = self.checkpoints.saved_version = version
 
     async def export(self, folder: Path) -> None:
         """Writes the student as a Hugging Face folder (without a tokenizer)."""
@@ -205,6 +196,3 @@ class LearnerGroup:
         """Logprobs [T, nats] of the completion tokens of every row at temperature 1."""
         answers: list[list[tuple[float, ...]]] = await self.workers.on_all(lambda actor: actor.logprobs.remote(rows))
         return answers[0]
-
-    def _layout(self) -> dict[str, Any]:
-        return checkpoint.layout(self._learner, self.workers.size)

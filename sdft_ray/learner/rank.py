@@ -7,16 +7,19 @@ have to make the same calls in the same order: each contains collectives.
 import math
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
-from sdft_ray.errors import NonFiniteError
-from sdft_ray.learner.checkpoint import load_rank, save_rank
+from sdft_ray.errors import CheckpointError, NonFiniteError
+from sdft_ray.learner.checkpoint import load_rank, rank_metadata, rank_pieces, write_rank
 from sdft_ray.learner.engine import StudentEngine
 from sdft_ray.learner.export import export_gap, export_student, full_state
+from sdft_ray.learner.manifest import SavedFile
 from sdft_ray.learner.metrics import OpenStep, token_sums, views_by_sample
 from sdft_ray.learner.objective import Objective, check_loss
 from sdft_ray.learner.roofline import matmul_seconds, measure_matmul
@@ -66,6 +69,8 @@ class LearnerRank:
         self._average = self._make_average()
         self.weight_version = 0
         self._step = OpenStep()
+        self._writer = ThreadPoolExecutor(1)
+        self._writing: Future[SavedFile | str]
         self._make_teacher_head = teacher_head_maker(
             settings,
             self._heads,
@@ -153,9 +158,23 @@ class LearnerRank:
         """Joins the rollout engines, to which the student's weights are pushed from now on; tells what will go."""
         return self._senders[WeightKind.STUDENT].connect(meeting)
 
-    def save(self, folder: str) -> None:
-        """Writes this rank's part of a checkpoint."""
-        save_rank(Path(folder), self._engine, self._average, self._rank)
+    def save(self, folder: str, background: bool) -> SavedFile | str | None:
+        """Writes this rank's part of a checkpoint, or copies it into host memory and begins to write.
+
+        Returns:
+            As `saved`.
+        """
+        pieces = rank_pieces(self._engine, self._average, self._rank)
+        write = partial(write_rank, Path(folder), self._rank, metadata=rank_metadata(self._engine))
+        if not background:
+            return write(pieces)
+        copies = [piece._replace(values=piece.values.detach().to("cpu", copy=True)) for piece in pieces]
+        self._writing = self._writer.submit(write, copies)
+        return None
+
+    def saved(self) -> SavedFile | str | None:
+        """The file that this rank has written, why it could not be written, or None while it is being written."""
+        return self._writing.result() if self._writing.done() else None
 
     def load(self, folder: str, version: int) -> int:
         """Restores this rank's part of a checkpoint; returns the weight version it now holds."""
@@ -168,12 +187,21 @@ class LearnerRank:
         """Writes the student as an ordinary Hugging Face folder, from rank 0; every rank has to call it.
 
         In the precision it was trained in, whatever the workers hold.
+
+        Raises:
+            CheckpointError: it cannot be written.
         """
         release_freed_memory()  # makes room for a copy of the weights
         precision = self._settings.learner.precision
         state = self._state(WeightKind.STUDENT, TORCH_DTYPE[precision])
         if self._rank == 0:
-            export_student(self._network, state, Path(folder), Path(self._settings.model_path), precision)
+            try:
+                export_student(self._network, state, Path(folder), Path(self._settings.model_path), precision)
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(
+                    f"the model could not be written to {folder} ({error}); make room or mend the disk, then write it "
+                    "from the last checkpoint with resume=auto."
+                ) from error
 
     def logprobs(self, rows: Sequence[GuardRow]) -> list[tuple[float, ...]]:
         """Logprobs [T, nats] of the completion tokens of every row at temperature 1; every rank has to call it."""

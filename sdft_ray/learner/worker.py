@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import ray
 import torch
 
+from sdft_ray.learner.manifest import SavedFile
 from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.models.packing import Packing
 from sdft_ray.records import GuardRow, MatmulSeconds, Microbatch, Publication, RankReport, TokenViews
@@ -77,9 +78,13 @@ class LearnerWorker(Worker):
         """Joins the rollout engines, to which the student's weights are pushed from now on."""
         return self._inner.connect(meeting)
 
-    def save(self, folder: str) -> None:
-        """Writes this rank's part of a checkpoint."""
-        self._inner.save(folder)
+    def save(self, folder: str, background: bool) -> SavedFile | str | None:
+        """Writes this rank's part of a checkpoint, or begins to."""
+        return self._inner.save(folder, background)
+
+    def saved(self) -> SavedFile | str | None:
+        """What the write that `save` began has come to."""
+        return self._inner.saved()
 
     def load(self, folder: str, version: int) -> int:
         """Restores this rank's part of a checkpoint; returns the weight version it now holds."""

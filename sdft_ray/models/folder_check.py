@@ -5,7 +5,6 @@ So renamings, merged experts, tied heads, and tensors that a network of transfor
 (`_keys_to_ignore_on_load_unexpected`) count as they do where a worker loads. Only the headers of the files are read.
 """
 
-import hashlib
 import json
 import pickle
 import zipfile
@@ -24,7 +23,6 @@ from sdft_ray.models.folder import Reading, read_config
 from sdft_ray.models.network import PLAIN, WEIGHTS_FILE, check_finite
 
 WEIGHTS = (WEIGHTS_FILE, "pytorch_model.bin")  # what transformers looks for, in this order; or an index of several
-SAMPLED_BYTES = 2**20  # at each end of a file
 ANEW = "download or copy the model anew"
 # How a configuration shows that no network can be built from it.
 CANNOT_BUILD = (ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError)
@@ -107,22 +105,6 @@ def check_values(key: str, path: str, folder: str) -> None:
     named = f"{key}={path}"
     for file in weight_files(named, folder):
         check_finite(f"{named}: {file.name}", _tensors(named, file, "cpu"))
-
-
-def fingerprint(folder: str) -> str:
-    """What tells the weights of a model folder from any others, wherever it lies: its files' sizes and ends.
-
-    A safetensors file begins with the names and shapes of its tensors and ends with values.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for file in weight_files(folder, folder):
-        size = file.stat().st_size
-        digest.update(f"{file.name} {size} ".encode())
-        with file.open("rb") as content:
-            digest.update(content.read(SAMPLED_BYTES))
-            content.seek(max(0, size - SAMPLED_BYTES))
-            digest.update(content.read())
-    return digest.hexdigest()
 
 
 def weight_files(named: str, folder: str) -> list[Path]:

@@ -27,6 +27,7 @@ from typing import Any
 
 from sdft_ray.config import AlarmsConfig
 from sdft_ray.tracking.jsonl import cut_after, line_of
+from sdft_ray.tracking.line_file import LineFile
 
 ALARMS_FILE = "alarms.jsonl"
 COUNTED = "learner/counted_tokens"
@@ -88,6 +89,7 @@ class Alarms:
         self.begin_stage("")
         self._path = run_dir / ALARMS_FILE
         cut_after(self._path, resumed_step)
+        self._lines = LineFile(self._path, say)
         for line in history:
             self.begin_stage(line.get("stage", ""))
             self._observe(line["step"], line)
@@ -174,8 +176,7 @@ class Alarms:
 
     def _write(self, text: str, **fields: str | float) -> None:
         self._say(text)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(line_of(fields | {"text": text}))
+        self._lines.write([line_of(fields | {"text": text})])
 
 
 def _is_number(value: float | None) -> bool:

@@ -17,6 +17,7 @@ from sdft_ray.errors import CheckpointError
 from sdft_ray.records import SampleReport
 from sdft_ray.tracking.disagreements import disagreement_rows
 from sdft_ray.tracking.earlier import earlier_path, move_to_earlier
+from sdft_ray.tracking.line_file import LineFile
 
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
@@ -30,14 +31,17 @@ Decode = Callable[[tuple[int, ...]], str]
 class JsonLines:
     """The sink that writes both files."""
 
-    def __init__(self, run_dir: Path, decode: Decode, resumed_step: int | None = None):
-        """Opens the files.
+    def __init__(
+        self, run_dir: Path, decode: Decode, resumed_step: int | None = None, say: Callable[[str], None] = print
+    ):
+        """Begins the files, or goes on with them.
 
         Args:
             run_dir: the run folder.
             decode: token ids to text, special tokens included.
             resumed_step: the step of the checkpoint that is resumed; lines beyond it move to earlier/ since their
                 steps are taken again. None begins new files.
+            say: is told when a file cannot be written; see `LineFile`.
 
         Raises:
             CheckpointError: a line before the last is not JSON.
@@ -47,8 +51,8 @@ class JsonLines:
         # The metric lines of the run before it was resumed.
         self.history = cut_after(run_dir / METRICS_FILE, resumed_step)
         cut_after(run_dir / SAMPLES_FILE, resumed_step)
-        self._metrics = (run_dir / METRICS_FILE).open("a", encoding="utf-8")
-        self._samples = (run_dir / SAMPLES_FILE).open("a", encoding="utf-8")
+        self._metrics = LineFile(run_dir / METRICS_FILE, say)
+        self._samples = LineFile(run_dir / SAMPLES_FILE, say)
 
     @property
     def elapsed_s(self) -> float:
@@ -64,16 +68,13 @@ class JsonLines:
     ) -> None:
         """Writes one line of metrics and one a sample."""
         self.log_evaluation(step, time_s, metrics)
-        for sample in samples:
-            self._samples.write(line_of(self._sample(step, sample)))
-        self._samples.flush()
+        self._samples.write(line_of(self._sample(step, sample)) for sample in samples)
 
     def log_evaluation(self, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
         """Writes one line of metrics."""
         finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
         place = {"step": step, "time_s": round(time_s, 3)} | ({"stage": self._stage} if self._stage else {})
-        self._metrics.write(line_of(place | finite))
-        self._metrics.flush()
+        self._metrics.write([line_of(place | finite)])
 
     def close(self) -> None:
         """Closes both files."""
@@ -126,7 +127,7 @@ def cut_after(path: Path, step: int | None) -> list[dict[str, Any]]:
     None leaves no record. The file is replaced in one move, so a kill loses nothing.
 
     Raises:
-        CheckpointError: a line before the last is not JSON.
+        CheckpointError: a line before the last is not JSON, or there is no room.
     """
     if step is None:
         move_to_earlier(path)
@@ -137,11 +138,15 @@ def cut_after(path: Path, step: int | None) -> list[dict[str, Any]]:
     lines = [line for _, line in kept]
     whole = path.read_bytes()
     if b"".join(lines) != whole:
-        later = _without(whole, lines)
-        earlier_path(path).write_bytes(later)
-        scratch = path.with_suffix(".new")
-        scratch.write_bytes(b"".join(lines))
-        os.replace(scratch, path)
+        try:
+            earlier_path(path).write_bytes(_without(whole, lines))
+            scratch = path.with_suffix(".new")
+            scratch.write_bytes(b"".join(lines))
+            os.replace(scratch, path)
+        except OSError as error:
+            raise CheckpointError(
+                f"{path} cannot be cut back to step {step} ({error.strerror}); make room, then resume again."
+            ) from error
     return [record for record, _ in kept]
 
 

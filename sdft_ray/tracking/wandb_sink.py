@@ -53,7 +53,7 @@ class WandbSink:
         self._decode = decode
         self._disagreements: list[dict[str, Any]] = []  # of the samples since the last table
         id_file = run_dir / RUN_ID_FILE
-        run_id = id_file.read_text() if resumed and id_file.exists() else None
+        run_id = (id_file.read_text() if resumed and id_file.exists() else "") or None  # a full disk leaves it empty
         try:
             self._run = wandb.init(
                 project=cfg.wandb_project,

@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sdft_ray.errors import CheckpointError
 from sdft_ray.records import ParameterEntry
 from sdft_ray.tensors import one_thread, to_array
 from sdft_ray.weights.buckets import plan_buckets
@@ -121,25 +120,10 @@ class TeacherAverage:
         """The averaged weights of this rank."""
         return iter(self._fragments)
 
-    def state_dict(self) -> dict[str, tuple[int, torch.Tensor]]:
-        """Start and values by parameter name."""
-        return {name: (start, values) for name, start, values in self._fragments}
-
-    def load_state_dict(self, state: dict[str, tuple[int, torch.Tensor]]) -> None:
-        """Restores `state_dict`.
-
-        Raises:
-            CheckpointError: it was made with another partition of the weights.
-        """
-        own = {name: (start, values.numel()) for name, start, values in self._fragments}
-        saved = {name: (start, values.numel()) for name, (start, values) in state.items()}
-        if own != saved:
-            raise CheckpointError(
-                "the checkpoint's moving average was cut for other ranks or another ZeRO stage; "
-                "resume with the number of learner workers and the learner.zero_stage it was saved with."
-            )
-        for name, _, values in self._fragments:
-            values.copy_(state[name][1])
+    def restore(self, read: Callable[[str, int, int], torch.Tensor]) -> None:
+        """Takes over saved values; `read` takes parameter, start and number of elements to values [elements]."""
+        for name, start, values in self._fragments:
+            values.copy_(read(name, start, values.numel()))
 
 
 def blend(ema: Tensor, student: Tensor, ema_decay: float) -> None:

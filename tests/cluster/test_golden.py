@@ -22,6 +22,7 @@ from sdft_ray.config import (
     TeacherConfig,
 )
 from sdft_ray.learner.group import LearnerGroup
+from sdft_ray.learner.saving import SavingPlan
 from sdft_ray.learner.schedule import LearnerStage, StagePlan
 from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.learner.worker import LearnerWorker
@@ -101,11 +102,9 @@ def begin(rank: Any, folder: str, case: golden.Case) -> LearnerGroup:
         learner=learner,
         loss=case.loss,
         plan=plan,
-        model="",
         sampled=case.target is Target.TEACHER,
         num_report_samples=golden.BATCH_SIZE,
-        checkpoints=Path("no-checkpoints"),
-        keep_checkpoints=1,
+        saving=SavingPlan(root=Path("no-checkpoints"), keep=1),
     )
     group.packing = packing
     return group

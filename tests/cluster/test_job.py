@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sdft_ray.learner.export import UNVERIFIED_FILE
 from tests.cluster.command import ROOT, SETTINGS, users_environment
 
-NOT_REPEATED = {"learner/matmul_share", "weights/published_bytes"}
+NOT_REPEATED = {"learner/matmul_share"}
 EVALUATED = [
     "+evaluation.sets.taught='builtin:facts:taught[:4]'",
     "evaluation.general='builtin:general:test[:4]'",

@@ -28,6 +28,7 @@ from sdft_ray.config import (
     Payload,
     Precision,
     RolloutConfig,
+    Saving,
     Schedule,
     StageBoundaryConfig,
     Target,
@@ -37,6 +38,8 @@ from sdft_ray.config import (
 from sdft_ray.errors import CheckpointError, NonFiniteError, WeightVersionError
 from sdft_ray.learner.checkpoint import read_state
 from sdft_ray.learner.group import LearnerGroup
+from sdft_ray.learner.manifest import check_sound
+from sdft_ray.learner.saving import SavingPlan
 from sdft_ray.learner.schedule import LearnerStage, StagePlan
 from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.learner.worker import LearnerWorker
@@ -117,7 +120,12 @@ def ranks(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture
-def begin(ranks: Any, folder: str, num_tokens: int, tmp_path: Path) -> Any:
+def checkpoints(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoints"
+
+
+@pytest.fixture
+def begin(ranks: Any, folder: str, num_tokens: int, checkpoints: Path) -> Any:
     """Starts a group of `size` ranks with the given settings."""
 
     def make(
@@ -129,6 +137,7 @@ def begin(ranks: Any, folder: str, num_tokens: int, tmp_path: Path) -> Any:
         channel: Channel = Channel.OBJECT_STORE,
         num_stages: int = 1,
         stage_boundary: StageBoundaryConfig | None = None,
+        saving: Saving = Saving.BLOCKING,
         **learner: Any,
     ) -> LearnerGroup:
         actors, (address, port), logs = ranks[size]
@@ -180,11 +189,9 @@ def begin(ranks: Any, folder: str, num_tokens: int, tmp_path: Path) -> Any:
             learner=cfg,
             loss=loss,
             plan=plan,
-            model="",
             sampled=target is Target.TEACHER,
             num_report_samples=2,
-            checkpoints=tmp_path / "checkpoints",
-            keep_checkpoints=2,
+            saving=SavingPlan(root=checkpoints, keep=2, saving=saving),
         )
         (group.packing,) = set(packings)
         return group
@@ -423,10 +430,10 @@ def test_a_teacher_that_averages_the_student_itself_is_the_learner_s_average_als
     for batch in batches[:2]:
         train(group, [batch])
         load(group, pool)
-    asyncio.run(group.save_checkpoint({}))
+    asyncio.run(group.save_checkpoint({}, wait=True))
 
     resumed = begin(2, zero_stage=2, channel=channel, learning_rate=0.01)
-    asyncio.run(resumed.resume(resumed._checkpoints / "step-000002"))
+    asyncio.run(resumed.resume(tmp_path / "checkpoints" / "step-000002"))
     pool = pool_of(resumed)
     load(resumed, pool)
     train(resumed, batches[2:])
@@ -511,37 +518,94 @@ def sequence_of(batches: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return rollout.prompt_tokens, rollout.completion_tokens
 
 
-@pytest.mark.parametrize(("size", "stage"), [(1, 0), (2, 2), (2, 3)])
-def test_a_checkpoint_goes_on_as_if_nothing_had_happened(begin: Any, batches: Any, size: int, stage: int) -> None:
-    group = begin(size, zero_stage=stage)
-    train(group, batches[:2])
-    asyncio.run(group.save_checkpoint({"num_examples": 12}))
-    expected = train(group, batches[2:])[0]["learner/loss"]
+@pytest.mark.parametrize(
+    ("size", "stage", "saving", "precision"),
+    [
+        (1, 0, Saving.BLOCKING, Precision.FLOAT32),
+        (1, 1, Saving.BLOCKING, Precision.BFLOAT16),
+        (2, 2, Saving.BACKGROUND, Precision.FLOAT32),
+        (2, 2, Saving.BLOCKING, Precision.BFLOAT16),
+        (2, 3, Saving.BLOCKING, Precision.FLOAT32),
+    ],
+)
+def test_a_checkpoint_goes_on_as_if_nothing_had_happened(
+    begin: Any, batches: Any, checkpoints: Path, size: int, stage: int, saving: Saving, precision: Precision
+) -> None:
+    """In the background the third step is trained before the second one's weights are on the disk."""
+    group = begin(size, zero_stage=stage, saving=saving, precision=precision)
+    (expected,) = save_and_go_on(group, batches)
     student, average = weights_of(group, WeightKind.STUDENT), weights_of(group, WeightKind.EMA)
 
-    resumed = begin(size, zero_stage=stage)
-    assert read_state(resumed._checkpoints / "step-000002")["data"] == {"num_examples": 12}
-    asyncio.run(resumed.resume(resumed._checkpoints / "step-000002"))
+    resumed = begin(size, zero_stage=stage, precision=precision)
+    check_sound(checkpoints / "step-000002")
+    assert read_state(checkpoints / "step-000002")["data"] == {"num_examples": 12}
+    asyncio.run(resumed.resume(checkpoints / "step-000002"))
     assert train(resumed, batches[2:])[0]["learner/loss"] == expected
     assert_close(weights_of(resumed, WeightKind.STUDENT), student, 0.0)
     assert_close(weights_of(resumed, WeightKind.EMA), average, 0.0)
 
 
-def test_a_checkpoint_of_another_layout_is_refused(begin: Any, batches: Any) -> None:
-    group = begin(1, zero_stage=1)
-    train(group, batches[:1])
-    asyncio.run(group.save_checkpoint({}))
-    other = begin(1, zero_stage=2)
-    with pytest.raises(CheckpointError, match="learner.zero_stage"):
-        asyncio.run(other.resume(other._checkpoints / "step-000001"))
+def save_and_go_on(group: LearnerGroup, batches: Any) -> list[float]:
+    """Two steps, a checkpoint, and the third step's loss."""
+
+    async def steps() -> list[float]:
+        for batch in batches[:2]:
+            await group.step(arriving(batch))
+        await group.save_checkpoint({"num_examples": 12}, wait=False)
+        losses = [(await group.step(arriving(batch))).metrics["learner/loss"] for batch in batches[2:]]
+        await group.checkpoints.finish()
+        return losses
+
+    return asyncio.run(steps())
 
 
-def test_only_the_newest_checkpoints_are_kept(begin: Any, batches: Any) -> None:
+RESHARDED = {
+    "1 rank to 2": ((1, 2), (2, 2)),
+    "2 ranks to 1, ZeRO 3 to 0": ((2, 3), (1, 0)),
+    "ZeRO 0 to 2": ((2, 0), (2, 2)),
+    "ZeRO 0 on two ranks to 3": ((2, 0), (2, 3)),
+    "1 rank to 2 without ZeRO": ((1, 0), (2, 0)),
+}
+
+
+@pytest.mark.parametrize("what", RESHARDED)
+def test_a_checkpoint_is_resumed_on_other_ranks_and_in_another_zero_stage(
+    begin: Any, batches: Any, checkpoints: Path, what: str
+) -> None:
+    """Ranks sum in other orders, so the third step's loss is equal within rounding; the weights resumed are equal."""
+    (size, stage), (other_size, other_stage) = RESHARDED[what]
+    group = begin(size, zero_stage=stage)
+    train(group, batches[:2])
+    asyncio.run(group.save_checkpoint({}, wait=True))
+    kept = {kind: weights_of(group, kind) for kind in WeightKind}
+    expected = train(group, batches[2:])[0]["learner/loss"]
+    trained = {kind: weights_of(group, kind) for kind in WeightKind}
+
+    resumed = begin(other_size, zero_stage=other_stage)
+    asyncio.run(resumed.resume(checkpoints / "step-000002"))
+    for kind in WeightKind:
+        assert_close(weights_of(resumed, kind), kept[kind], 0.0)
+    assert train(resumed, batches[2:])[0]["learner/loss"] == pytest.approx(expected, abs=1e-6)
+    for kind in WeightKind:  # which the moments have a part in
+        assert_close(weights_of(resumed, kind), trained[kind], 1e-6)
+
+
+def test_a_checkpoint_without_the_average_that_this_run_keeps_is_refused(
+    begin: Any, batches: Any, checkpoints: Path
+) -> None:
+    group = begin(1, target=Target.TOKEN, loss=LossConfig(mismatch=MismatchCorrection.NONE))
+    asyncio.run(group.save_checkpoint({}, wait=True))
+    other = begin(1)
+    with pytest.raises(CheckpointError, match="saved without a moving average"):
+        asyncio.run(other.resume(checkpoints / "step-000000"))
+
+
+def test_only_the_newest_checkpoints_are_kept(begin: Any, batches: Any, checkpoints: Path) -> None:
     group = begin(1)
     for batch in batches:
         train(group, [batch])
-        asyncio.run(group.save_checkpoint({}))
-    assert sorted(path.name for path in group._checkpoints.iterdir()) == ["step-000002", "step-000003"]
+        asyncio.run(group.save_checkpoint({}, wait=True))
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-000002", "step-000003"]
 
 
 def test_the_loss_of_a_repeated_batch_falls(begin: Any, batches: Any) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +15,13 @@ from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
 from sdft_ray.config import RunConfig
 from sdft_ray.errors import CheckpointError, ClusterError, ConfigError, ModelError, WorkerError
 from sdft_ray.learner.checkpoint import complete, partial_folder
+from sdft_ray.learner.manifest import write_file
 from sdft_ray.tracking.console import ConsoleSink
 from sdft_ray.tracking.earlier import move_to_earlier
 from sdft_ray.tracking.jsonl import ANSWERS_FILE, JsonLines
 from sdft_ray.tracking.summary import write_summary
+from tests.fakes import FakeEvaluator, FakeLearner, FakeTracker
+from tests.full_disk import no_file_beyond
 from tests.test_conf import compose_with
 
 ROOT = Path(__file__).parents[2]
@@ -52,8 +56,9 @@ def finish(runs: Path, *checkpoints: int, name: str = "a") -> Path:
 
 
 def save(folder: RunFolder, version: int) -> None:
-    (partial_folder(folder.checkpoints, version) / "rank-0.pt").write_text(f"weights {version}")
-    complete(folder.checkpoints / f"step-{version:06d}.partial", {"weight_version": version}, keep=9)
+    scratch = partial_folder(folder.checkpoints, version)
+    file = write_file(scratch / "rank-0.safetensors", [f"weights {version}".encode()])
+    complete(scratch, {"weight_version": version, "data": {}, "layout": {}, "model": {}}, [file])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -230,6 +235,108 @@ def test_auto_takes_the_newest_complete_checkpoint(tmp_path: Path) -> None:
     again = opened(tmp_path, name="a", resume="auto")
     assert again.resumed == first.checkpoints / "step-000020"
     assert again.resumed_step == 20
+
+
+def test_a_folder_without_room_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    path = finish(tmp_path, 2)
+    before = contents(path)
+    with (
+        open_run_folder(config(tmp_path, name="a", resume="auto")) as folder,
+        no_file_beyond(5),
+        pytest.raises(ConfigError, match=r"runs_dir=.*/a cannot be written \(File too large\); make room there"),
+    ):
+        folder.begin({"num_steps": 6})
+    assert {name: content for name, content in contents(path).items() if name in before} == before | {
+        ".lock": contents(path)[".lock"]
+    }
+
+
+def test_a_new_folder_without_room_takes_no_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError), open_run_folder(config(tmp_path, name="new")) as folder, no_file_beyond(5):
+        folder.begin({"num_steps": 6})
+    assert not folder.path.exists()
+
+
+def tear(checkpoint: Path) -> None:
+    os.truncate(checkpoint / "rank-0.safetensors", 3)
+
+
+def test_auto_passes_over_damaged_checkpoints_and_moves_them_out_of_the_way_once_it_has_begun(tmp_path: Path) -> None:
+    path = finish(tmp_path, 2, 4)
+    tear(path / "checkpoints/step-000004")
+    with open_run_folder(config(tmp_path, name="a", resume="auto")) as folder:
+        assert folder.resumed == path / "checkpoints/step-000002"
+        assert folder.damages == (f"{path}/checkpoints/step-000004/rank-0.safetensors has 3 bytes of 9",)
+        assert (path / "checkpoints/step-000004").exists()
+        go_on(folder)
+    assert (path / "checkpoints/earlier/step-000004.1/rank-0.safetensors").read_bytes() == b"wei"
+
+
+def test_damaged_checkpoints_alone_are_refused_by_name_and_nothing_is_touched(tmp_path: Path) -> None:
+    path = finish(tmp_path, 2, 4)
+    for version in (2, 4):
+        tear(path / f"checkpoints/step-{version:06}")
+    before = contents(path)
+    with pytest.raises(CheckpointError, match=r"none of the checkpoints .* is sound: .*step-000004/rank.*step-000002/"):
+        open_run_folder(config(tmp_path, name="a", resume="auto"))
+    assert contents(path) == before
+    assert opened(tmp_path, name="b").path.exists(), "another name begins"
+
+
+def test_a_named_checkpoint_that_is_damaged_is_refused_and_takes_no_name(tmp_path: Path) -> None:
+    path = finish(tmp_path, 2, 4)
+    tear(path / "checkpoints/step-000004")
+    for name in ("a", "new"):
+        before = contents(tmp_path)
+        with pytest.raises(CheckpointError, match="resume=.*step-000002 is the newest sound one beside it"):
+            open_run_folder(config(tmp_path, name=name, resume=str(path / "checkpoints/step-000004")))
+        assert {name: content for name, content in contents(tmp_path).items() if content} == {
+            name: content for name, content in before.items() if content
+        }
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_resumed_step_is_known_also_once_its_checkpoint_is_gone(tmp_path: Path) -> None:
+    path = finish(tmp_path, 2)
+    with open_run_folder(config(tmp_path, name="a", resume="auto")) as folder:
+        folder.begin({"num_steps": 6})
+        shutil.rmtree(path / "checkpoints/step-000002")
+        assert folder.resumed_step == 2
+        assert folder.evaluated() == set()
+
+
+class Evaluated(Started):
+    """Roles of a run that stands behind its second step."""
+
+    def __init__(self) -> None:
+        self.evaluator = FakeEvaluator()
+        self.learner = FakeLearner(version=2)
+
+
+@pytest.mark.parametrize("is_logged", [True, False])
+def test_resumed_weights_are_evaluated_once_also_at_the_end_of_a_stage(tmp_path: Path, is_logged: bool) -> None:
+    path = finish(tmp_path, 2)
+    if is_logged:
+        with (path / "metrics.jsonl").open("a") as metrics:
+            metrics.write('{"step": 2, "time_s": 2.0, "evaluation/taught_accuracy": 1.0}\n')
+    roles, tracker, cfg = Evaluated(), FakeTracker(), config(tmp_path, name="a", resume="auto")
+    with open_run_folder(cfg) as folder:
+        asyncio.run(StartedJob(folder, cfg)._evaluate(roles, tracker))
+    assert roles.evaluator.versions == ([] if is_logged else [2])
+    assert len(tracker.evaluations) == (0 if is_logged else 1)
+
+
+@pytest.mark.parametrize("is_logged", [True, False])
+def test_answers_of_an_evaluation_that_a_kill_has_cut_short_are_taken_back(tmp_path: Path, is_logged: bool) -> None:
+    path = finish(tmp_path, 2)
+    (path / ANSWERS_FILE).write_text('{"step": 0}\n{"step": 2}\n')
+    if is_logged:
+        with (path / "metrics.jsonl").open("a") as metrics:
+            metrics.write('{"step": 2, "time_s": 2.0, "evaluation/taught_accuracy": 1.0}\n')
+    with open_run_folder(config(tmp_path, name="a", resume="auto")) as folder:
+        folder.begin({"num_steps": 6})
+        assert bool(folder.evaluated()) == is_logged
+    assert (path / ANSWERS_FILE).read_text() == '{"step": 0}\n' + '{"step": 2}\n' * is_logged
 
 
 def test_auto_without_a_name_and_a_path_that_is_not_there_are_refused(tmp_path: Path) -> None:

@@ -12,14 +12,14 @@ import torch.distributed as dist
 from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
 
 from sdft_ray.config import Channel
-from sdft_ray.learner.checkpoint import load_rank, save_rank
+from sdft_ray.learner.checkpoint import load_rank
 from sdft_ray.tensors import peak_gpu_memory_gib, synchronize
 from sdft_ray.weights import nccl
 from sdft_ray.weights.buckets import plan_buckets
 from sdft_ray.weights.channel import Meeting, RankWeights, WeightKind, ends_of, open_publication
 from sdft_ray.weights.fragments import Fragment, TeacherAverage
 from sdft_ray.weights.nccl import NcclSender
-from tests.learner.test_checkpoint import FakeEngine
+from tests.learner.test_checkpoint import FakeEngine, save_rank
 from tests.weights.publications import weights_of
 
 GPU = torch.device("cuda")

@@ -14,6 +14,7 @@ from sdft_ray.config import LearnerConfig, LossConfig, Normalization
 from sdft_ray.data.reasoning import AnswerStart, at_once
 from sdft_ray.errors import NonFiniteError
 from sdft_ray.learner.group import LearnerGroup
+from sdft_ray.learner.saving import SavingPlan
 from sdft_ray.learner.schedule import LearnerStage, StagePlan
 from sdft_ray.records import Microbatch, RankReport, Rollout, Sample, StepReport, TeacherScores, TokenViews
 from sdft_ray.workers import WorkerGroup
@@ -111,11 +112,9 @@ def make_group(
         learner=learner,
         loss=LossConfig(skip_first_tokens=1, normalization=normalization),
         plan=StagePlan([stage]),
-        model="",
         sampled=True,
         num_report_samples=num_report_samples,
-        checkpoints=Path(),
-        keep_checkpoints=1,
+        saving=SavingPlan(root=Path(), keep=1),
         answer_start=answer_start,
     )
 

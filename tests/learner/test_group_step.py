@@ -25,6 +25,7 @@ from sdft_ray.config import (
     TeacherConfig,
 )
 from sdft_ray.learner.group import LearnerGroup
+from sdft_ray.learner.saving import SavingPlan
 from sdft_ray.learner.schedule import LearnerStage, StagePlan
 from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.records import Sample, TeacherScores
@@ -129,9 +130,7 @@ async def test_a_training_step_runs_through_few_files(
         plan=plan,
         sampled=True,
         num_report_samples=2,
-        checkpoints=tmp_path,
-        keep_checkpoints=1,
-        model="",
+        saving=SavingPlan(root=tmp_path, keep=1),
     )
     group.packing = rank.packing.packing
     files = await files_of(lambda: group.step(samples()))

@@ -13,6 +13,7 @@ from sdft_ray.errors import CheckpointError
 from sdft_ray.records import SampleReport
 from sdft_ray.tracking.jsonl import JsonLines, cut_after
 from tests.fakes import make_views
+from tests.full_disk import no_file_beyond
 
 
 def decode(tokens: tuple[int, ...]) -> str:
@@ -138,3 +139,11 @@ def test_what_is_not_finite_becomes_null(tmp_path: Path) -> None:
     (line,) = read(tmp_path / "metrics.jsonl")
     assert line["learner/loss"] is None
     assert line["learner/grad_norm"] is None
+
+
+def test_lines_that_cannot_be_cut_back_for_want_of_room_stay_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n')
+    with no_file_beyond(5), pytest.raises(CheckpointError, match=r"metrics.jsonl cannot be cut back to step 1 \(File"):
+        cut_after(path, 1)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'

@@ -1,0 +1,98 @@
+"""A run that is killed with all its processes, twice, and loses a checkpoint, ends where the undisturbed one does."""
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from sdft_ray.learner.checkpoint import complete_checkpoints
+from tests.cluster.command import ROOT, SETTINGS, users_environment
+
+pytestmark = pytest.mark.cluster
+
+NUM_STEPS = 12
+DAMAGED = "loop/damaged_checkpoints"
+# Supervised fine-tuning starts in a quarter of the time; rollouts are given, so nothing depends on what arrives first.
+RUN = ["method=sft", f"num_steps={NUM_STEPS}", "checkpoint_every=2", "tracking.num_samples=4", "tracking.wandb=offline"]
+NOT_REPEATED = {"learner/matmul_share", DAMAGED}  # measured by a clock; told by the start that has found it
+
+
+def test_a_run_killed_twice_at_any_moment_is_the_undisturbed_run_bit_for_bit(
+    folder: str, tmp_path: Path, launch: Callable[..., Any]
+) -> None:
+    undisturbed, _ = launch("undisturbed", *RUN)
+    generator = random.Random(time.time_ns())  # another moment every time; what was drawn is in the message
+    killed_behind = [generator.randint(1, 4), generator.randint(5, NUM_STEPS - 2)]
+    pauses_s = [generator.uniform(0.0, 0.2) for _ in killed_behind]
+    drawn = f"killed behind steps {killed_behind}, {pauses_s} s later"
+    for num_steps, pause_s in zip(killed_behind, pauses_s, strict=True):
+        kill_behind(num_steps, pause_s, folder, tmp_path)
+    killed = tmp_path / "killed"
+    *_, sound, newest = complete_checkpoints(killed / "checkpoints")
+    flip_a_bit(newest / "rank-0.safetensors")
+    run, log = start(folder, tmp_path, wait=True)
+    output = log.read_text()
+    assert run.returncode == 0, output
+    assert f"damaged        {newest}/rank-0.safetensors is damaged" in output
+    assert f"resumed        {sound}" in output
+    assert sum(line.get(DAMAGED, 0.0) for line in lines(killed / "metrics.jsonl")) == 1.0
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        assert repeated(killed / name) == repeated(undisturbed / name), drawn
+    for name in ("model.safetensors", "config.json"):
+        assert (killed / "model" / name).read_bytes() == (undisturbed / "model" / name).read_bytes(), drawn
+    assert len({path.name.rpartition("-")[2] for path in (killed / "wandb").glob("offline-run-*")}) == 1, "one wandb id"
+
+
+def start(model: str, runs: Path, *, wait: bool) -> tuple[subprocess.Popen[bytes], Path]:
+    """The command, on a Ray of its own."""
+    log = runs / "output.log"
+    command = [sys.executable, "-m", "sdft_ray.launch", *SETTINGS, *RUN, f"model.path={model}", f"runs_dir={runs}"]
+    with log.open("w") as output:
+        command += ["name=killed", "resume=auto"]
+        job = subprocess.Popen(command, cwd=ROOT, env=users_environment(), stdout=output, stderr=output)
+    if wait:
+        job.wait(timeout=300)
+    return job, log
+
+
+def kill_behind(num_steps: int, pause_s: float, model: str, runs: Path) -> None:
+    """Starts the run, and kills every process of it behind a step."""
+    job, log = start(model, runs, wait=False)
+    metrics, deadline = runs / "killed" / "metrics.jsonl", time.monotonic() + 300
+    while job.poll() is None and num_lines(metrics) < num_steps and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(pause_s)
+    tree = [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)] if job.poll() is None else []
+    for process in tree:
+        process.kill()
+    psutil.wait_procs(tree, timeout=60)
+    assert job.wait(timeout=60) in (-9, 0), log.read_text()
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def num_lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def repeated(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file without what a clock has measured."""
+    return [
+        {key: value for key, value in line.items() if not key.endswith("_s") and key not in NOT_REPEATED}
+        for line in lines(path)
+    ]
