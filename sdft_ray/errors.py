@@ -73,6 +73,10 @@ class WorkerError(SdftError):
     log_says_more = True
 
 
+class WorkerLostError(WorkerError):
+    """A worker is dead or does not answer; the message names its role, its node and the cause."""
+
+
 class EngineError(WorkerError):
     """An engine of vLLM cannot start with this model, or has died; the cause, in vLLM's words, is in the message."""
 

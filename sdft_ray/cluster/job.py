@@ -25,6 +25,7 @@ from sdft_ray.tensors import release_freed_memory
 from sdft_ray.tracking.alarms import Alarms
 from sdft_ray.tracking.console import ConsoleSink
 from sdft_ray.tracking.earlier import move_to_earlier
+from sdft_ray.tracking.faults import FaultLog
 from sdft_ray.tracking.jsonl import JsonLines
 from sdft_ray.tracking.ray_metrics import RayMetrics
 from sdft_ray.tracking.summary import Summary, write_summary
@@ -54,6 +55,7 @@ class Job:
             on_failure.pop_all()
         self._setup_s = 0.0
         self.console = ConsoleSink(self.inputs.num_steps)
+        self._faults = FaultLog(self.console.say)
         can_go_on = self._cfg.checkpoint_every > 0
         self._termination = Termination(self._cfg.faults.grace_s if can_go_on else 0.0, self.console.say)
 
@@ -66,7 +68,8 @@ class Job:
         with self.console, RaySession(self._cfg.cluster, self._cfg.needed_roles()) as session:
             self._termination.listen()
             self._introduce(session.dashboard)
-            roles = await start_roles(self._stages, self.folder, self.console.phase, self.console.counting)
+            console, tell = self.console, self._faults.tell
+            roles = await start_roles(self._stages, self.folder, console.phase, console.counting, tell)
             try:
                 release_freed_memory()  # what reading model and data took
                 summary, statuses = await self._run(roles)
@@ -96,7 +99,11 @@ class Job:
             resumed_step=self.folder.resumed_step,
         )
         with RunTracker([lines, summary, self.console, *self._other_sinks()]) as tracker:
+            self._faults.open(
+                self.folder.path, lambda: roles.learner.weight_version, resumes=self.folder.resumed is not None
+            )
             tracker.add_source(roles.channel.take_metrics)
+            tracker.add_source(self._faults.take_metrics)
             tracker.add_watcher(alarms.watch)
             tracker.start_clock(lines.elapsed_s)
             await self._train(roles, tracker, [lines, alarms])

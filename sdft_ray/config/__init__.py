@@ -8,6 +8,7 @@ from sdft_ray.config.alarms import AlarmsConfig
 from sdft_ray.config.cluster import ClusterConfig, HardwareConfig, RolePlacement
 from sdft_ray.config.data import DataConfig, ModelConfig, OnBadRow, TooLong
 from sdft_ray.config.evaluation import PRIOR, EvaluationConfig, EvaluationSetConfig, JudgeConfig, Match
+from sdft_ray.config.faults import FaultsConfig
 from sdft_ray.config.harness import HarnessConfig, HarnessTask
 from sdft_ray.config.learner import LearnerConfig, Precision, Schedule
 from sdft_ray.config.method import (
@@ -44,6 +45,7 @@ __all__ = [
     "Estimator",
     "EvaluationConfig",
     "EvaluationSetConfig",
+    "FaultsConfig",
     "Figures",
     "HardwareConfig",
     "HarnessConfig",

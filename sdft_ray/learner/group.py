@@ -15,7 +15,9 @@ from sdft_ray.models.packing import Packing
 from sdft_ray.records import GuardRow, MatmulSeconds, Publication, Sample, SampleReport, StepReport, TokenViews
 from sdft_ray.tracking.phases import PhaseTimer
 from sdft_ray.weights.channel import WeightKind
-from sdft_ray.workers import WorkerGroup
+from sdft_ray.workers import Pace, Work, WorkerGroup
+
+FILES = Work("files", pace=Pace.STORAGE)
 
 
 class LearnerGroup:
@@ -46,16 +48,20 @@ class LearnerGroup:
         self._checkpoints = checkpoints
         self._keep = keep_checkpoints
         self._matmuls: list[MatmulSeconds] = []
+        # Held while a step changes the weights, and while a worker that comes in between two versions loads them.
+        self.unchanged = asyncio.Lock()
 
     async def start(self) -> None:
         """Returns when every rank has loaded the model and joined the others."""
-        address, port = await self.workers.on_first(lambda actor: actor.rendezvous.remote())
-        packings = await self.workers.on_all(lambda actor: actor.start.remote(address, port))
+        start = Work("start", pace=Pace.START)
+        address, port = await self.workers.on_first(lambda actor: actor.rendezvous.remote(), start)
+        packings = await self.workers.on_all(lambda actor: actor.start.remote(address, port), start)
+        await self.workers.locate()
         self.packing = max(packings, key=lambda packing: packing.value)  # the most careful, should ranks differ
 
     async def measure_matmuls(self) -> None:
         """Measures what `learner/matmul_share` is held against; called when no role has anything to do."""
-        self._matmuls = await self.workers.on_all(lambda actor: actor.measure_matmuls.remote())
+        self._matmuls = await self.workers.on_all(lambda actor: actor.measure_matmuls.remote(), Work("measure"))
 
     async def step(self, samples: AsyncIterator[Sample]) -> StepReport:
         """See `roles.Learner.step`.
@@ -63,16 +69,18 @@ class LearnerGroup:
         The ranks get the samples in rounds, each as soon as it is complete. With Normalization.TOKEN_MEAN the first
         round waits for the last sample, since no token's weight is known before.
         """
+        version = self.weight_version
         trained, wait_s = await self._accumulate(samples)
-        reports = await self.workers.on_all(lambda actor: actor.apply.remote())
+        async with self.unchanged:
+            reports = await self.workers.on_all(lambda actor: actor.apply.remote(), Work("apply"))
+            self.weight_version += 1
         metrics = step_metrics(
-            trained, reports, weight_version=self.weight_version, sampled=self._sampled, matmuls=self._matmuls
+            trained, reports, weight_version=version, sampled=self._sampled, matmuls=self._matmuls
         ) | {
             "learner/uncounted_samples": float(sum(not sample.num_counted for sample in trained)),
-            "learner/learning_rate": self._plan.learning_rate(self.weight_version),
+            "learner/learning_rate": self._plan.learning_rate(version),
             "loop/wait_s": wait_s,
         }
-        self.weight_version += 1
         return StepReport(metrics=metrics, samples=tuple(trained[: self._num_report_samples]))
 
     async def _accumulate(self, samples: AsyncIterator[Sample]) -> tuple[list[SampleReport], float]:
@@ -98,10 +106,13 @@ class LearnerGroup:
         return [report for task in training for report in task.result()], wait_s
 
     async def _train(self, samples: Round, timer: PhaseTimer) -> list[SampleReport]:
+        microbatches = samples.microbatches(self.packing)
+        most_tokens = max(len(microbatch.input_ids) for microbatch in microbatches)
         with timer.phase("round"):
             views = await self.workers.on_each(
                 lambda actor, microbatch: actor.accumulate.remote(microbatch, samples.is_last),
-                samples.microbatches(self.packing),
+                microbatches,
+                [Work("accumulate", most_tokens)] * len(microbatches),  # ranks wait for the slowest
             )
         by_index = {
             index: values
@@ -160,13 +171,13 @@ class LearnerGroup:
         """Packs the weights of `kind`; the channel calls it once per kind and version."""
         if version != self.weight_version:
             raise ValueError(f"version {version} was asked for, the learner holds {self.weight_version}")
-        publications = await self.workers.on_all(lambda actor: actor.publish.remote(kind))
+        publications = await self.workers.on_all(lambda actor: actor.publish.remote(kind), Work("publish"))
         return next(publication for publication in publications if publication is not None)
 
     async def save_checkpoint(self, data_state: Mapping[str, Any]) -> None:
         """See `roles.Learner.save_checkpoint`."""
         folder = checkpoint.partial_folder(self._checkpoints, self.weight_version)
-        await self.workers.on_all(lambda actor: actor.save.remote(str(folder)))
+        await self.workers.on_all(lambda actor: actor.save.remote(str(folder)), FILES)
         state = {"weight_version": self.weight_version, "data": dict(data_state), "layout": self._layout()}
         state["model"] = self._model
         checkpoint.complete(folder, state, self._keep)
@@ -181,22 +192,24 @@ class LearnerGroup:
         layout, num_steps = self._layout(), self._plan.num_steps
         checkpoint.check_state(folder, state, layout=layout, num_steps=num_steps, model=self._model)
         version = state["weight_version"]
-        versions = await self.workers.on_all(lambda actor: actor.load.remote(str(folder), version))
-        self.workers.confirm_version(versions, version)
+        versions = await self.workers.on_all(lambda actor: actor.load.remote(str(folder), version), FILES)
+        self.workers.confirm_version(dict(enumerate(versions)), version)
         self.weight_version = version
 
     async def export(self, folder: Path) -> None:
         """Writes the student as a Hugging Face folder (without a tokenizer)."""
-        await self.workers.on_all(lambda actor: actor.export.remote(str(folder)))
+        await self.workers.on_all(lambda actor: actor.export.remote(str(folder)), FILES)
 
     async def export_gap(self, folder: Path, rows: Sequence[GuardRow]) -> float:
         """The largest difference of the exported folder's logits from the student's on `rows`, over their range."""
-        gaps: list[float] = await self.workers.on_all(lambda actor: actor.export_gap.remote(str(folder), rows))
+        gaps: list[float] = await self.workers.on_all(lambda actor: actor.export_gap.remote(str(folder), rows), FILES)
         return gaps[0]
 
     async def logprobs(self, rows: Sequence[GuardRow]) -> list[tuple[float, ...]]:
         """Logprobs [T, nats] of the completion tokens of every row at temperature 1."""
-        answers: list[list[tuple[float, ...]]] = await self.workers.on_all(lambda actor: actor.logprobs.remote(rows))
+        answers: list[list[tuple[float, ...]]] = await self.workers.on_all(
+            lambda actor: actor.logprobs.remote(rows), Work("logprobs", sum(len(row.prompt_tokens) for row in rows))
+        )
         return answers[0]
 
     def _layout(self) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """The teacher workers as the loop sees them."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from sdft_ray.records import Publication, Rollout, TeacherScores, TokenizedExample
 from sdft_ray.weights.channel import WeightChannel, WeightKind
 from sdft_ray.weights.plan import WeightPlan
-from sdft_ray.workers import WorkerGroup
+from sdft_ray.workers import Work, WorkerGroup
 
 
 class TeacherPool:
@@ -38,7 +40,8 @@ class TeacherPool:
                 payload=payload, num_tokens=len(rollout.completion_tokens), teacher_version=await version
             )
 
-        return await self._group.call(scores_and_handle)
+        work = Work("score", len(example.teacher_prompt_tokens) + len(rollout.completion_tokens))
+        return await self._group.call(scores_and_handle, work)
 
     async def load_weights(self, version: int) -> None:
         """Returns when every worker scores with the teacher's weights of `version`; at once if all do.
@@ -59,6 +62,15 @@ class TeacherPool:
                 kind, load = WeightKind.STUDENT, _average
             await self._channel.deliver(kind, version, self._group, load)
             self._weight_version = version
+
+    @asynccontextmanager
+    async def holding_current(self, newcomer: WorkerGroup) -> AsyncIterator[None]:
+        """Inside the block a newcomer, which has started, holds the weights of all others, and none are loaded."""
+        async with self._loading:
+            kind, version = self._weights.teacher_kind, self._weight_version
+            if kind is not None and version is not None and (version > 0 or self._weights.teachers_map):
+                await self._channel.deliver(kind, version, newcomer, _replace)
+            yield
 
 
 def _replace(actor: Any, publication: Publication) -> Any:
