@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdft_ray.cluster.guards import check_engines, check_export
+from sdft_ray.cluster.learner_recovery import LearnerRecovery
 from sdft_ray.cluster.probes import check_resumable
 from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
@@ -16,6 +17,7 @@ from sdft_ray.cluster.termination import Termination
 from sdft_ray.cluster.topology import Roles, start_roles
 from sdft_ray.config import RunConfig, Target, Wandb
 from sdft_ray.config.saved import changed_settings, flat_settings, plain_settings
+from sdft_ray.errors import ClusterError, WorkerError
 from sdft_ray.learner.checkpoint import check_state, layout, read_state
 from sdft_ray.loop import LoopConfig, Stopped, train
 from sdft_ray.models.folder_check import fingerprint
@@ -56,6 +58,7 @@ class Job:
         self._setup_s = 0.0
         self.console = ConsoleSink(self.inputs.num_steps)
         self._faults = FaultLog(self.console.say)
+        self._learner_recovery = LearnerRecovery(self._cfg, self.folder, self.console, self._faults.tell)
         can_go_on = self._cfg.checkpoint_every > 0
         self._termination = Termination(self._cfg.faults.grace_s if can_go_on else 0.0, self.console.say)
 
@@ -106,7 +109,7 @@ class Job:
             tracker.add_source(self._faults.take_metrics)
             tracker.add_watcher(alarms.watch)
             tracker.start_clock(lines.elapsed_s)
-            await self._train(roles, tracker, [lines, alarms])
+            await self._train(roles, tracker, lines, alarms)
             return summary, await roles.status()
 
     def _introduce(self, dashboard: str) -> None:
@@ -174,15 +177,18 @@ class Job:
             )
         roles.channel.take_metrics()  # of no step
 
-    async def _train(self, roles: Roles, tracker: RunTracker, followers: Sequence[JsonLines | Alarms]) -> None:
+    async def _train(self, roles: Roles, tracker: RunTracker, lines: JsonLines, alarms: Alarms) -> None:
         if roles.learner.weight_version == 0:
             await self._evaluate(roles, tracker)
         self._setup_s = time.monotonic() - self._started
         for stage in self._stages:
-            for follower in followers:
-                follower.begin_stage(stage.name)
+            lines.begin_stage(stage.name)
+            alarms.begin_stage(stage.name)
             if roles.learner.weight_version <= stage.last_step:  # evaluated again where a resumed run stands at its end
-                await self._train_stage(stage, roles, tracker)
+                while (failures := await self._train_stage(stage, roles, tracker)) is not None:
+                    await self._learner_recovery.restore(failures, stage, roles)
+                    lines.go_back_to(roles.learner.weight_version)
+                await self._evaluate(roles, tracker)
         move_to_earlier(self.folder.model)
         with self.console.phase("saving the model"):
             await roles.learner.export(self.folder.model)
@@ -191,7 +197,9 @@ class Job:
             rows, precision = self.inputs.guard_rows, self._cfg.learner.precision
             await check_export(roles.learner, self.folder.model, rows, precision, self.console.say)
 
-    async def _train_stage(self, stage: Stage, roles: Roles, tracker: RunTracker) -> None:
+    async def _train_stage(self, stage: Stage, roles: Roles, tracker: RunTracker) -> BaseExceptionGroup | None:
+        """Runs the loop; returns what it has ended with where workers have failed, None at the stage's end."""
+        failures: BaseExceptionGroup | None = None
         cfg = LoopConfig(
             num_steps=stage.last_step,
             first_step=stage.first_step,
@@ -214,9 +222,11 @@ class Job:
                 )
         except* Stopped:
             self.console.say(f"stopped        behind step {roles.learner.weight_version}, with a checkpoint of it")
-        if self._termination.is_asked and roles.learner.weight_version < self.inputs.num_steps:
+        except* (WorkerError, ClusterError) as failed:
+            failures = failed
+        if failures is None and self._termination.is_asked and roles.learner.weight_version < self.inputs.num_steps:
             raise asyncio.CancelledError
-        await self._evaluate(roles, tracker)
+        return failures
 
     async def _evaluate(self, roles: Roles, tracker: RunTracker) -> None:
         version = roles.learner.weight_version

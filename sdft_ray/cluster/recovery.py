@@ -1,8 +1,7 @@
-"""What a run survives, wired: lost rollout and teacher workers are replaced, a lost learner is built anew.
+"""How lost rollout and teacher workers are replaced, wired; `learner_recovery.py` has the learner.
 
-    a worker is lost     -> its group makes its open calls again on the others, and starts another in its place
-    a learner is lost    -> the loop ends; all ranks are started anew and load the newest checkpoint; the loop begins
-                            again at its version, with workers that have gone on running
+A group makes the calls that were open on a lost worker again on the others, and starts another in its place. The
+newcomer loads the current weights before it serves, between two steps of the learner.
 
 A rollout engine in an NCCL group is not replaced: its neighbours wait for it in a broadcast that nothing ends, and
 vLLM makes such a group once. There a loss stops the run, with a checkpoint if the learner still answers.
@@ -10,23 +9,16 @@ vLLM makes such a group once. There a loss stops the run, with a checkpoint if t
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Protocol
 
 from sdft_ray.cluster.actors import Maker
 from sdft_ray.faults import Fault
+from sdft_ray.rollout.pool import RolloutPool
+from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.workers import Pace, Recovery, RestartBudget, Work, WorkerGroup
 
 READY = Work("ready", pace=Pace.START)
 
 Tell = Callable[[Fault], None]
-
-
-class Pool(Protocol):
-    """What holds the weight version of a group."""
-
-    def holding_current(self, newcomer: WorkerGroup) -> AbstractAsyncContextManager[None]:
-        """Inside the block a newcomer, which has started, holds the weights of all others, and none are loaded."""
-        ...
 
 
 async def start_workers(group: WorkerGroup) -> None:
@@ -38,7 +30,7 @@ async def start_workers(group: WorkerGroup) -> None:
 def replace_lost(
     group: WorkerGroup,
     make: Maker,
-    pool: Pool,
+    pool: RolloutPool | TeacherPool,
     unchanged: AbstractAsyncContextManager[None],
     budget: RestartBudget,
     tell: Tell,

@@ -16,7 +16,7 @@ class RolloutPool:
     def __init__(self, group: WorkerGroup, channel: WeightChannel):
         self._group = group
         self._channel = channel
-        self._weight_version = 0
+        self._weight_version: int | None = 0
         self._holds_folder = True  # workers start with the model folder's weights
         self._loading = asyncio.Lock()
 
@@ -71,11 +71,15 @@ class RolloutPool:
             self._weight_version = version
             self._holds_folder = False
 
+    def forget_version(self) -> None:
+        """Has the next version loaded whatever its number: the learner has begun again at an earlier one."""
+        self._weight_version, self._holds_folder = None, False
+
     @asynccontextmanager
     async def holding_current(self, newcomer: WorkerGroup) -> AsyncIterator[None]:
         """Inside the block a newcomer, which has started, holds the weights of all others, and none are loaded."""
         async with self._loading:
-            if not self._holds_folder:
+            if self._weight_version is not None and not self._holds_folder:
                 await self._channel.deliver(WeightKind.STUDENT, self._weight_version, newcomer, _load)
             yield
 

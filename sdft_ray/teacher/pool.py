@@ -26,7 +26,8 @@ class TeacherPool:
         self._group = group
         self._channel = channel
         self._weights = weights
-        self._weight_version = None if weights.teachers_map else 0
+        self._weight_version: int | None = None if weights.teachers_map else 0
+        self._holds_folder = not weights.teachers_map  # workers start with the model folder's weights
         self._loading = asyncio.Lock()
 
     async def score(self, example: TokenizedExample, rollout: Rollout) -> TeacherScores:
@@ -61,14 +62,18 @@ class TeacherPool:
             if self._weights.teachers_average and self._weight_version == version - 1:
                 kind, load = WeightKind.STUDENT, _average
             await self._channel.deliver(kind, version, self._group, load)
-            self._weight_version = version
+            self._weight_version, self._holds_folder = version, False
+
+    def forget_version(self) -> None:
+        """Has the next version loaded whatever its number: the learner has begun again at an earlier one."""
+        self._weight_version = None
 
     @asynccontextmanager
     async def holding_current(self, newcomer: WorkerGroup) -> AsyncIterator[None]:
         """Inside the block a newcomer, which has started, holds the weights of all others, and none are loaded."""
         async with self._loading:
             kind, version = self._weights.teacher_kind, self._weight_version
-            if kind is not None and version is not None and (version > 0 or self._weights.teachers_map):
+            if kind is not None and version is not None and not self._holds_folder:
                 await self._channel.deliver(kind, version, newcomer, _replace)
             yield
 
