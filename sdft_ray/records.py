@@ -127,6 +127,7 @@ class Sample:
     rollout: Rollout
     scores: TeacherScores
     demonstration_tokens: tuple[int, ...] = ()  # to tell what was copied from it; () where nobody asks
+    teacher_prompt_tokens: tuple[int, ...] = ()  # [P'] to score it again where its payload is lost
 
     def __post_init__(self) -> None:
         if self.scores.num_tokens != len(self.rollout.completion_tokens):
@@ -144,6 +145,7 @@ def make_sample(example: TokenizedExample, rollout: Rollout, scores: TeacherScor
         rollout=rollout,
         scores=scores,
         demonstration_tokens=example.demonstration_tokens,
+        teacher_prompt_tokens=example.teacher_prompt_tokens,
     )
 
 

@@ -14,9 +14,10 @@ from sdft_ray.cluster.run_folder import EVALUATED_FILES, RunFolder
 from sdft_ray.cluster.stages import Stage
 from sdft_ray.cluster.topology import Roles
 from sdft_ray.config import RunConfig
-from sdft_ray.errors import WorkerError, WorkerLostError, first_line
+from sdft_ray.errors import PayloadLostError, WorkerError, WorkerLostError, first_line
 from sdft_ray.faults import Fault, FaultKind
 from sdft_ray.learner.checkpoint import complete_checkpoints, read_state
+from sdft_ray.outcome import first_cause
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.tracking.console import ConsoleSink
@@ -40,7 +41,7 @@ class LearnerRecovery:
             BaseExceptionGroup: `failures`. It was not the learner that was lost, and a checkpoint of what it holds
                 has been saved; or the learner cannot be restored.
         """
-        loss, lost_at = await _learner_loss(roles), time.monotonic()
+        loss, lost_at = await _learner_loss(roles) or _lost_payload(failures), time.monotonic()
         if loss is None:
             await self._save(stage, roles)
             raise failures
@@ -97,6 +98,12 @@ async def _learner_loss(roles: Roles) -> WorkerLostError | None:
     except WorkerLostError:
         pass
     return group.loss
+
+
+def _lost_payload(failures: BaseExceptionGroup) -> PayloadLostError | None:
+    """What a rank could not read, in mid-step: its gradient lacks a part, and its neighbours may wait for it."""
+    found = first_cause(failures.subgroup(PayloadLostError))
+    return found if isinstance(found, PayloadLostError) else None
 
 
 async def _start_anew(roles: Roles, checkpoint: Path | None) -> WorkerLostError | None:

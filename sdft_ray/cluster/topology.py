@@ -18,7 +18,7 @@ from typing import Any
 from sdft_ray.cluster.actors import Maker, learner_maker, rollout_maker, teacher_maker
 from sdft_ray.cluster.evaluators import make_evaluator, make_harness
 from sdft_ray.cluster.placement import Reservation, reserve
-from sdft_ray.cluster.recovery import Tell, replace_lost, start_workers
+from sdft_ray.cluster.recovery import Tell, replace_lost, score_lost_again, start_workers
 from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.cluster.run_inputs import RunInputs
 from sdft_ray.cluster.session import num_alive_nodes
@@ -150,6 +150,8 @@ def _replace_lost(cfg: RunConfig, roles: Roles, weights: WeightPlan, tell: Tell)
         is_pushed = role == "rollout" and weights.student_channel.reach.gpu_to_gpu
         if isinstance(pool, RolloutPool | TeacherPool) and not is_pushed:
             replace_lost(roles.groups[role], roles.makers[role], pool, roles.learner.unchanged, budget, tell)
+    if isinstance(roles.teacher, TeacherPool):
+        score_lost_again(roles.learner, roles.teacher, roles.groups["teacher"], tell)
 
 
 def _wire(

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,11 @@ class LearnerGroup:
         self._matmuls: list[MatmulSeconds] = []
         # Held while a step changes the weights, and while a worker that comes in between two versions loads them.
         self.unchanged = asyncio.Lock()
+        self._with_payload: Callable[[Sample], Awaitable[Sample]] | None = None
+
+    def check_payloads(self, with_payload: Callable[[Sample], Awaitable[Sample]]) -> None:
+        """Has `with_payload` look at every sample before it is trained on, which scores it again if it has to."""
+        self._with_payload = with_payload
 
     async def start(self) -> None:
         """Returns when every rank has loaded the model and joined the others."""
@@ -91,7 +96,7 @@ class LearnerGroup:
         """
         started, timer = time.perf_counter(), PhaseTimer()
         max_tokens = self._learner.max_tokens_per_microbatch
-        rounds = cut_rounds(self._weighted(samples), self.workers.size, max_tokens, self.packing)
+        rounds = cut_rounds(self._weighted(self._with_payloads(samples)), self.workers.size, max_tokens, self.packing)
         training = []
         try:
             async with asyncio.TaskGroup() as tasks:  # a round that fails ends the wait for samples, too
@@ -120,6 +125,11 @@ class LearnerGroup:
             for index, values in zip(rank, answer, strict=False)  # a rank left over answers for a filler
         }
         return [self._report(part.sample, by_index[index]) for index, part in enumerate(samples.samples)]
+
+    async def _with_payloads(self, samples: AsyncIterator[Sample]) -> AsyncIterator[Sample]:
+        async for sample in samples:
+            yield sample if self._with_payload is None else await self._with_payload(sample)
+            del sample  # with the handle of its payload
 
     async def _weighted(self, samples: AsyncIterator[Sample]) -> AsyncIterator[WeightedSample]:
         """Each sample with its token weights, as soon as these are known."""

@@ -1,11 +1,12 @@
 """The teacher workers as the loop sees them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
-from sdft_ray.records import Publication, Rollout, TeacherScores, TokenizedExample
+from sdft_ray.records import Publication, Rollout, Sample, TeacherScores, TokenizedExample
 from sdft_ray.weights.channel import WeightChannel, WeightKind
 from sdft_ray.weights.plan import WeightPlan
 from sdft_ray.workers import Work, WorkerGroup
@@ -32,16 +33,19 @@ class TeacherPool:
 
     async def score(self, example: TokenizedExample, rollout: Rollout) -> TeacherScores:
         """The teacher's scores of the sampled ids under the teacher prompt; the payload stays where it is."""
+        return await self._score(example.teacher_prompt_tokens, rollout.completion_tokens)
 
+    async def score_again(self, sample: Sample) -> Sample:
+        """The sample with the scores of the weights that the workers hold now."""
+        scores = await self._score(sample.teacher_prompt_tokens, sample.rollout.completion_tokens)
+        return replace(sample, scores=scores)
+
+    async def _score(self, prompt_tokens: Sequence[int], completion_tokens: Sequence[int]) -> TeacherScores:
         async def scores_and_handle(actor: Any) -> TeacherScores:
-            version, payload = actor.score.options(num_returns=2).remote(
-                example.teacher_prompt_tokens, rollout.completion_tokens
-            )
-            return TeacherScores(
-                payload=payload, num_tokens=len(rollout.completion_tokens), teacher_version=await version
-            )
+            version, payload = actor.score.options(num_returns=2).remote(prompt_tokens, completion_tokens)
+            return TeacherScores(payload=payload, num_tokens=len(completion_tokens), teacher_version=await version)
 
-        work = Work("score", len(example.teacher_prompt_tokens) + len(rollout.completion_tokens))
+        work = Work("score", len(prompt_tokens) + len(completion_tokens))
         return await self._group.call(scores_and_handle, work)
 
     async def load_weights(self, version: int) -> None:

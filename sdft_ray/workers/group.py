@@ -61,6 +61,7 @@ class WorkerGroup:
         self._replacements: dict[int, asyncio.Task[None]] = {}  # by rank
         self._newcomers: dict[int, WorkerGroup] = {}  # by rank: started, and not yet serving
         self._changed = asyncio.Event()
+        self.num_lost = 0  # workers, replaced ones among them
 
     def replace_lost(self, recovery: Recovery) -> None:
         """Has lost workers replaced from now on, and their open calls made again."""
@@ -169,6 +170,7 @@ class WorkerGroup:
         return self._recovery is not None and loss is seat.loss
 
     def _lose(self, seat: Seat, kind: FaultKind, text: str) -> None:
+        self.num_lost += 1
         recovery = self._recovery
         if recovery is None:
             return

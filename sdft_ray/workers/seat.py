@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
-from sdft_ray.errors import EngineError, SdftError, WorkerError, WorkerLostError
+from sdft_ray.errors import EngineError, PayloadLostError, SdftError, WorkerError, WorkerLostError
 from sdft_ray.faults import FaultKind
 from sdft_ray.workers.deadlines import Deadlines, Pace, Work
 
@@ -132,7 +132,8 @@ class Seat:
             detail = "".join(DETAIL.findall(str(error))[:1]) or lines[-1]
             return self.lose(FaultKind.LOST, f"its process has died ({type(cause).__name__}: {detail})")
         what = _end_of_traceback(lines) if in_creation else f"{type(cause).__name__}: {lines[0]}"
-        return WorkerError(f"{self.name} failed with {what}\nIts log: {self._log}")
+        error_kind = PayloadLostError if isinstance(cause, ObjectLostError) else WorkerError
+        return error_kind(f"{self.name} failed with {what}\nIts log: {self._log}")
 
 
 def _end_of_traceback(lines: Sequence[str]) -> str:

@@ -17,7 +17,6 @@ import pytest
 
 from sdft_ray.cluster import topology
 from sdft_ray.cluster.topology import Roles
-from tests.cluster.in_process import run_in_process
 
 NUM_STEPS = 12
 COMMON = [
