@@ -121,15 +121,15 @@ class Workers(Protocol):
     role: str
     size: int
 
-    async def on_first(self, call: Callable[[Any], Any]) -> Any:
+    async def on_first(self, call: Callable[[Any], Any], work: Work) -> Any:
         """Makes `call(actor)` on the first actor."""
         ...
 
-    async def on_all(self, call: Callable[[Any], Any]) -> list[Any]:
+    async def on_all(self, call: Callable[[Any], Any], work: Work) -> list[Any]:
         """Makes `call(actor)` on every actor."""
         ...
 
-    async def on_each(self, call: Callable[[Any, Any], Any], items: Sequence[Any]) -> list[Any]:
+    async def on_each(self, call: Callable[[Any, Any], Any], items: Sequence[Any], works: Sequence[Work]) -> list[Any]:
         """Makes `call(actor, item)` on every actor with its own item."""
         ...
 

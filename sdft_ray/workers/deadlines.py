@@ -1,7 +1,8 @@
 """When a worker counts as hung: the deadline of every call, scaled from what the calls of its kind have taken.
 
 The clock of a call runs while its worker is silent. It begins anew with every answer of that worker, so calls that
-wait behind others in a queue that moves are never late. A call is late after
+wait behind others in a queue that moves are never late. A worker may be busy with any of its open calls, so the
+longest of their limits holds for all of them. The limit of a call is
 
     max(faults.hang_s, FACTOR * usual * amount * crowd)
 

@@ -16,6 +16,7 @@ from sdft_ray.workers.deadlines import Deadlines, Pace, Work
 T = TypeVar("T")
 
 POLL_S = 5.0  # a silence is counted in steps of at most this much, so that a driver that was stopped blames nobody
+LIMIT_LASTS_S = 1.0
 NODE = re.compile(r"^\s*ip: (\S+)", re.MULTILINE)  # in what Ray says of a dead actor
 DETAIL = re.compile(r"Worker exit detail: (.*?)(?: Some common causes|$)", re.MULTILINE)
 
@@ -53,7 +54,8 @@ class Seat:
         self._log = log
         self._deadlines = deadlines
         self._on_loss = on_loss
-        self._open: set[asyncio.Future[Any]] = set()
+        self._open: dict[asyncio.Future[Any], tuple[Work, bool]] = {}  # with whether it is the first of its kind
+        self._limit_s, self._limit_expires = 0.0, 0.0
         self._last_answer = 0.0
         self._answered: set[str] = set()  # kinds of calls
 
@@ -75,20 +77,23 @@ class Seat:
         try:
             # Before anything is awaited: ranks get the calls in the order in which the driver makes them.
             answer = asyncio.ensure_future(call(self.actor, *items))
-            self._open.add(answer)
+            self._open[answer] = work, work.kind not in self._answered
+            self._limit_expires = 0.0
             try:
                 await self._in_time(answer, work)
                 if answer.cancelled() and self.loss is not None:  # another call has found the loss
                     raise self.loss
                 return answer.result()
             finally:
-                self._open.discard(answer)
+                del self._open[answer]
                 answer.cancel()
         except (RayError, EngineError) as error:
             raise self._found(error, work) from error
 
     def lose(self, kind: FaultKind, cause: str) -> WorkerLostError:
         """Ends all that is open with one error; whoever finds the loss first comes here."""
+        if self.loss is not None:  # several calls were late at once
+            return self.loss
         place = f" on {self.node}" if self.node else ""
         self.loss = WorkerLostError(f"{self.name}{place} was lost: {cause.rstrip('.')}.\nIts log: {self._log}")
         self.lost_at = time.monotonic()
@@ -99,9 +104,9 @@ class Seat:
 
     async def _in_time(self, answer: asyncio.Future[Any], work: Work) -> None:
         """Returns when there is an answer, of whatever kind. Raises WorkerLostError where it does not come in time."""
-        is_first, silent_s, silent_since = work.kind not in self._answered, 0.0, time.monotonic()
+        (_, is_first), silent_s, silent_since = self._open[answer], 0.0, time.monotonic()
         while not answer.done():
-            limit_s = self._deadlines.limit_s(work, is_first=is_first, num_open=self.num_open)
+            limit_s = self._longest_limit_s()
             if silent_s >= limit_s:
                 raise self.lose(FaultKind.HUNG, f"it has not answered a call ({work.kind}) for {silent_s:.0f} s")
             step_s = min(POLL_S, limit_s - silent_s)
@@ -114,6 +119,16 @@ class Seat:
             self._deadlines.learn(work, now - max(silent_since, self._last_answer), self.num_open)
         self._last_answer = now
         self._answered.add(work.kind)
+
+    def _longest_limit_s(self) -> float:
+        """Of all open calls, since the worker may be busy with any of them; looked up once a second."""
+        if time.monotonic() >= self._limit_expires:
+            num_open, open_calls = self.num_open, set(self._open.values())
+            self._limit_s = max(
+                self._deadlines.limit_s(work, is_first=is_first, num_open=num_open) for work, is_first in open_calls
+            )
+            self._limit_expires = time.monotonic() + LIMIT_LASTS_S
+        return self._limit_s
 
     def _found(self, error: RayError | EngineError, work: Work) -> SdftError:
         """What a failed call tells: that the worker is lost, or an error with the worker's name."""

@@ -9,19 +9,28 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError
 
+from sdft_ray.cluster.recovery import score_lost_again
 from sdft_ray.config import FaultsConfig, TeacherConfig
 from sdft_ray.errors import EngineError, WorkerLostError
 from sdft_ray.faults import Fault, FaultKind
 from sdft_ray.loop import LoopConfig, train
-from sdft_ray.records import Publication, Rollout
+from sdft_ray.records import Publication, Rollout, Sample
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.weights.channel import WeightChannel
 from sdft_ray.workers import Recovery, RestartBudget, Work, WorkerGroup
-from tests.fakes import FakeEvaluator, FakeExamples, FakeLearner, FakeTeacher, FakeTracker, make_example
+from tests.fakes import (
+    FakeCompletions,
+    FakeEvaluator,
+    FakeExamples,
+    FakeLearner,
+    FakeTeacher,
+    FakeTracker,
+    make_example,
+)
 from tests.weights.plans import make_plan
 
-QUICK = FaultsConfig(hang_s=0.2, first_call_s=0.2, start_s=0.2, max_wait_s=9.0)
+QUICK = FaultsConfig(hang_s=1.0, first_call_s=1.0, start_s=1.0, max_wait_s=9.0)
 
 
 class Method:
@@ -289,3 +298,60 @@ def test_restarts_within_an_hour_are_counted_and_wait_longer_each_time() -> None
     assert budget.take("a") is None
     now[0] = 3601.0
     assert budget.take("a") == 0.0
+
+
+class LossyTeacher(FakeTeacher):
+    """Its first payload of an example is lost after it was made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rescored: list[str] = []
+
+    async def score_again(self, sample: Sample) -> Sample:
+        self.rescored.append(sample.example_id)
+        assert sample.teacher_prompt_tokens == make_example(int(sample.example_id[8:])).teacher_prompt_tokens
+        return replace(sample, scores=replace(sample.scores, payload="whole"))
+
+
+class Taught(FakeLearner):
+    """Looks at its samples as `LearnerGroup` does, and notes their payloads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.payloads: list[Any] = []
+
+    def check_payloads(self, with_payload: Any) -> None:
+        self.with_payload = with_payload
+
+    async def step(self, samples: Any) -> Any:
+        async def looked_at() -> Any:
+            async for sample in samples:
+                sample = await self.with_payload(sample)
+                self.payloads.append(sample.scores.payload)
+                yield sample
+
+        return await super().step(looked_at())
+
+
+async def test_a_payload_produced_but_not_used_when_its_node_dies_is_scored_again() -> None:
+    class Payloads(LossyTeacher):
+        async def score(self, example: Any, rollout: Any) -> Any:
+            payload = "lost" if example.seed in (3, 5) else "whole"
+            return replace(await super().score(example, rollout), payload=payload)
+
+    teacher, learner, told = Payloads(), Taught(), list[Fault]()
+    group = WorkerGroup("teacher", [object()], "logs")
+    group.num_lost = 1
+    score_lost_again(learner, teacher, group, told.append, lambda payload: payload == "lost")  # type: ignore[arg-type]
+    await train(
+        LoopConfig(num_steps=2, batch_size=4),
+        examples=FakeExamples(),
+        completions=FakeCompletions(),
+        teacher=teacher,
+        learner=learner,
+        evaluator=FakeEvaluator(),
+        tracker=FakeTracker(),
+    )
+    assert teacher.rescored == ["example-3", "example-5"]
+    assert learner.payloads == ["whole"] * 8
+    assert [fault.kind for fault in told] == [FaultKind.RESCORED] * 2
