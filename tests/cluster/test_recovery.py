@@ -17,6 +17,7 @@ import pytest
 
 from sdft_ray.cluster import topology
 from sdft_ray.cluster.topology import Roles
+from sdft_ray.workers.seat import Seat
 
 NUM_STEPS = 12
 COMMON = [
@@ -44,13 +45,25 @@ def stop(process: psutil.Process) -> None:
     os.kill(process.pid, signal.SIGSTOP)
 
 
-# At which weight version, in which role that has work open, what happens.
-STRIKES: list[tuple[int, str, Callable[[psutil.Process], None]]] = [
-    (1, "rollout", kill),
-    (2, "teacher", kill),
-    (4, "rollout", kill_engine),
-    (5, "teacher", stop),
-    (8, "learner", kill),
+def samples_or_scores(seat: Seat) -> bool:
+    return seat.num_calls > 0
+
+
+def does_anything(seat: Seat) -> bool:
+    return seat.num_open > 0
+
+
+def loads(seat: Seat) -> bool:
+    return seat.num_open > seat.num_calls
+
+
+# At which weight version, in which role that does what, what happens.
+STRIKES: list[tuple[int, str, Callable[[Seat], bool], Callable[[psutil.Process], None]]] = [
+    (1, "rollout", samples_or_scores, kill),
+    (2, "teacher", samples_or_scores, kill),
+    (4, "rollout", loads, kill_engine),
+    (5, "teacher", samples_or_scores, stop),
+    (8, "learner", does_anything, kill),
 ]
 
 
@@ -61,10 +74,10 @@ class Saboteur:
         self.struck: list[int] = []
 
     async def work(self, roles: Roles) -> None:
-        for version, role, strike in STRIKES:
+        for version, role, is_busy, strike in STRIKES:
             group = roles.groups[role]
-            while roles.learner.weight_version < version or not any(seat.num_open for seat in group._seats):
-                await asyncio.sleep(0.002)
+            while roles.learner.weight_version < version or not any(is_busy(seat) for seat in group._seats):
+                await asyncio.sleep(0)  # a tiny model is done in milliseconds
             (seat,) = group._seats
             self.struck.append(self.pids[seat.actor])
             strike(psutil.Process(self.pids[seat.actor]))
