@@ -12,7 +12,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sdft_ray.cluster.actors import Maker, learner_maker, rollout_maker, teacher_maker
@@ -23,7 +23,7 @@ from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.cluster.run_inputs import RunInputs
 from sdft_ray.cluster.session import num_alive_nodes
 from sdft_ray.cluster.stages import Stages
-from sdft_ray.config import NEVER, CompletionSource, RunConfig
+from sdft_ray.config import NEVER, CompletionSource, FaultsConfig, RunConfig
 from sdft_ray.evaluation.evaluator import NoEvaluation
 from sdft_ray.evaluation.progress import Counting
 from sdft_ray.learner.group import LearnerGroup
@@ -38,6 +38,7 @@ from sdft_ray.weights.channel import WeightChannel, ends_of
 from sdft_ray.weights.plan import WeightPlan, plan_weights
 from sdft_ray.workers import RestartBudget, Work, WorkerGroup, close_all
 
+STARVED = 10.0  # times as long a process of the lowest priority may take; the scheduler gives it a sixtieth of a core
 Phase = Callable[[str], AbstractContextManager[None]]
 
 
@@ -95,7 +96,10 @@ async def start_roles(stages: Stages, folder: RunFolder, phase: Phase, counting:
     makers = _makers(stages, weights, reservations, logs)
     groups = {
         role: WorkerGroup(
-            role, [make(rank) for rank in range(reservations[role].placement.num_workers)], logs, faults=cfg.faults
+            role,
+            [make(rank) for rank in range(reservations[role].placement.num_workers)],
+            logs,
+            faults=_faults_of(role, cfg),
         )
         for role, make in makers.items()
     }
@@ -140,6 +144,13 @@ def _makers(stages: Stages, weights: WeightPlan, reservations: dict[str, Reserva
         "learner": lambda places: learner_maker(cfg, inputs, weights, places, logs, plan=stages.plan),
     }
     return {role: makers[role](places) for role, places in reservations.items()}
+
+
+def _faults_of(role: str, cfg: RunConfig) -> FaultsConfig:
+    """The deadlines of a role: teachers on a CPU run at the lowest priority, beside sampling in asynchronous runs."""
+    if role == "teacher" and cfg.cluster.teacher.device == "cpu" and cfg.max_staleness:
+        return replace(cfg.faults, hang_s=STARVED * cfg.faults.hang_s)
+    return cfg.faults
 
 
 def _replace_lost(cfg: RunConfig, roles: Roles, weights: WeightPlan, tell: Tell) -> None:

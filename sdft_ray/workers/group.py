@@ -256,6 +256,7 @@ class WorkerGroup:
 def close_all(groups: Sequence[WorkerGroup]) -> None:
     """Ends every worker of every group at once, also one that no longer answers, and those on their way."""
     for group in groups:
+        group._recovery = None  # or what is still being asked would start another
         for replacement in group._replacements.values():
             replacement.cancel()
     all_groups = [each for group in groups for each in (group, *group._newcomers.values())]
