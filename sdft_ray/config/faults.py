@@ -11,7 +11,10 @@ class FaultsConfig:
 
     grace_s: float = 60.0  # seconds a step may go on after SIGTERM, so that a checkpoint follows it; 0 ends at once
     hang_s: float = 60.0  # seconds of silence with work open after which a worker is hung; 5 times the usual if more
-    first_call_s: float = 600.0  # the same for a worker's first call of a kind, which may compile, and for files
+    first_call_s: float = 600.0  # the same for a worker's first call of a kind, which may compile
+    files_s: float = (
+        7200.0  # the same for a learner's first checkpoint or export; later ones have first_call_s at least
+    )
     start_s: float = 1800.0  # seconds for a worker to start, which reads the model
     max_restarts: int = 20  # rollout and teacher workers started anew within an hour; 0 replaces none
     max_wait_s: float = 1800.0  # seconds without any worker of a role after which the run stops
@@ -21,6 +24,7 @@ class FaultsConfig:
         at_least(0, "faults.grace_s", self.grace_s)
         positive("faults.hang_s", self.hang_s)
         positive("faults.first_call_s", self.first_call_s)
+        positive("faults.files_s", self.files_s)
         positive("faults.start_s", self.start_s)
         at_least(0, "faults.max_restarts", self.max_restarts)
         positive("faults.max_wait_s", self.max_wait_s)

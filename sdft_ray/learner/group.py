@@ -17,7 +17,7 @@ from sdft_ray.tracking.phases import PhaseTimer
 from sdft_ray.weights.channel import WeightKind
 from sdft_ray.workers import Pace, Work, WorkerGroup
 
-FILES = Work("files", pace=Pace.STORAGE)
+SAVE, LOAD, EXPORT, READ_EXPORT = (Work(kind, pace=Pace.STORAGE) for kind in ("save", "load", "export", "read export"))
 
 
 class LearnerGroup:
@@ -187,7 +187,7 @@ class LearnerGroup:
     async def save_checkpoint(self, data_state: Mapping[str, Any]) -> None:
         """See `roles.Learner.save_checkpoint`."""
         folder = checkpoint.partial_folder(self._checkpoints, self.weight_version)
-        await self.workers.on_all(lambda actor: actor.save.remote(str(folder)), FILES)
+        await self.workers.on_all(lambda actor: actor.save.remote(str(folder)), SAVE)
         state = {"weight_version": self.weight_version, "data": dict(data_state), "layout": self._layout()}
         state["model"] = self._model
         checkpoint.complete(folder, state, self._keep)
@@ -202,17 +202,19 @@ class LearnerGroup:
         layout, num_steps = self._layout(), self._plan.num_steps
         checkpoint.check_state(folder, state, layout=layout, num_steps=num_steps, model=self._model)
         version = state["weight_version"]
-        versions = await self.workers.on_all(lambda actor: actor.load.remote(str(folder), version), FILES)
+        versions = await self.workers.on_all(lambda actor: actor.load.remote(str(folder), version), LOAD)
         self.workers.confirm_version(dict(enumerate(versions)), version)
         self.weight_version = version
 
     async def export(self, folder: Path) -> None:
         """Writes the student as a Hugging Face folder (without a tokenizer)."""
-        await self.workers.on_all(lambda actor: actor.export.remote(str(folder)), FILES)
+        await self.workers.on_all(lambda actor: actor.export.remote(str(folder)), EXPORT)
 
     async def export_gap(self, folder: Path, rows: Sequence[GuardRow]) -> float:
         """The largest difference of the exported folder's logits from the student's on `rows`, over their range."""
-        gaps: list[float] = await self.workers.on_all(lambda actor: actor.export_gap.remote(str(folder), rows), FILES)
+        gaps: list[float] = await self.workers.on_all(
+            lambda actor: actor.export_gap.remote(str(folder), rows), READ_EXPORT
+        )
         return gaps[0]
 
     async def logprobs(self, rows: Sequence[GuardRow]) -> list[tuple[float, ...]]:

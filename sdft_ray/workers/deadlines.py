@@ -8,9 +8,10 @@ longest of their limits holds for all of them. The limit of a call is
 
 where `usual` is the longest silence that a call of its kind has met so far, over that call's amount of work (tokens,
 or 1). `crowd` is the number of open calls of its worker over the largest number seen with an answer: a batch of ten
-may take ten times as long as one. The first call of a kind on each worker may compile; it has `faults.first_call_s`
-and teaches nothing. Storage stalls for minutes without being lost: calls that read or write files have
-`faults.first_call_s` at least. Starting has `faults.start_s`.
+may take ten times as long as one. The first call of a kind on each worker may compile; it has `faults.first_call_s`,
+and `FIRST_TOKEN_S` for each token, and teaches nothing. Storage stalls for minutes without being lost: the first call
+that reads or writes certain files has `faults.files_s`, later ones `faults.first_call_s` at least. Starting has
+`faults.start_s`.
 """
 
 from enum import Enum, auto
@@ -19,6 +20,7 @@ from typing import NamedTuple
 from sdft_ray.config import FaultsConfig
 
 FACTOR = 5.0
+FIRST_TOKEN_S = 0.2  # a large model on a CPU writes five tokens a second
 READ_TOKENS = 16  # tokens that are read in parallel count as much as one that is written
 
 
@@ -26,7 +28,7 @@ class Pace(Enum):
     """What the deadline of a call depends on."""
 
     COMPUTE = auto()  # what was usual; the first on a worker has `faults.first_call_s`
-    STORAGE = auto()  # the same, but never less than `faults.first_call_s`
+    STORAGE = auto()  # the first on a worker has `faults.files_s`, and later ones never less than `first_call_s`
     START = auto()  # `faults.start_s`
 
 
@@ -66,10 +68,18 @@ class Deadlines:
             is_first: whether its worker had answered no call of this kind when it was made.
             num_open: calls that its worker has not answered, this one among them.
         """
-        if work.pace is Pace.START:
-            return min(self._faults.start_s, work.most_s)
-        generous = is_first or work.pace is Pace.STORAGE
-        least_s = self._faults.first_call_s if generous else self._faults.hang_s
+        faults = self._faults
+        match work.pace, is_first:
+            case Pace.START, _:
+                return min(faults.start_s, work.most_s)
+            case Pace.STORAGE, True:
+                least_s = faults.files_s
+            case Pace.STORAGE, False:
+                least_s = faults.first_call_s
+            case _, True:
+                least_s = faults.first_call_s + FIRST_TOKEN_S * (work.amount - 1)
+            case _:
+                least_s = faults.hang_s
         usual = self._usual.get(work.kind, _Usual())
         crowd = max(1.0, num_open / usual.num_open)
         return min(work.most_s, max(least_s, FACTOR * usual.silence_s * work.amount * crowd))

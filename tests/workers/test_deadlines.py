@@ -14,14 +14,15 @@ from sdft_ray.workers import Pace, Work, WorkerGroup, seat, written
 from sdft_ray.workers.deadlines import Deadlines
 
 PACKAGE = Path(__file__).parents[2] / "sdft_ray"
-FAULTS = FaultsConfig(hang_s=60.0, first_call_s=600.0, start_s=1800.0)
+FAULTS = FaultsConfig(hang_s=60.0, first_call_s=600.0, files_s=7200.0, start_s=1800.0)
 # What a group or a worker is asked with; the others of their names are of other things.
 ASKS = {"call", "on_first", "on_all", "on_each", "on_serving"}
 
 
 def test_the_first_call_of_a_kind_may_compile_and_later_ones_have_five_times_the_usual() -> None:
     deadlines, work = Deadlines(FAULTS), Work("score", 100)
-    assert deadlines.limit_s(work, is_first=True, num_open=1) == 600
+    assert deadlines.limit_s(Work("apply"), is_first=True, num_open=1) == 600
+    assert deadlines.limit_s(Work("complete", 32_001), is_first=True, num_open=1) == 7000, "nobody has answered yet"
     assert deadlines.limit_s(work, is_first=False, num_open=1) == 60
     deadlines.learn(work, silence_s=20.0, num_open=1)
     assert deadlines.limit_s(work, is_first=False, num_open=1) == 100
@@ -44,7 +45,8 @@ def test_a_long_completion_is_not_judged_by_short_ones_that_read_long_prompts() 
 
 def test_files_and_starts_have_limits_of_their_own() -> None:
     deadlines = Deadlines(FAULTS)
-    assert deadlines.limit_s(Work("files", pace=Pace.STORAGE), is_first=False, num_open=1) == 600
+    assert deadlines.limit_s(Work("save", pace=Pace.STORAGE), is_first=True, num_open=1) == 7200
+    assert deadlines.limit_s(Work("save", pace=Pace.STORAGE), is_first=False, num_open=1) == 600
     assert deadlines.limit_s(Work("ready", pace=Pace.START), is_first=True, num_open=1) == 1800
     assert deadlines.limit_s(Work("load weights", most_s=30.0), is_first=True, num_open=1) == 30
 
@@ -68,11 +70,11 @@ async def test_a_call_behind_others_in_a_queue_that_moves_is_never_late(quick: F
 
 async def test_a_call_behind_a_long_one_of_another_kind_waits_as_long_as_that_may_take(quick: FaultsConfig) -> None:
     """A newcomer's weights are asked for while the learner saves."""
-    faults = replace(quick, first_call_s=5.0)
+    faults = replace(quick, files_s=5.0)
     group = WorkerGroup("learner", [7], "logs", faults=faults)
     await group.on_all(lambda actor: answer_after(actor, 0.0), Work("publish"))
     saving = asyncio.ensure_future(
-        group.on_all(lambda actor: answer_after(actor, 0.9), Work("files", pace=Pace.STORAGE))
+        group.on_all(lambda actor: answer_after(actor, 0.9), Work("save", pace=Pace.STORAGE))
     )
     assert await group.on_all(lambda actor: answer_after(actor, 0.8), Work("publish")) == [7]
     await saving
