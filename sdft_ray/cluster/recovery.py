@@ -3,8 +3,8 @@
 A group makes the calls that were open on a lost worker again on the others, and starts another in its place. The
 newcomer loads the current weights before it serves, between two steps of the learner.
 
-A rollout engine in an NCCL group is not replaced: its neighbours wait for it in a broadcast that nothing ends, and
-vLLM makes such a group once. There a loss stops the run, with a checkpoint if the learner still answers.
+A rollout engine in an NCCL group is not replaced: in a broadcast its neighbours wait for it, which nothing ends, and
+outside of one all of them would have to meet anew. There a loss stops the run, with a checkpoint if the learner answers.
 """
 
 from collections.abc import AsyncIterator, Callable
