@@ -78,6 +78,14 @@ class WorkerError(SdftError):
     log_says_more = True
 
 
+class WorkerLostError(WorkerError):
+    """A worker is dead or does not answer; the message names its role, its node and the cause."""
+
+
+class PayloadLostError(WorkerError):
+    """A worker cannot have what another one made, whose node or process is gone."""
+
+
 class EngineError(WorkerError):
     """An engine of vLLM cannot start with this model, or has died; the cause, in vLLM's words, is in the message."""
 

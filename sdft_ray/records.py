@@ -137,6 +137,7 @@ class Sample:
     demonstration_tokens: tuple[int, ...] = ()  # to tell what was copied from it; () where nobody asks
     pool_hits: tuple[tuple[str, float], ...] = ()  # as in `TokenizedExample`
     is_rehearsal: bool = False
+    teacher_prompt_tokens: tuple[int, ...] = ()  # [P'] to score it again where its payload is lost
 
     def __post_init__(self) -> None:
         if self.scores.num_tokens != len(self.rollout.completion_tokens):
@@ -156,6 +157,7 @@ def make_sample(example: TokenizedExample, rollout: Rollout, scores: TeacherScor
         demonstration_tokens=example.demonstration_tokens,
         pool_hits=example.pool_hits,
         is_rehearsal=example.is_rehearsal,
+        teacher_prompt_tokens=example.teacher_prompt_tokens,
     )
 
 

@@ -1,5 +1,6 @@
 """The actors of each role, with the settings each of them is given; `topology.py` wires them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,21 +21,25 @@ from sdft_ray.workers import Worker
 MAX_OPEN_CALLS = 1000  # of an async actor: Ray's default, named because completions in flight are bounded elsewhere
 
 
-def _actors(kind: type[Worker], reservation: Reservation, options: dict[str, Any], **settings: Any) -> list[Any]:
-    """One actor a place, each told its rank."""
+Maker = Callable[[int], Any]  # makes the actor of a rank in its place, and does not wait for it
+
+
+def _maker(kind: type[Worker], reservation: Reservation, options: dict[str, Any], **settings: Any) -> Maker:
+    """Makes an actor that is told its rank."""
     remote = ray.remote(kind)
-    return [
-        remote.options(**reservation.actor_options(rank), **options).remote(rank=rank, **settings)
-        for rank in range(reservation.placement.num_workers)
-    ]
+
+    def make(rank: int) -> Any:
+        return remote.options(**reservation.actor_options(rank), **options).remote(rank=rank, **settings)
+
+    return make
 
 
-def make_rollout_workers(
+def rollout_maker(
     cfg: RunConfig, inputs: ModelInputs, weights: WeightPlan, reservation: Reservation, logs: str
-) -> list[Any]:
-    """The rollout actors in their places; they are not waited for."""
+) -> Maker:
+    """Makes rollout actors."""
     placement = reservation.placement
-    return _actors(
+    return _maker(
         RolloutWorker,
         reservation,
         {"max_concurrency": MAX_OPEN_CALLS},
@@ -52,10 +57,8 @@ def make_rollout_workers(
     )
 
 
-def make_teacher_workers(
-    cfg: RunConfig, inputs: RunInputs, weights: WeightPlan, reservation: Reservation, logs: str
-) -> list[Any]:
-    """The teacher actors in their places; they are not waited for."""
+def teacher_maker(cfg: RunConfig, inputs: RunInputs, weights: WeightPlan, reservation: Reservation, logs: str) -> Maker:
+    """Makes teacher actors."""
     placement = reservation.placement
     shared = {
         "log_dir": logs,
@@ -65,7 +68,7 @@ def make_teacher_workers(
         "weights": weights,
     }
     if cfg.teacher.backend is TeacherBackend.VLLM:
-        return _actors(
+        return _maker(
             VllmTeacher,
             reservation,
             {"max_concurrency": MAX_OPEN_CALLS},
@@ -75,7 +78,7 @@ def make_teacher_workers(
             shares_device=placement.shares_device,
             **shared,
         )
-    return _actors(
+    return _maker(
         TransformersTeacher,
         reservation,
         {"max_concurrency": MAX_OPEN_CALLS},
@@ -88,10 +91,10 @@ def make_teacher_workers(
     )
 
 
-def make_learner_workers(
+def learner_maker(
     cfg: RunConfig, inputs: RunInputs, weights: WeightPlan, reservation: Reservation, logs: str, *, plan: StagePlan
-) -> list[Any]:
-    """The learner's actors in their places, which have not met yet."""
+) -> Maker:
+    """Makes the learner's actors, which then have to meet."""
     settings = LearnerSettings(
         model_path=inputs.model_path,
         model=cfg.model,
@@ -112,4 +115,4 @@ def make_learner_workers(
         device=reservation.placement.device,
     )
     num_ranks = reservation.placement.num_workers
-    return _actors(LearnerWorker, reservation, {}, num_ranks=num_ranks, log_dir=logs, settings=settings)
+    return _maker(LearnerWorker, reservation, {}, num_ranks=num_ranks, log_dir=logs, settings=settings)

@@ -39,6 +39,7 @@ from sdft_ray.models.folder import load_tokenizer
 from sdft_ray.models.resolve import ModelFacts, check_model
 from sdft_ray.records import Example
 from sdft_ray.tracking.console import ConsoleSink
+from sdft_ray.tracking.faults import say_faults
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,8 @@ class TeacherCheck:
                 decode=decoder(inputs.tokenizer, keep_special=False),
                 answer_start=BehindMark(cfg.answer_mark, decoder(inputs.tokenizer, keep_special=True)),
             )
-            async with rollout_workers_only(cfg, inputs, str(self.folder.logs), console.phase) as model:
+            tell = say_faults(console.say)
+            async with rollout_workers_only(cfg, inputs, str(self.folder.logs), console.phase, tell) as model:
                 self.folder.begin(self._settings)
                 comparison = await compare_prompts(model, inputs.sample, asking, console.phase)
         verdict = judge(comparison, seed=cfg.seed)

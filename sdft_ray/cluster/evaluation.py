@@ -15,6 +15,7 @@ from sdft_ray.config.saved import plain_settings
 from sdft_ray.errors import ConfigError
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.tracking.console import ConsoleSink
+from sdft_ray.tracking.faults import say_faults
 from sdft_ray.tracking.metrics import check_declared
 from sdft_ray.tracking.summary import git_commit, package_versions
 
@@ -51,7 +52,7 @@ class EvaluationJob:
             for note in self.inputs.notes:
                 self.console.say(note)
             async with rollout_workers_only(
-                self._cfg, self.inputs, str(self.folder.logs), self.console.phase
+                self._cfg, self.inputs, str(self.folder.logs), self.console.phase, say_faults(self.console.say)
             ) as rollouts:
                 self.folder.begin(self._settings)
                 metrics = await self._measure(rollouts)

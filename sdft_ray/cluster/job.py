@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from sdft_ray.cluster.guards import check_engines, check_export
+from sdft_ray.cluster.learner_recovery import LearnerRecovery
 from sdft_ray.cluster.probes import check_resumable
 from sdft_ray.cluster.resuming import go_on_from, make_saving_plan, what_differs
 from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
@@ -16,6 +17,7 @@ from sdft_ray.cluster.termination import Termination
 from sdft_ray.cluster.topology import Roles, start_roles
 from sdft_ray.config import RunConfig, Target, Wandb
 from sdft_ray.config.saved import plain_settings
+from sdft_ray.errors import ClusterError, WorkerError
 from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.loop import LoopConfig, Stopped, train
 from sdft_ray.records import WorkerStatus
@@ -24,6 +26,7 @@ from sdft_ray.tensors import release_freed_memory
 from sdft_ray.tracking.alarms import Alarms
 from sdft_ray.tracking.console import ConsoleSink
 from sdft_ray.tracking.earlier import move_to_earlier
+from sdft_ray.tracking.faults import FaultLog
 from sdft_ray.tracking.jsonl import JsonLines
 from sdft_ray.tracking.metrics import is_evaluation
 from sdft_ray.tracking.ray_metrics import RayMetrics
@@ -55,6 +58,8 @@ class Job:
             self._differences = what_differs(self.folder, self._cfg, self._settings)
             on_failure.pop_all()
         self._setup_s = 0.0
+        self._faults = FaultLog(self.console.say)
+        self._learner_recovery = LearnerRecovery(self._cfg, self.folder, self.console, self._faults.tell)
         can_go_on = self._cfg.checkpoint_every > 0
         self._termination = Termination(self._cfg.faults.grace_s if can_go_on else 0.0, self.console.say)
 
@@ -67,9 +72,8 @@ class Job:
         with self.console, RaySession(self._cfg.cluster, self._cfg.needed_roles()) as session:
             self._termination.listen()
             self._introduce(session.dashboard)
-            roles = await start_roles(
-                self._stages, self.folder, self._saving, self.console.phase, self.console.counting
-            )
+            console, tell = self.console, self._faults.tell
+            roles = await start_roles(self._stages, self.folder, self._saving, console.phase, console.counting, tell)
             try:
                 release_freed_memory()  # what reading model and data took
                 summary, statuses = await self._run(roles)
@@ -105,11 +109,15 @@ class Job:
         )
         self._saving.best.take_over(lines.history)
         with RunTracker([lines, summary, self._saving.best, self.console, *self._other_sinks()]) as tracker:
+            self._faults.open(
+                self.folder.path, lambda: roles.learner.weight_version, resumes=self.folder.resumed is not None
+            )
             tracker.add_source(roles.channel.take_metrics)
             tracker.add_source(roles.learner.checkpoints.take_metrics)
+            tracker.add_source(self._faults.take_metrics)
             tracker.add_watcher(alarms.watch)
             tracker.start_clock(lines.elapsed_s)
-            await self._train(roles, tracker, [lines, alarms])
+            await self._train(roles, tracker, lines, alarms)
             return summary, await roles.status()
 
     def _introduce(self, dashboard: str) -> None:
@@ -164,15 +172,18 @@ class Job:
                 say=self.console.say,
             )
 
-    async def _train(self, roles: Roles, tracker: RunTracker, followers: Sequence[JsonLines | Alarms]) -> None:
+    async def _train(self, roles: Roles, tracker: RunTracker, lines: JsonLines, alarms: Alarms) -> None:
         if roles.learner.weight_version == 0:
             await self._evaluate(roles, tracker)
         self._setup_s = time.monotonic() - self._started
         for stage in self._stages:
-            for follower in followers:
-                follower.begin_stage(stage.name)
+            lines.begin_stage(stage.name)
+            alarms.begin_stage(stage.name)
             if roles.learner.weight_version <= stage.last_step:  # evaluated again where a resumed run stands at its end
-                await self._train_stage(stage, roles, tracker)
+                while (failures := await self._train_stage(stage, roles, tracker)) is not None:
+                    await self._learner_recovery.restore(failures, stage, roles)
+                    lines.go_back_to(roles.learner.weight_version)
+                await self._evaluate(roles, tracker)
         move_to_earlier(self.folder.model)
         with self.console.phase("saving the model"):
             await roles.learner.export(self.folder.model)
@@ -181,7 +192,9 @@ class Job:
             rows, precision = self.inputs.guard_rows, self._cfg.learner.precision
             await check_export(roles.learner, self.folder.model, rows, precision, self.console.say)
 
-    async def _train_stage(self, stage: Stage, roles: Roles, tracker: RunTracker) -> None:
+    async def _train_stage(self, stage: Stage, roles: Roles, tracker: RunTracker) -> BaseExceptionGroup | None:
+        """Runs the loop; returns what it has ended with where workers have failed, None at the stage's end."""
+        failures: BaseExceptionGroup | None = None
         cfg = LoopConfig(
             num_steps=stage.last_step,
             first_step=stage.first_step,
@@ -204,9 +217,11 @@ class Job:
                 )
         except* Stopped:
             self._say_stopped(roles.learner)
-        if self._termination.is_asked and roles.learner.weight_version < self.inputs.num_steps:
+        except* (WorkerError, ClusterError) as failed:
+            failures = failed
+        if failures is None and self._termination.is_asked and roles.learner.weight_version < self.inputs.num_steps:
             raise asyncio.CancelledError
-        await self._evaluate(roles, tracker)
+        return failures
 
     def _say_stopped(self, learner: LearnerGroup) -> None:
         version, saved = learner.weight_version, learner.checkpoints.saved_version

@@ -1,10 +1,12 @@
 """Rollout workers alone, for what only asks the model and trains nothing."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 
-from sdft_ray.cluster.actors import make_rollout_workers
+from sdft_ray.cluster.actors import rollout_maker
 from sdft_ray.cluster.placement import reserve
+from sdft_ray.cluster.recovery import Tell, replace_lost, start_workers
 from sdft_ray.cluster.run_inputs import ModelInputs
 from sdft_ray.cluster.session import num_alive_nodes
 from sdft_ray.config import RunConfig
@@ -13,14 +15,14 @@ from sdft_ray.records import Publication
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.weights.channel import WeightChannel, WeightKind
 from sdft_ray.weights.plan import plan_weights
-from sdft_ray.workers import WorkerGroup, close_all
+from sdft_ray.workers import RestartBudget, WorkerGroup, close_all
 
 ROLE = "rollout"
 
 
 @asynccontextmanager
 async def rollout_workers_only(
-    cfg: RunConfig, inputs: ModelInputs, logs: str, phase: Callable[[str], AbstractContextManager[None]]
+    cfg: RunConfig, inputs: ModelInputs, logs: str, phase: Callable[[str], AbstractContextManager[None]], tell: Tell
 ) -> AsyncIterator[RolloutPool]:
     """Rollout workers with the model folder's weights and no other role; ends them when the block ends.
 
@@ -29,6 +31,7 @@ async def rollout_workers_only(
         inputs: the model.
         logs: folder of their log files.
         phase: tells the user what is going on.
+        tell: is told of workers that are lost once all have started.
     """
 
     async def publish(kind: WeightKind, version: int) -> Publication:
@@ -36,11 +39,15 @@ async def rollout_workers_only(
 
     reservation = reserve(cfg.cluster, [ROLE])[ROLE]
     weights = plan_weights(cfg, num_alive_nodes())
-    group = WorkerGroup(ROLE, make_rollout_workers(cfg, inputs, weights, reservation, logs), logs)
+    make = rollout_maker(cfg, inputs, weights, reservation, logs)
+    actors = [make(rank) for rank in range(reservation.placement.num_workers)]
+    group = WorkerGroup(ROLE, actors, logs, faults=cfg.faults)
     try:
         with phase(f"starting {group.size} rollout worker{'s' if group.size > 1 else ''}"):
-            await group.on_all(lambda actor: actor.ready.remote())
-        yield RolloutPool(group, WeightChannel(publish, cfg.weights.timeout_s))
+            await start_workers(group)
+        pool = RolloutPool(group, WeightChannel(publish, cfg.weights.timeout_s))
+        replace_lost(group, make, pool, asyncio.Lock(), RestartBudget(cfg.faults.max_restarts), tell)
+        yield pool
     finally:
         close_all([group])
         reservation.release()

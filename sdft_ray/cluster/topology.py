@@ -12,18 +12,18 @@ import asyncio
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sdft_ray.cluster.actors import make_learner_workers, make_rollout_workers, make_teacher_workers
+from sdft_ray.cluster.actors import Maker, learner_maker, rollout_maker, teacher_maker
 from sdft_ray.cluster.evaluators import make_evaluator, make_harness
 from sdft_ray.cluster.placement import Reservation, reserve
+from sdft_ray.cluster.recovery import Tell, replace_lost, score_lost_again, start_workers
 from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.cluster.run_inputs import RunInputs
 from sdft_ray.cluster.session import num_alive_nodes
 from sdft_ray.cluster.stages import Stages
-from sdft_ray.config import NEVER, CompletionSource, RunConfig
+from sdft_ray.config import NEVER, CompletionSource, FaultsConfig, RunConfig
 from sdft_ray.data.reasoning import BehindMark
 from sdft_ray.evaluation.evaluator import NoEvaluation
 from sdft_ray.evaluation.progress import Counting
@@ -42,8 +42,9 @@ from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.teacher.token_target import TokenTarget
 from sdft_ray.weights.channel import WeightChannel, ends_of
 from sdft_ray.weights.plan import WeightPlan, plan_weights
-from sdft_ray.workers import WorkerGroup, close_all
+from sdft_ray.workers import RestartBudget, Work, WorkerGroup, close_all
 
+STARVED = 10.0  # times as long a process of the lowest priority may take; the scheduler gives it a sixtieth of a core
 Phase = Callable[[str], AbstractContextManager[None]]
 
 
@@ -58,21 +59,23 @@ class Roles:
     harness: Evaluator  # before and after training only
     rollouts: RolloutPool | None  # who samples and answers; None where nobody is asked
     channel: WeightChannel
-    groups: list[WorkerGroup]
+    groups: dict[str, WorkerGroup]  # by role
+    makers: dict[str, Maker]
     reservations: list[Reservation]
 
     async def notes(self) -> list[str]:
         """What a person should know of how the workers have started; what all of a role say stands once."""
-        said = [note for group in self.groups for notes in await group.on_all(_notes) for note in notes]
+        groups = self.groups.values()
+        said = [note for group in groups for notes in await group.on_all(_notes, Work("notes")) for note in notes]
         return list(dict.fromkeys(said))
 
     async def status(self) -> list[WorkerStatus]:
         """The status of every worker of every role."""
-        return [status for group in self.groups for status in await group.status()]
+        return [status for group in self.groups.values() for status in await group.status()]
 
     def close(self) -> None:
         """Ends every worker; safe to call after any failure."""
-        close_all(self.groups)
+        close_all(list(self.groups.values()))
         for reservation in self.reservations:
             reservation.release()
 
@@ -81,7 +84,9 @@ def _notes(actor: Any) -> Any:
     return actor.notes.remote()
 
 
-async def start_roles(stages: Stages, folder: RunFolder, saving: SavingPlan, phase: Phase, counting: Counting) -> Roles:
+async def start_roles(
+    stages: Stages, folder: RunFolder, saving: SavingPlan, phase: Phase, counting: Counting, tell: Tell
+) -> Roles:
     """Starts all workers at once and wires the roles; on failure ends what it started.
 
     Args:
@@ -90,19 +95,22 @@ async def start_roles(stages: Stages, folder: RunFolder, saving: SavingPlan, pha
         saving: how checkpoints are saved.
         phase: tells the user what is going on.
         counting: the same, and how far it is.
+        tell: is told of workers that are lost once all have started.
     """
     cfg, inputs = stages.shared
     logs = str(folder.logs)
     needed = cfg.needed_roles()
     reservations = reserve(cfg.cluster, needed)
     weights = plan_weights(cfg, num_alive_nodes())
-    makers: dict[str, Callable[[RunConfig, RunInputs, WeightPlan, Reservation, str], list[Any]]] = {
-        "rollout": make_rollout_workers,
-        "teacher": make_teacher_workers,
-        "learner": partial(make_learner_workers, plan=stages.plan),
-    }
+    makers = _makers(stages, weights, reservations, logs)
     groups = {
-        role: WorkerGroup(role, makers[role](cfg, inputs, weights, reservations[role], logs), logs) for role in needed
+        role: WorkerGroup(
+            role,
+            [make(rank) for rank in range(reservations[role].placement.num_workers)],
+            logs,
+            faults=_faults_of(role, cfg),
+        )
+        for role, make in makers.items()
     }
     learner = LearnerGroup(
         groups["learner"],
@@ -115,18 +123,19 @@ async def start_roles(stages: Stages, folder: RunFolder, saving: SavingPlan, pha
         answer_start=BehindMark(cfg.loss.skip_until, inputs.decode(keep_special=True)),
     )
     channel = ends_of(weights.student_channel).driver(learner.publish, cfg.weights.timeout_s)
-    roles = _wire(cfg, inputs, folder, groups, learner, weights, channel, list(reservations.values()), counting)
+    roles = _wire(cfg, inputs, folder, groups, makers, learner, weights, channel, reservations, counting)
     with ExitStack() as on_failure:
         on_failure.callback(roles.close)
         async with asyncio.TaskGroup() as tasks:
             for role, group in groups.items():
-                tasks.create_task(_wait_until_ready(role, group, learner, phase))
+                tasks.create_task(_start(role, group, learner, phase))
         if "rollout" in groups:
             size = cfg.cluster.rollout.tensor_parallel_size
             await channel.connect(groups["learner"], groups["rollout"], ranks_per_engine=size)
         await roles.teacher.load_weights(learner.weight_version)  # for workers that map: all others hold version 0
         channel.take_metrics()  # of no step
         await learner.measure_matmuls()
+        _replace_lost(cfg, roles, weights, tell)
         if isinstance(roles.completions, RecordedCompletions | RehearsedCompletions):
             with phase("sampling completions with the weights the run begins with"):
                 await roles.completions.record(stages.drawn())
@@ -134,15 +143,46 @@ async def start_roles(stages: Stages, folder: RunFolder, saving: SavingPlan, pha
     return roles
 
 
+def _makers(stages: Stages, weights: WeightPlan, reservations: dict[str, Reservation], logs: str) -> dict[str, Maker]:
+    """What makes the actors of each role that has a place."""
+    cfg, inputs = stages.shared
+    makers: dict[str, Callable[[Reservation], Maker]] = {
+        "rollout": lambda places: rollout_maker(cfg, inputs, weights, places, logs),
+        "teacher": lambda places: teacher_maker(cfg, inputs, weights, places, logs),
+        "learner": lambda places: learner_maker(cfg, inputs, weights, places, logs, plan=stages.plan),
+    }
+    return {role: makers[role](places) for role, places in reservations.items()}
+
+
+def _faults_of(role: str, cfg: RunConfig) -> FaultsConfig:
+    """The deadlines of a role: teachers on a CPU run at the lowest priority, beside sampling in asynchronous runs."""
+    if role == "teacher" and cfg.cluster.teacher.device == "cpu" and cfg.max_staleness:
+        return replace(cfg.faults, hang_s=STARVED * cfg.faults.hang_s)
+    return cfg.faults
+
+
+def _replace_lost(cfg: RunConfig, roles: Roles, weights: WeightPlan, tell: Tell) -> None:
+    """Has lost rollout and teacher workers replaced, if their weights are pulled: see `recovery.py`."""
+    budget = RestartBudget(cfg.faults.max_restarts)
+    pools = {"rollout": roles.rollouts, "teacher": roles.teacher}
+    for role, pool in pools.items():
+        is_pushed = role == "rollout" and weights.student_channel.reach.gpu_to_gpu
+        if isinstance(pool, RolloutPool | TeacherPool) and not is_pushed:
+            replace_lost(roles.groups[role], roles.makers[role], pool, roles.learner.unchanged, budget, tell)
+    if isinstance(roles.teacher, TeacherPool):
+        score_lost_again(roles.learner, roles.teacher, roles.groups["teacher"], tell)
+
+
 def _wire(
     cfg: RunConfig,
     inputs: RunInputs,
     folder: RunFolder,
     groups: dict[str, WorkerGroup],
+    makers: dict[str, Maker],
     learner: LearnerGroup,
     weights: WeightPlan,
     channel: WeightChannel,
-    reservations: list[Reservation],
+    reservations: dict[str, Reservation],
     counting: Counting,
 ) -> Roles:
     rollouts = RolloutPool(groups["rollout"], channel) if "rollout" in groups else None
@@ -154,8 +194,9 @@ def _wire(
         harness=NoEvaluation() if rollouts is None else make_harness(cfg, inputs, folder, rollouts, counting),
         rollouts=rollouts,
         channel=channel,
-        groups=list(groups.values()),
-        reservations=reservations,
+        groups=groups,
+        makers=makers,
+        reservations=list(reservations.values()),
     )
 
 
@@ -176,9 +217,9 @@ def _completions(cfg: RunConfig, inputs: RunInputs, folder: RunFolder, rollouts:
     return RehearsedCompletions(completions, recorded())
 
 
-async def _wait_until_ready(role: str, group: WorkerGroup, learner: LearnerGroup, phase: Phase) -> None:
+async def _start(role: str, group: WorkerGroup, learner: LearnerGroup, phase: Phase) -> None:
     with phase(f"starting {group.size} {role} worker{'s' if group.size > 1 else ''}"):
         if role == "learner":
             await learner.start()
         else:
-            await group.on_all(lambda actor: actor.ready.remote())
+            await start_workers(group)

@@ -15,6 +15,7 @@ from sdft_ray.config.evaluation import (
     JudgeConfig,
     Match,
 )
+from sdft_ray.config.faults import FaultsConfig
 from sdft_ray.config.harness import HarnessConfig, HarnessTask
 from sdft_ray.config.learner import LearnerConfig, Precision, Saving, Schedule
 from sdft_ray.config.method import (
@@ -60,6 +61,7 @@ __all__ = [
     "EvaluationConfig",
     "EvaluationContext",
     "EvaluationSetConfig",
+    "FaultsConfig",
     "Figures",
     "HardwareConfig",
     "HarnessConfig",

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from sdft_ray.models.packing import Packing
 from sdft_ray.records import GuardRow, MatmulSeconds, Publication, Sample, SampleReport, StepReport, TokenViews
 from sdft_ray.tracking.phases import PhaseTimer
 from sdft_ray.weights.channel import WeightKind
-from sdft_ray.workers import WorkerGroup
+from sdft_ray.workers import Pace, Work, WorkerGroup
+
+LOAD, EXPORT, READ_EXPORT = (Work(kind, pace=Pace.STORAGE) for kind in ("load", "export", "read export"))
 
 
 class LearnerGroup:
@@ -47,16 +49,25 @@ class LearnerGroup:
         self.checkpoints = CheckpointWriter(workers, saving)
         self._answer_start = answer_start
         self._matmuls: list[MatmulSeconds] = []
+        # Held while a step changes the weights, and while a worker that comes in between two versions loads them.
+        self.unchanged = asyncio.Lock()
+        self._with_payload: Callable[[Sample], Awaitable[Sample]] | None = None
+
+    def check_payloads(self, with_payload: Callable[[Sample], Awaitable[Sample]]) -> None:
+        """Has `with_payload` look at every sample before it is trained on, which scores it again if it has to."""
+        self._with_payload = with_payload
 
     async def start(self) -> None:
         """Returns when every rank has loaded the model and joined the others."""
-        address, port = await self.workers.on_first(lambda actor: actor.rendezvous.remote())
-        packings = await self.workers.on_all(lambda actor: actor.start.remote(address, port))
+        start = Work("start", pace=Pace.START)
+        address, port = await self.workers.on_first(lambda actor: actor.rendezvous.remote(), start)
+        packings = await self.workers.on_all(lambda actor: actor.start.remote(address, port), start)
+        await self.workers.locate()
         self.packing = max(packings, key=lambda packing: packing.value)  # the most careful, should ranks differ
 
     async def measure_matmuls(self) -> None:
         """Measures what `learner/matmul_share` is held against; called when no role has anything to do."""
-        self._matmuls = await self.workers.on_all(lambda actor: actor.measure_matmuls.remote())
+        self._matmuls = await self.workers.on_all(lambda actor: actor.measure_matmuls.remote(), Work("measure"))
 
     async def step(self, samples: AsyncIterator[Sample]) -> StepReport:
         """See `roles.Learner.step`.
@@ -64,16 +75,18 @@ class LearnerGroup:
         The ranks get the samples in rounds, each as soon as it is complete. With Normalization.TOKEN_MEAN the first
         round waits for the last sample, since no token's weight is known before.
         """
+        version = self.weight_version
         trained, wait_s = await self._accumulate(samples)
-        reports = await self.workers.on_all(lambda actor: actor.apply.remote())
+        async with self.unchanged:
+            reports = await self.workers.on_all(lambda actor: actor.apply.remote(), Work("apply"))
+            self.weight_version += 1
         metrics = step_metrics(
-            trained, reports, weight_version=self.weight_version, sampled=self._sampled, matmuls=self._matmuls
+            trained, reports, weight_version=version, sampled=self._sampled, matmuls=self._matmuls
         ) | {
             "learner/uncounted_samples": float(sum(not sample.num_counted for sample in trained)),
-            "learner/learning_rate": self._plan.learning_rate(self.weight_version),
+            "learner/learning_rate": self._plan.learning_rate(version),
             "loop/wait_s": wait_s,
         }
-        self.weight_version += 1
         return StepReport(metrics=metrics, samples=tuple(trained[: self._num_report_samples]))
 
     async def _accumulate(self, samples: AsyncIterator[Sample]) -> tuple[list[SampleReport], float]:
@@ -84,7 +97,7 @@ class LearnerGroup:
         """
         started, timer = time.perf_counter(), PhaseTimer()
         max_tokens = self._learner.max_tokens_per_microbatch
-        rounds = cut_rounds(self._weighted(samples), self.workers.size, max_tokens, self.packing)
+        rounds = cut_rounds(self._weighted(self._with_payloads(samples)), self.workers.size, max_tokens, self.packing)
         training = []
         try:
             async with asyncio.TaskGroup() as tasks:  # a round that fails ends the wait for samples, too
@@ -99,10 +112,13 @@ class LearnerGroup:
         return [report for task in training for report in task.result()], wait_s
 
     async def _train(self, samples: Round, timer: PhaseTimer) -> list[SampleReport]:
+        microbatches = samples.microbatches(self.packing)
+        most_tokens = max(len(microbatch.input_ids) for microbatch in microbatches)
         with timer.phase("round"):
             views = await self.workers.on_each(
                 lambda actor, microbatch: actor.accumulate.remote(microbatch, samples.is_last),
-                samples.microbatches(self.packing),
+                microbatches,
+                [Work("accumulate", most_tokens)] * len(microbatches),  # ranks wait for the slowest
             )
         by_index = {
             index: values
@@ -110,6 +126,11 @@ class LearnerGroup:
             for index, values in zip(rank, answer, strict=False)  # a rank left over answers for a filler
         }
         return [self._report(part, by_index[index]) for index, part in enumerate(samples.samples)]
+
+    async def _with_payloads(self, samples: AsyncIterator[Sample]) -> AsyncIterator[Sample]:
+        async for sample in samples:
+            yield sample if self._with_payload is None else await self._with_payload(sample)
+            del sample  # with the handle of its payload
 
     async def _weighted(self, samples: AsyncIterator[Sample]) -> AsyncIterator[WeightedSample]:
         """Each sample with its token weights, as soon as these are known."""
@@ -164,7 +185,7 @@ class LearnerGroup:
         """Packs the weights of `kind`; the channel calls it once per kind and version."""
         if version != self.weight_version:
             raise ValueError(f"version {version} was asked for, the learner holds {self.weight_version}")
-        publications = await self.workers.on_all(lambda actor: actor.publish.remote(kind))
+        publications = await self.workers.on_all(lambda actor: actor.publish.remote(kind), Work("publish"))
         return next(publication for publication in publications if publication is not None)
 
     async def save_checkpoint(self, data_state: Mapping[str, Any], *, wait: bool) -> None:
@@ -179,20 +200,24 @@ class LearnerGroup:
             CheckpointError: it is of another network or method.
         """
         version = checkpoint.read_state(folder)["weight_version"]
-        versions = await self.workers.on_all(lambda actor: actor.load.remote(str(folder), version))
-        self.workers.confirm_version(versions, version)
+        versions = await self.workers.on_all(lambda actor: actor.load.remote(str(folder), version), LOAD)
+        self.workers.confirm_version(dict(enumerate(versions)), version)
         self.weight_version = self.checkpoints.saved_version = version
 
     async def export(self, folder: Path) -> None:
         """Writes the student as a Hugging Face folder (without a tokenizer)."""
-        await self.workers.on_all(lambda actor: actor.export.remote(str(folder)))
+        await self.workers.on_all(lambda actor: actor.export.remote(str(folder)), EXPORT)
 
     async def export_gap(self, folder: Path, rows: Sequence[GuardRow]) -> float:
         """The largest difference of the exported folder's logits from the student's on `rows`, over their range."""
-        gaps: list[float] = await self.workers.on_all(lambda actor: actor.export_gap.remote(str(folder), rows))
+        gaps: list[float] = await self.workers.on_all(
+            lambda actor: actor.export_gap.remote(str(folder), rows), READ_EXPORT
+        )
         return gaps[0]
 
     async def logprobs(self, rows: Sequence[GuardRow]) -> list[tuple[float, ...]]:
         """Logprobs [T, nats] of the completion tokens of every row at temperature 1."""
-        answers: list[list[tuple[float, ...]]] = await self.workers.on_all(lambda actor: actor.logprobs.remote(rows))
+        answers: list[list[tuple[float, ...]]] = await self.workers.on_all(
+            lambda actor: actor.logprobs.remote(rows), Work("logprobs", sum(len(row.prompt_tokens) for row in rows))
+        )
         return answers[0]

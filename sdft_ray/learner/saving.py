@@ -19,7 +19,9 @@ from sdft_ray.errors import CheckpointError
 from sdft_ray.learner.checkpoint import complete, complete_checkpoints, partial_folder, prune
 from sdft_ray.learner.manifest import SavedFile
 from sdft_ray.records import SampleReport
-from sdft_ray.workers import WorkerGroup
+from sdft_ray.workers import Pace, Work, WorkerGroup
+
+SAVE, SAVED = Work("save", pace=Pace.STORAGE), Work("saved")
 
 POLL_S = 0.2  # between two questions whether the ranks have written
 
@@ -120,7 +122,7 @@ class CheckpointWriter:
             self._fail(version, _why(error))
         else:
             background = self._plan.saving is Saving.BACKGROUND
-            answers = await self._workers.on_all(lambda actor: actor.save.remote(str(folder), background))
+            answers = await self._workers.on_all(lambda actor: actor.save.remote(str(folder), background), SAVE)
             self._writing = asyncio.create_task(self._complete(folder, version, state, answers))
             if wait or not background:
                 await self.finish()
@@ -132,6 +134,13 @@ class CheckpointWriter:
         if writing is not None:
             await writing
 
+    async def abandon(self) -> None:
+        """Gives up the save under way, whose ranks are lost; its folder is none, and the next save empties it."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.cancel()
+            await asyncio.wait([writing])
+
     def take_metrics(self) -> dict[str, float]:
         """What saving came to since the last call, by metric key; empty where nothing was saved."""
         taken, self._metrics = self._metrics, {}
@@ -142,7 +151,7 @@ class CheckpointWriter:
     ) -> None:
         while any(answer is None for answer in answers):  # a rank is still writing
             await asyncio.sleep(POLL_S)
-            answers = await self._workers.on_all(lambda actor: actor.saved.remote())
+            answers = await self._workers.on_all(lambda actor: actor.saved.remote(), SAVED)
         why = [answer for answer in answers if isinstance(answer, str)]
         if not why:
             files = [answer for answer in answers if isinstance(answer, SavedFile)]

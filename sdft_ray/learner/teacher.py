@@ -22,6 +22,8 @@ from sdft_ray.records import INITIAL_VERSION, HiddenPayload, LogitsPayload, Micr
 from sdft_ray.tensors import to_tensor
 from sdft_ray.weights.fragments import Fragment, Shapes, assemble
 
+FETCH_TIMEOUT_S = 600.0  # in the rank; the driver waits for the whole round, see `workers/deadlines.py`
+
 
 class TeacherHeads:
     """The heads of the last weight versions, in the dtype of the teacher's workers."""
@@ -160,7 +162,7 @@ def open_payloads(microbatch: Microbatch, heads: TeacherHeads, tail: TailName, d
     Raises:
         WeightVersionError: a payload of hidden states was made with weights whose head is not held.
     """
-    payloads: list[Any] = ray.get(list(microbatch.payloads))
+    payloads: list[Any] = ray.get(list(microbatch.payloads), timeout=FETCH_TIMEOUT_S)
 
     def joined(arrays: Sequence[np.ndarray]) -> torch.Tensor:
         return torch.cat([to_tensor(array) for array in arrays]).to(device)

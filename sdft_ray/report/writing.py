@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdft_ray.config import Figures, ReportConfig
-from sdft_ray.report import origins, paired_section, questions, results, stages, training
+from sdft_ray.report import faults, origins, paired_section, questions, results, stages, training
 from sdft_ray.report.arms import group_runs
 from sdft_ray.report.export import write_figures, write_paired, write_results, write_tidy
 from sdft_ray.report.page import render_page
@@ -29,6 +29,7 @@ SECTIONS = (
     training.positions,
     training.disagreements,
     training.times,
+    faults.faults,
     origins.settings,
     origins.runs,
 )

@@ -1,12 +1,15 @@
 """The teacher workers as the loop sees them."""
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
-from sdft_ray.records import Publication, Rollout, TeacherScores, TokenizedExample
+from sdft_ray.records import Publication, Rollout, Sample, TeacherScores, TokenizedExample
 from sdft_ray.weights.channel import WeightChannel, WeightKind
 from sdft_ray.weights.plan import WeightPlan
-from sdft_ray.workers import WorkerGroup
+from sdft_ray.workers import Work, WorkerGroup
 
 
 class TeacherPool:
@@ -24,21 +27,29 @@ class TeacherPool:
         self._group = group
         self._channel = channel
         self._weights = weights
-        self._weight_version = None if weights.teachers_map else 0
+        self._weight_version: int | None = None if weights.teachers_map else 0
+        self._holds_folder = not weights.teachers_map  # workers start with the model folder's weights
         self._loading = asyncio.Lock()
 
     async def score(self, example: TokenizedExample, rollout: Rollout) -> TeacherScores:
         """The teacher's scores of the sampled ids under the teacher prompt; the payload stays where it is."""
+        return await self._score(example.teacher_prompt_tokens, rollout.completion_tokens, example.is_rehearsal)
 
+    async def score_again(self, sample: Sample) -> Sample:
+        """The sample with the scores of the weights that the workers hold now."""
+        completion = sample.rollout.completion_tokens
+        scores = await self._score(sample.teacher_prompt_tokens, completion, sample.is_rehearsal)
+        return replace(sample, scores=scores)
+
+    async def _score(
+        self, prompt_tokens: Sequence[int], completion_tokens: Sequence[int], is_rehearsal: bool
+    ) -> TeacherScores:
         async def scores_and_handle(actor: Any) -> TeacherScores:
-            version, payload = actor.score.options(num_returns=2).remote(
-                example.teacher_prompt_tokens, rollout.completion_tokens, example.is_rehearsal
-            )
-            return TeacherScores(
-                payload=payload, num_tokens=len(rollout.completion_tokens), teacher_version=await version
-            )
+            version, payload = actor.score.options(num_returns=2).remote(prompt_tokens, completion_tokens, is_rehearsal)
+            return TeacherScores(payload=payload, num_tokens=len(completion_tokens), teacher_version=await version)
 
-        return await self._group.call(scores_and_handle)
+        work = Work("score", len(prompt_tokens) + len(completion_tokens))
+        return await self._group.call(scores_and_handle, work)
 
     async def load_weights(self, version: int) -> None:
         """Returns when every worker scores with the teacher's weights of `version`; at once if all do.
@@ -58,7 +69,20 @@ class TeacherPool:
             if self._weights.teachers_average and self._weight_version == version - 1:
                 kind, load = WeightKind.STUDENT, _average
             await self._channel.deliver(kind, version, self._group, load)
-            self._weight_version = version
+            self._weight_version, self._holds_folder = version, False
+
+    def forget_version(self) -> None:
+        """Has the next version loaded whatever its number: the learner has begun again at an earlier one."""
+        self._weight_version = None
+
+    @asynccontextmanager
+    async def holding_current(self, newcomer: WorkerGroup) -> AsyncIterator[None]:
+        """Inside the block a newcomer, which has started, holds the weights of all others, and none are loaded."""
+        async with self._loading:
+            kind, version = self._weights.teacher_kind, self._weight_version
+            if kind is not None and version is not None and not self._holds_folder:
+                await self._channel.deliver(kind, version, newcomer, _replace)
+            yield
 
 
 def _replace(actor: Any, publication: Publication) -> Any:

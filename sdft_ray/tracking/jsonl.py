@@ -46,18 +46,29 @@ class JsonLines:
         Raises:
             CheckpointError: a line before the last is not JSON.
         """
+        self._run_dir = run_dir
         self._decode = decode
         self._stage = ""
+        self._say = say
         # The metric lines of the run before it was resumed.
-        self.history = cut_after(run_dir / METRICS_FILE, resumed_step)
-        cut_after(run_dir / SAMPLES_FILE, resumed_step)
-        self._metrics = LineFile(run_dir / METRICS_FILE, say)
-        self._samples = LineFile(run_dir / SAMPLES_FILE, say)
+        self.history = self._open(resumed_step)
 
     @property
     def elapsed_s(self) -> float:
         """Training time of the run before it was resumed."""
         return self.history[-1]["time_s"] if self.history else 0.0
+
+    def go_back_to(self, step: int) -> None:
+        """Moves the lines beyond `step` to earlier/, since their steps are taken again."""
+        self.close()
+        self._open(step)
+
+    def _open(self, kept_step: int | None) -> list[dict[str, Any]]:
+        history = cut_after(self._run_dir / METRICS_FILE, kept_step)
+        cut_after(self._run_dir / SAMPLES_FILE, kept_step)
+        self._metrics = LineFile(self._run_dir / METRICS_FILE, self._say)
+        self._samples = LineFile(self._run_dir / SAMPLES_FILE, self._say)
+        return history
 
     def begin_stage(self, name: str) -> None:
         """Names the stage of the lines that follow; "" for a run without stages."""

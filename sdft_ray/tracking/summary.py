@@ -12,7 +12,9 @@ from sdft_ray.records import SampleReport, WorkerStatus
 from sdft_ray.tracking.metrics import METRICS, is_evaluation
 
 SUMMARY_FILE = "summary.json"
-PHASES = {metric.key: metric.key.partition("/")[2].removesuffix("_s") for metric in METRICS if metric.unit == "s"}
+# What was survived is no part of a step.
+TIMES = [metric.key for metric in METRICS if metric.unit == "s" and not metric.key.startswith("faults/")]
+PHASES = {key: key.partition("/")[2].removesuffix("_s") for key in TIMES}
 PACKAGES = (
     "sdft-ray",
     "ray",

@@ -29,6 +29,7 @@ from sdft_ray.errors import WeightVersionError
 from sdft_ray.records import Bucket, Publication
 from sdft_ray.weights.buckets import published_bytes, unpack
 from sdft_ray.weights.fragments import Fragment, Shapes
+from sdft_ray.workers import Work
 
 T = TypeVar("T")
 
@@ -120,20 +121,24 @@ class Workers(Protocol):
     role: str
     size: int
 
-    async def on_first(self, call: Callable[[Any], Any]) -> Any:
+    async def on_first(self, call: Callable[[Any], Any], work: Work) -> Any:
         """Makes `call(actor)` on the first actor."""
         ...
 
-    async def on_all(self, call: Callable[[Any], Any]) -> list[Any]:
+    async def on_all(self, call: Callable[[Any], Any], work: Work) -> list[Any]:
         """Makes `call(actor)` on every actor."""
         ...
 
-    async def on_each(self, call: Callable[[Any, Any], Any], items: Sequence[Any]) -> list[Any]:
+    async def on_each(self, call: Callable[[Any, Any], Any], items: Sequence[Any], works: Sequence[Work]) -> list[Any]:
         """Makes `call(actor, item)` on every actor with its own item."""
         ...
 
-    def confirm_version(self, acknowledged: Sequence[int], version: int) -> None:
-        """Checks what every worker answered."""
+    async def on_serving(self, call: Callable[[Any], Any], work: Work) -> dict[int, Any]:
+        """Makes `call(actor)` on every actor that serves; answers by rank."""
+        ...
+
+    def confirm_version(self, acknowledged: Mapping[int, int], version: int) -> None:
+        """Checks what every worker answered, by rank."""
         ...
 
 
@@ -141,7 +146,7 @@ class WeightChannel:
     """One publication per kind and version for all who need it at that time."""
 
     def __init__(self, publish: Callable[[WeightKind, int], Awaitable[Publication]], timeout_s: float):
-        """`timeout_s` holds for the learner to publish a version and for each worker to take it over."""
+        """`timeout_s` is the most that the learner may take to publish a version, and a worker to take it over."""
         self._publish = publish
         self._timeout_s = timeout_s
         self._open: dict[tuple[WeightKind, int], _Shared] = {}
@@ -154,10 +159,10 @@ class WeightChannel:
         receivers: Workers,
         load: Callable[[Any, Publication], Awaitable[int]],
     ) -> None:
-        """Returns when every one of `receivers` holds these weights: one call of `load` each.
+        """Returns when every one of `receivers` that serves holds these weights: one call of `load` each.
 
         Raises:
-            WeightVersionError: a worker did not answer in time, or holds another version afterwards.
+            WeightVersionError: the learner did not publish in time, or a worker holds another version afterwards.
         """
         async with self._publication(kind, version) as publication:
             await self._load(publication, receivers, load)
@@ -175,12 +180,8 @@ class WeightChannel:
     ) -> None:
         start = time.perf_counter()
         version = publication.version
-        held = await receivers.on_each(
-            lambda actor, rank: self._in_time(
-                load(actor, publication), f"{receivers.role} worker {rank} did not take over weights {version}"
-            ),
-            range(receivers.size),
-        )
+        work = Work("load weights", most_s=self._timeout_s)
+        held = await receivers.on_serving(lambda actor: load(actor, publication), work)
         self._record("weights/load_s", time.perf_counter() - start, max)
         receivers.confirm_version(held, version)
 

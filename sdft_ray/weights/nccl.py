@@ -32,6 +32,9 @@ from sdft_ray.weights.channel import (
     Workers,
 )
 from sdft_ray.weights.fragments import assemble, fragments_in, index_by_name
+from sdft_ray.workers import Pace, Work
+
+MEET = Work("connect", pace=Pace.START)
 
 
 class NcclSender(Sender):
@@ -141,13 +144,17 @@ class NcclChannel(WeightChannel):
 
     async def connect(self, learner: Workers, engines: Workers, ranks_per_engine: int) -> None:
         """See `WeightChannel`."""
-        address, port = await learner.on_first(lambda actor: actor.rendezvous.remote())
+        address, port = await learner.on_first(lambda actor: actor.rendezvous.remote(), MEET)
         meeting = Meeting(address, port, num_ranks=1 + ranks_per_engine * engines.size)
         first_ranks = [1 + ranks_per_engine * rank for rank in range(engines.size)]
         async with asyncio.TaskGroup() as tasks:
-            announcements = tasks.create_task(learner.on_all(lambda actor: actor.connect.remote(meeting)))
+            announcements = tasks.create_task(learner.on_all(lambda actor: actor.connect.remote(meeting), MEET))
             tasks.create_task(
-                engines.on_each(lambda actor, first_rank: actor.connect.remote(meeting, first_rank), first_ranks)
+                engines.on_each(
+                    lambda actor, first_rank: actor.connect.remote(meeting, first_rank),
+                    first_ranks,
+                    [MEET] * engines.size,
+                )
             )
         self.announcement = announcements.result()[0]
 

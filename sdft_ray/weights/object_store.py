@@ -16,6 +16,8 @@ from sdft_ray.weights.channel import Ends, RankWeights, Sender, WeightKind
 from sdft_ray.weights.fragments import assembled
 from sdft_ray.weights.shared_memory import MemoryFile
 
+FETCH_TIMEOUT_S = 600.0  # in the worker; the driver waits for the whole load, see `workers/deadlines.py`
+
 
 class StoredArray(NamedTuple):
     """An array in the object store, which lives until the last of its handles is dropped."""
@@ -24,7 +26,7 @@ class StoredArray(NamedTuple):
 
     def open(self, dtype: str) -> np.ndarray:
         """See `ArrayHandle.open`."""
-        array: np.ndarray = ray.get(self.reference)
+        array: np.ndarray = ray.get(self.reference, timeout=FETCH_TIMEOUT_S)
         return array
 
     @asynccontextmanager

@@ -49,14 +49,24 @@ def kill(job: subprocess.Popen[bytes], process_name: str) -> None:
 ONLY_A_LEARNER = ["method=sft"]  # starts in a quarter of the time
 ENDS = {
     "Ctrl-C": ([], lambda job: stop(job, signal.SIGINT), 130, "error: interrupted"),
-    "dead engine": ([], lambda job: kill(job, "VLLM::EngineCore"), 1, "error: rollout worker 0: vLLM's engine"),
+    "dead engine": (
+        ["faults.max_restarts=0", "checkpoint_every=100000"],
+        lambda job: kill(job, "VLLM::EngineCore"),
+        1,
+        "error: No rollout worker is left, and faults.max_restarts=0 within an hour are used up.",
+    ),
     "SIGTERM": (
         [*ONLY_A_LEARNER, "checkpoint_every=100000"],
         lambda job: stop(job, signal.SIGTERM),
         143,
         "error: terminated",
     ),
-    "dead learner": (ONLY_A_LEARNER, lambda job: kill(job, "ray::Learner"), 1, "error: learner worker 0 failed"),
+    "dead learner": (
+        [*ONLY_A_LEARNER, "faults.learner_restarts=0"],
+        lambda job: kill(job, "ray::Learner"),
+        1,
+        "was lost: its process has died",
+    ),
 }
 
 
@@ -88,7 +98,7 @@ def test_however_a_run_ends_it_leaves_no_process_behind_and_says_why_once(
     wait_until(lambda: not [process for process in tree if is_alive(process)], 30)
     assert not [process for process in tree if is_alive(process)]
     text = log.read_text()
-    if end == "SIGTERM":
+    if "checkpoint_every=100000" in settings:
         last = json.loads(metrics.read_text().splitlines()[-1])["step"]
         assert complete_checkpoints(tmp_path / "ended" / "checkpoints") == [
             tmp_path / "ended" / "checkpoints" / f"step-{last:06}"

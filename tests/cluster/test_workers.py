@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import ray
 
-from sdft_ray.errors import NonFiniteError, WeightVersionError, WorkerError
+from sdft_ray.errors import NonFiniteError, WeightVersionError, WorkerError, WorkerLostError
 from sdft_ray.records import Publication
 from sdft_ray.weights.channel import Meeting, WeightKind
 from sdft_ray.weights.nccl import NcclChannel
@@ -87,7 +87,7 @@ def test_an_error_a_user_can_mend_arrives_as_it_was_raised(make_group: Any) -> N
 
 
 def test_a_dead_worker_is_an_error_and_not_a_hang(make_group: Any) -> None:
-    with pytest.raises(WorkerError, match="unreliable worker 0 failed with ActorDiedError"):
+    with pytest.raises(WorkerLostError, match=r"unreliable worker 0 on \S+ was lost: its process has died \(ActorDied"):
         asyncio.run(make_group().call(lambda actor: actor.die.remote()))
 
 
@@ -98,7 +98,7 @@ def test_a_worker_that_cannot_start_says_why(make_group: Any) -> None:
 
 
 def test_a_worker_that_does_not_close_is_ended(make_group: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdft_ray.workers.CLOSING_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("sdft_ray.workers.group.CLOSING_TIMEOUT_S", 0.5)
     group = make_group(2)
     asyncio.run(group.status())
     started = time.monotonic()
@@ -110,9 +110,9 @@ def test_a_worker_that_does_not_close_is_ended(make_group: Any, monkeypatch: pyt
 
 def test_a_worker_with_other_weights_than_it_was_to_load_is_found_out(make_group: Any) -> None:
     group = make_group(2)
-    group.confirm_version([4, 4], 4)
+    group.confirm_version({0: 4, 1: 4}, 4)
     with pytest.raises(WeightVersionError, match="unreliable worker 1 holds weights 3 after loading 4"):
-        group.confirm_version([4, 3], 4)
+        group.confirm_version({0: 4, 1: 3}, 4)
 
 
 class Guest(Worker):

@@ -35,7 +35,7 @@ from tests.tiny import GUARD_ROWS
 from tests.weights.plans import make_plan
 
 PACKAGE = Path(sdft_ray.__file__).parent
-MAX_FILES = 22
+MAX_FILES = 24  # three of them are a call to a worker and its deadline
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ async def test_a_training_step_runs_through_few_files(
 
     # The extension for ranks that share a CPU: a rank alone has no use for what takes a compiler half a minute.
     monkeypatch.setattr(import_module("deepspeed.comm.torch"), "build_shm_op", lambda: None)
-    monkeypatch.setattr(ray, "get", lambda references: references)
+    monkeypatch.setattr(ray, "get", lambda references, timeout: references)
     folder = golden.make_golden_model(tmp_path / "model")
     loss = LossConfig(divergence=Divergence.REVERSE_KL)
     learner = LearnerConfig(zero_stage=2, precision=Precision.FLOAT32)

@@ -50,7 +50,7 @@ def one_rank() -> Iterator[None]:
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """An object store that hands back what was put."""
     monkeypatch.setattr(ray, "put", lambda array: array)
-    monkeypatch.setattr(ray, "get", lambda reference: reference)
+    monkeypatch.setattr(ray, "get", lambda reference, timeout: reference)
 
 
 def make_sender(channel: Channel, *args: Any) -> Sender:

@@ -248,11 +248,11 @@ class Engines:
         self.everybody_there = asyncio.Barrier(3)
         self.received: list[Publication] = []
 
-    async def on_each(self, call: Callable[[Any, Any], Any], items: Any) -> list[int]:
-        return list(await asyncio.gather(*map(call, range(self.size), items)))
+    async def on_serving(self, call: Callable[[Any], Any], work: Any) -> dict[int, int]:
+        return dict(enumerate(await asyncio.gather(*map(call, range(self.size)))))
 
     def confirm_version(self, acknowledged: Any, version: int) -> None:
-        assert list(acknowledged) == [version, version]
+        assert acknowledged == {0: version, 1: version}
 
     async def load(self, actor: int, publication: Publication) -> int:
         self.received.append(publication)

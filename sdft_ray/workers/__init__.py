@@ -1,0 +1,8 @@
+"""The workers of one role: what every Ray actor of this job is, how it is called, what becomes of a lost one."""
+
+from sdft_ray.workers.deadlines import Pace, Work, written
+from sdft_ray.workers.group import WorkerGroup, close_all
+from sdft_ray.workers.recovery import Recovery, RestartBudget
+from sdft_ray.workers.worker import Worker
+
+__all__ = ["Pace", "Recovery", "RestartBudget", "Work", "Worker", "WorkerGroup", "close_all", "written"]

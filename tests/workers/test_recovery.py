@@ -1,0 +1,357 @@
+"""Workers that are lost and replaced, in memory: whatever is going on when one dies."""
+
+import asyncio
+from collections import Counter
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError
+
+from sdft_ray.cluster.recovery import score_lost_again
+from sdft_ray.config import FaultsConfig, TeacherConfig
+from sdft_ray.errors import EngineError, WorkerLostError
+from sdft_ray.faults import Fault, FaultKind
+from sdft_ray.loop import LoopConfig, train
+from sdft_ray.records import Publication, Rollout, Sample
+from sdft_ray.rollout.pool import RolloutPool
+from sdft_ray.teacher.pool import TeacherPool
+from sdft_ray.weights.channel import WeightChannel
+from sdft_ray.workers import Recovery, RestartBudget, Work, WorkerGroup
+from tests.fakes import (
+    FakeCompletions,
+    FakeEvaluator,
+    FakeExamples,
+    FakeLearner,
+    FakeTeacher,
+    FakeTracker,
+    make_example,
+)
+from tests.weights.plans import make_plan
+
+QUICK = FaultsConfig(hang_s=1.0, first_call_s=1.0, start_s=1.0, max_wait_s=9.0)
+
+
+class Method:
+    """What an actor's method looks like to a caller; a dead actor's answers are errors, open ones too."""
+
+    def __init__(self, actor: "Actor", method: Any):
+        self._actor, self._method = actor, method
+
+    async def remote(self, *args: Any) -> Any:
+        answer = asyncio.ensure_future(self._method(*args))
+        died = asyncio.ensure_future(self._actor.died.wait())
+        await asyncio.wait([answer, died], return_when=asyncio.FIRST_COMPLETED)
+        died.cancel()
+        if self._actor.died.is_set():
+            answer.cancel()
+            raise ActorDiedError
+        return answer.result()
+
+
+class Actor:
+    """A rollout worker in memory, which dies or stops where its plan says so."""
+
+    def __init__(self, rank: int, plan: "Plan"):
+        self.rank, self.plan = rank, plan
+        self.version = 0
+        self.died = asyncio.Event()
+        self.ready = Method(self, self._ready)
+        self.node = Method(self, self._node)
+        self.complete = Method(self, self._complete)
+        self.load_weights = Method(self, self._load_weights)
+
+    async def _ready(self) -> int:
+        await self.plan.meet("start", self)
+        return 0
+
+    async def _node(self) -> str:
+        return f"10.0.0.{self.rank}"
+
+    async def _complete(self, example: Any) -> Rollout:
+        version = self.version
+        await self.plan.meet("complete", self)
+        self.plan.completed[example.example_id] += 1
+        return Rollout(
+            prompt_tokens=example.prompt_tokens,
+            completion_tokens=(example.seed, version),
+            logprobs=(-1.0, -1.0),
+            weight_version=version,
+            truncated=False,
+            num_sampled=2,
+        )
+
+    async def _load_weights(self, publication: Publication) -> int:
+        await self.plan.meet("load", self)
+        self.version = publication.version
+        return self.version
+
+
+class Plan:
+    """Which actor of which place dies at which of its calls; actors are counted by place."""
+
+    def __init__(self, **fates: dict[int, int]):
+        """`complete={0: 3}` kills the first actor at rank 0 at its third completion; `hangs` stops it instead."""
+        self.fates = fates
+        self.calls: Counter[tuple[str, int]] = Counter()
+        self.completed: Counter[str] = Counter()
+        self.made: list[Actor] = []
+        self.faults: list[Fault] = []
+
+    def make(self, rank: int) -> Actor:
+        self.made.append(Actor(rank, self))
+        return self.made[-1]
+
+    async def meet(self, kind: str, actor: Actor) -> None:
+        await asyncio.sleep(0.001)
+        self.calls[kind, actor.rank] += 1
+        due = self.fates.get(kind, {}).get(actor.rank)
+        if due is not None and self.calls[kind, actor.rank] >= due:
+            del self.fates[kind][actor.rank]
+            if "hangs" in self.fates:
+                await asyncio.sleep(3600)
+            actor.died.set()
+            await asyncio.sleep(3600)
+
+    @property
+    def kinds(self) -> list[FaultKind]:
+        return [fault.kind for fault in self.faults]
+
+
+def make_pool(plan: Plan, size: int, max_restarts: int = 10, faults: FaultsConfig = QUICK) -> RolloutPool:
+    """A pool whose group replaces its actors as the plan makes them."""
+    group = WorkerGroup("rollout", [plan.make(rank) for rank in range(size)], "logs", faults=faults)
+
+    async def publish(kind: Any, version: int) -> Publication:
+        await asyncio.sleep(0.001)
+        return Publication(version=version, buckets=())
+
+    pool = RolloutPool(group, WeightChannel(publish, 10.0))
+
+    @asynccontextmanager
+    async def joining(newcomer: WorkerGroup) -> Any:
+        await newcomer.on_all(lambda actor: actor.ready.remote(), Work("ready"))
+        await newcomer.locate()
+        async with pool.holding_current(newcomer):
+            yield
+
+    budget = RestartBudget(max_restarts)
+    group.replace_lost(
+        Recovery(
+            make=plan.make,
+            joining=joining,
+            budget=budget,
+            tell=plan.faults.append,
+            kill=lambda actor: actor.died.set(),
+        )
+    )
+    return pool
+
+
+async def run_loop(plan: Plan, size: int, **settings: Any) -> FakeLearner:
+    """Six steps of four samples with rollout workers that fail as planned."""
+    learner = FakeLearner()
+    cfg = LoopConfig(num_steps=6, batch_size=4, max_staleness=settings.pop("max_staleness", 0))
+    await train(
+        cfg,
+        examples=FakeExamples(),
+        completions=make_pool(plan, size, **settings),
+        teacher=FakeTeacher(),
+        learner=learner,
+        evaluator=FakeEvaluator(),
+        tracker=FakeTracker(),
+    )
+    return learner
+
+
+def assert_each_example_trained_once_on_policy(learner: FakeLearner) -> None:
+    trained = [example for batch in learner.batches for example in batch]
+    assert trained == [f"example-{index}" for index in range(24)]
+    assert set(learner.staleness) == {0}, "a newcomer has sampled with other weights than the current ones"
+
+
+@pytest.mark.parametrize("size", [1, 2])
+@pytest.mark.parametrize("call", ["complete", "load"])
+@pytest.mark.parametrize("how", ["dies", "hangs"])
+async def test_a_worker_lost_at_any_call_is_replaced_and_each_example_trained_exactly_once(
+    size: int, call: str, how: str
+) -> None:
+    plan = Plan(**{call: {0: 3}}, **({"hangs": {}} if how == "hangs" else {}))
+    learner = await run_loop(plan, size)
+    assert_each_example_trained_once_on_policy(learner)
+    lost = FaultKind.HUNG if how == "hangs" else FaultKind.LOST
+    assert plan.kinds == [lost, FaultKind.REPLACED]
+    assert len(plan.made) == size + 1
+    assert plan.made[0].died.is_set(), "what hangs is killed, or its memory would stay taken"
+
+
+async def test_two_that_die_at_once_are_both_replaced() -> None:
+    plan = Plan(complete={0: 5, 1: 5})
+    assert_each_example_trained_once_on_policy(await run_loop(plan, 2))
+    assert Counter(plan.kinds) == {FaultKind.LOST: 2, FaultKind.REPLACED: 2}
+
+
+async def test_one_that_dies_while_it_starts_is_started_again() -> None:
+    plan = Plan(complete={0: 3}, start={0: 1})
+    assert_each_example_trained_once_on_policy(await run_loop(plan, 1))
+    assert plan.kinds == [FaultKind.LOST, FaultKind.START_FAILED, FaultKind.REPLACED]
+
+
+async def test_one_that_dies_while_it_loads_the_current_weights_is_started_again() -> None:
+    plan = Plan(complete={0: 9}, load={0: 3})  # two versions are loaded by then; the third load is the newcomer's
+    assert_each_example_trained_once_on_policy(await run_loop(plan, 1))
+    assert plan.kinds == [FaultKind.LOST, FaultKind.START_FAILED, FaultKind.REPLACED]
+
+
+async def test_work_goes_on_with_the_others_once_the_budget_is_spent() -> None:
+    plan = Plan(complete={0: 3})
+    assert_each_example_trained_once_on_policy(await run_loop(plan, 2, max_restarts=0))
+    assert plan.kinds == [FaultKind.LOST, FaultKind.GIVEN_UP]
+
+
+async def test_with_none_left_the_run_stops_and_names_role_node_and_cause() -> None:
+    plan = Plan(complete={0: 3})
+    with pytest.raises(ExceptionGroup) as caught:
+        await run_loop(plan, 1, max_restarts=0)
+    error = caught.value.exceptions[0]
+    assert isinstance(error, WorkerLostError)
+    assert "No rollout worker is left, and faults.max_restarts=0 within an hour are used up" in str(error)
+    assert "rollout worker 0 was lost: its process has died" in str(error)
+    assert "logs/rollout-0.log" in str(error)
+
+
+async def test_a_start_that_never_ends_stops_the_run_after_the_longest_wait() -> None:
+    plan = Plan(complete={0: 1}, start={0: 1}, hangs={})
+    pool = make_pool(plan, 1, faults=replace(QUICK, start_s=30.0, first_call_s=30.0, hang_s=30.0, max_wait_s=0.3))
+    plan.made[0].died.set()
+    with pytest.raises(WorkerLostError, match="none has come back within faults.max_wait_s=0.3"):
+        await pool.complete(make_example(0))
+
+
+async def test_a_worker_whose_engine_has_died_counts_as_lost() -> None:
+    plan = Plan()
+    pool = make_pool(plan, 2)
+
+    async def die(example: Any) -> Rollout:
+        raise EngineError("rollout worker 0: vLLM's engine has died: out of memory")
+
+    plan.made[0].complete = Method(plan.made[0], die)
+    rollout = await pool.complete(make_example(7))
+    assert rollout.prompt_tokens[-1] == 7
+    assert plan.kinds[0] is FaultKind.LOST
+    assert "out of memory" in plan.faults[0].text
+
+
+async def test_an_asynchronous_run_survives_a_loss_within_its_bound() -> None:
+    plan = Plan(complete={0: 7, 1: 9})
+    learner = await run_loop(plan, 2, max_staleness=2)
+    assert [example for batch in learner.batches for example in batch] == [f"example-{index}" for index in range(24)]
+    assert min(learner.staleness) >= 0 and max(learner.staleness) <= 2
+
+
+async def test_a_run_that_is_cancelled_while_a_worker_is_lost_ends() -> None:
+    plan = Plan(complete={0: 1}, hangs={})
+    pool = make_pool(plan, 1, max_restarts=0)
+    open_call = asyncio.create_task(pool.complete(make_example(0)))
+    await asyncio.sleep(0.05)
+    open_call.cancel()
+    plan.made[0].died.set()
+    with pytest.raises(asyncio.CancelledError):
+        await open_call
+
+
+async def test_teachers_that_are_replaced_load_the_average_of_the_current_version() -> None:
+    loaded: list[tuple[int, str, int]] = []
+
+    class Teacher:
+        def __init__(self, name: int):
+            self.died = asyncio.Event()
+
+            async def load(publication: Publication) -> int:
+                loaded.append((name, "load", publication.version))
+                return publication.version
+
+            async def nothing() -> str:
+                return ""
+
+            self.load_weights, self.node = Method(self, load), Method(self, nothing)  # type: ignore[arg-type]
+
+    async def publish(kind: Any, version: int) -> Publication:
+        return Publication(version=version, buckets=())
+
+    group = WorkerGroup("teacher", [Teacher(0)], "logs", faults=QUICK)
+    pool = TeacherPool(group, WeightChannel(publish, 10.0), make_plan(teacher=TeacherConfig()))
+    newcomer = WorkerGroup("teacher", [Teacher(1)], "logs", faults=QUICK)
+    async with pool.holding_current(newcomer):
+        assert loaded == [], "version 0 is the model folder's"
+    await pool.load_weights(5)
+    async with pool.holding_current(newcomer):
+        assert loaded[-1] == (1, "load", 5)
+
+
+def test_restarts_within_an_hour_are_counted_and_wait_longer_each_time() -> None:
+    now = [0.0]
+    budget = RestartBudget(5, clock=lambda: now[0])
+    assert [budget.take("a") for _ in range(4)] == [0.0, 1.0, 2.0, 4.0]
+    assert budget.take("b") == 0.0, "another worker"
+    assert budget.take("a") is None
+    now[0] = 3601.0
+    assert budget.take("a") == 0.0
+
+
+class LossyTeacher(FakeTeacher):
+    """Its first payload of an example is lost after it was made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rescored: list[str] = []
+
+    async def score_again(self, sample: Sample) -> Sample:
+        self.rescored.append(sample.example_id)
+        assert sample.teacher_prompt_tokens == make_example(int(sample.example_id[8:])).teacher_prompt_tokens
+        return replace(sample, scores=replace(sample.scores, payload="whole"))
+
+
+class Taught(FakeLearner):
+    """Looks at its samples as `LearnerGroup` does, and notes their payloads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.payloads: list[Any] = []
+
+    def check_payloads(self, with_payload: Any) -> None:
+        self.with_payload = with_payload
+
+    async def step(self, samples: Any) -> Any:
+        async def looked_at() -> Any:
+            async for sample in samples:
+                sample = await self.with_payload(sample)
+                self.payloads.append(sample.scores.payload)
+                yield sample
+
+        return await super().step(looked_at())
+
+
+async def test_a_payload_produced_but_not_used_when_its_node_dies_is_scored_again() -> None:
+    class Payloads(LossyTeacher):
+        async def score(self, example: Any, rollout: Any) -> Any:
+            payload = "lost" if example.seed in (3, 5) else "whole"
+            return replace(await super().score(example, rollout), payload=payload)
+
+    teacher, learner, told = Payloads(), Taught(), list[Fault]()
+    group = WorkerGroup("teacher", [object()], "logs")
+    group.num_lost = 1
+    score_lost_again(learner, teacher, group, told.append, lambda payload: payload == "lost")  # type: ignore[arg-type]
+    await train(
+        LoopConfig(num_steps=2, batch_size=4),
+        examples=FakeExamples(),
+        completions=FakeCompletions(),
+        teacher=teacher,
+        learner=learner,
+        evaluator=FakeEvaluator(),
+        tracker=FakeTracker(),
+    )
+    assert teacher.rescored == ["example-3", "example-5"]
+    assert learner.payloads == ["whole"] * 8
+    assert [fault.kind for fault in told] == [FaultKind.RESCORED] * 2
