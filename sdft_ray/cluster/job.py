@@ -16,9 +16,11 @@ from sdft_ray.cluster.termination import Termination
 from sdft_ray.cluster.topology import Roles, start_roles
 from sdft_ray.config import RunConfig, Target, Wandb
 from sdft_ray.config.saved import changed_settings, flat_settings, plain_settings
+from sdft_ray.errors import NonFiniteError
 from sdft_ray.learner.checkpoint import check_state, layout, read_state
 from sdft_ray.loop import LoopConfig, Stopped, train
 from sdft_ray.models.folder_check import fingerprint
+from sdft_ray.outcome import first_cause
 from sdft_ray.records import WorkerStatus
 from sdft_ray.report.model_card import write_model_card
 from sdft_ray.tensors import release_freed_memory
@@ -99,7 +101,12 @@ class Job:
             tracker.add_source(roles.channel.take_metrics)
             tracker.add_watcher(alarms.watch)
             tracker.start_clock(lines.elapsed_s)
-            await self._train(roles, tracker, [lines, alarms])
+            try:
+                await self._train(roles, tracker, [lines, alarms])
+            except* NonFiniteError as errors:
+                error = first_cause(errors)
+                assert isinstance(error, NonFiniteError)
+                raise error.adding(f"The samples: {lines.write_bad_samples(error)}") from error
             return summary, await roles.status()
 
     def _introduce(self, dashboard: str) -> None:
