@@ -104,6 +104,10 @@ class NonFiniteError(SdftError):
         )
 
 
+class AlarmError(SdftError):
+    """An alarm was raised, and `tracking.alarms.stop` has it end the run."""
+
+
 class BrokenWeightsError(SdftError):
     """A weight of the student is NaN or infinite, so nothing is written of it."""
 

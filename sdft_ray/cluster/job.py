@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from sdft_ray.cluster.termination import Termination
 from sdft_ray.cluster.topology import Roles, start_roles
 from sdft_ray.config import RunConfig, Target, Wandb
 from sdft_ray.config.saved import changed_settings, flat_settings, plain_settings
-from sdft_ray.errors import NonFiniteError
+from sdft_ray.errors import AlarmError, NonFiniteError
 from sdft_ray.learner.checkpoint import check_state, layout, read_state
 from sdft_ray.loop import LoopConfig, Stopped, train
 from sdft_ray.models.folder_check import fingerprint
@@ -55,6 +55,7 @@ class Job:
             self._changed_settings = self._settings_changed_since(self.folder.resumed)
             on_failure.pop_all()
         self._setup_s = 0.0
+        self._alarm: Callable[[], str] = lambda: ""  # what ends the run behind its step
         self.console = ConsoleSink(self.inputs.num_steps)
         can_go_on = self._cfg.checkpoint_every > 0
         self._termination = Termination(self._cfg.faults.grace_s if can_go_on else 0.0, self.console.say)
@@ -97,6 +98,7 @@ class Job:
             history=lines.history,
             resumed_step=self.folder.resumed_step,
         )
+        self._alarm = lambda: alarms.reason_to_stop
         with RunTracker([lines, summary, self.console, *self._other_sinks()]) as tracker:
             tracker.add_source(roles.channel.take_metrics)
             tracker.add_watcher(alarms.watch)
@@ -210,10 +212,16 @@ class Job:
                     learner=roles.learner,
                     evaluator=roles.evaluator,
                     tracker=tracker,
-                    is_asked_to_stop=lambda: self._termination.is_asked,
+                    is_asked_to_stop=lambda: self._termination.is_asked or bool(self._alarm()),
                 )
         except* Stopped:
-            self.console.say(f"stopped        behind step {roles.learner.weight_version}, with a checkpoint of it")
+            with_checkpoint = ", with a checkpoint of it" if cfg.checkpoint_every else ""
+            self.console.say(f"stopped        behind step {roles.learner.weight_version}{with_checkpoint}")
+            if self._alarm() and not self._termination.is_asked:
+                raise AlarmError(
+                    f"{self._alarm()}. tracking.alarms.stop=true ends the run there; mend what it says, and go on with "
+                    "resume=auto, or from an earlier checkpoint with resume=PATH."
+                ) from None
         if self._termination.is_asked and roles.learner.weight_version < self.inputs.num_steps:
             raise asyncio.CancelledError
         await self._evaluate(roles, tracker)

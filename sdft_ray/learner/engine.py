@@ -133,7 +133,7 @@ class StudentEngine:
         told = getattr(owner, name)
 
         def watched(*arguments: Any) -> None:
-            if optimizer.overflow:
+            if optimizer.overflow and not self.broken_gradients:  # stage 1 in bf16 forgets twice
                 self._keep_broken_gradients()
             told(*arguments)
 
@@ -217,7 +217,9 @@ def own_gradients(param: torch.nn.Parameter) -> Iterator[torch.Tensor]:
     """What this rank holds of a parameter's gradient, by what ZeRO hangs on the parameter."""
     if param.grad is not None:
         yield param.grad
-    if hasattr(param, "ds_id"):
+    if hasattr(param, "_hp_grad"):  # the fp32 sum of stage 1 in bf16
+        yield param._hp_grad
+    elif hasattr(param, "ds_id"):
         yield safe_get_local_grad(param)
     elif getattr(param, "_hp_mapping", None) is not None:
         yield param._hp_mapping.get_lp_grad_fragment(param._index_in_param_group)  # type: ignore[attr-defined]

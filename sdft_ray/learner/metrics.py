@@ -246,6 +246,7 @@ def step_metrics(
         "learner/correction_mean": mean(sum(report.correction for report in reports)),
         "learner/grad_norm": reports[0].grad_norm,
         "learner/counted_tokens": float(counted),
+        "learner/counted_share": counted / max(completion_tokens, 1),
         "learner/train_tokens": float(prompt_tokens + completion_tokens),
         "learner/padded_share": 1 - needed_tokens / sequence_tokens,
         "learner/shared_share": 1 - input_tokens / sequence_tokens,
