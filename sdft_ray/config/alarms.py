@@ -7,7 +7,7 @@ from sdft_ray.config.validation import at_least, require, share
 
 @dataclass(kw_only=True)
 class AlarmsConfig:
-    """When a run is said to go wrong; bounds on entropy, length and divergence are relative to the mean of the first steps."""
+    """When a run is said to go wrong; entropy, length and divergence are held against the mean of the first steps."""
 
     stop: bool = False  # end the run behind the first step that raises an alarm, with a checkpoint and an error
     patience: int = 5  # steps in a row whose running mean has to be past a bound; 0 turns alarms off

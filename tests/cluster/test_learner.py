@@ -76,7 +76,7 @@ class Rank(LearnerWorker):
 
     def break_weight(self) -> None:
         """Makes the last value that this rank owns of its first parameter infinite."""
-        next(self._inner._engine.masters()).values[-1] = float("inf")
+        next(self._inner._engine.masters()).values.data[-1] = float("inf")
 
     def moments(self) -> dict[str, torch.Tensor]:
         """What the optimizer of this rank remembers."""
