@@ -69,6 +69,8 @@ class Job:
         with self.console, RaySession(self._cfg.cluster, self._cfg.needed_roles()) as session:
             self._termination.listen()
             self._introduce(session.dashboard)
+            if session.warning:
+                self.console.say(session.warning)
             roles = await start_roles(self._stages, self.folder, self.console.phase, self.console.counting)
             try:
                 release_freed_memory()  # what reading model and data took
@@ -253,6 +255,7 @@ class Job:
                     settings=self._settings,
                     decode=self.inputs.decode(keep_special=True),
                     resumed=self.folder.resumed is not None,
+                    say=self.console.say,
                 )
             )
         return sinks
