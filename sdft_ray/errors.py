@@ -104,6 +104,10 @@ class NonFiniteError(SdftError):
         )
 
 
+class PreflightError(SdftError):
+    """Something that a run relies on was found wrong before its workers were started."""
+
+
 class AlarmError(SdftError):
     """An alarm was raised, and `tracking.alarms.stop` has it end the run."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdft_ray.cluster.guards import check_engines, check_export
+from sdft_ray.cluster.preflight import Line, look, refuse_failed
 from sdft_ray.cluster.probes import check_resumable
 from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
 from sdft_ray.cluster.session import RaySession
@@ -71,6 +72,8 @@ class Job:
             self._introduce(session.dashboard)
             if session.warning:
                 self.console.say(session.warning)
+            if self._cfg.preflight:
+                self._look_first()
             roles = await start_roles(self._stages, self.folder, self.console.phase, self.console.counting)
             try:
                 release_freed_memory()  # what reading model and data took
@@ -83,6 +86,15 @@ class Job:
             write_model_card(self.folder.model, stages, self.inputs.num_steps, result)
             write_summary(self.folder.path, result)
             self.console.show_summary(result, str(self.folder.path))
+
+    def _look_first(self) -> list[Line]:
+        """What can be looked at before workers start; says what is no more than doubtful, and refuses what is wrong."""
+        lines = look(self._cfg, self.inputs, self.folder.path)
+        for line in lines:
+            if line.problem and not line.is_fatal:
+                self.console.say(str(line))
+        refuse_failed(lines)
+        return lines
 
     async def _run(self, roles: Roles) -> tuple[Summary, list[WorkerStatus]]:
         """From the checks of the roles to the export; once they have passed the folder is this run's."""

@@ -33,6 +33,7 @@ class Mode(Enum):
     evaluate = auto()  # measure model.path as it is: evaluation.sets, evaluation.prior and harness.tasks
     plan = auto()  # print what the run would take, and start nothing
     check_teacher = auto()  # tell whether the model can use the demonstrations, before anything is trained
+    preflight = auto()  # look at nodes, storage, memory; start the workers and compare them; train nothing
     report = auto()  # make a page of the run folders in `runs`; needs no cluster
 
 
@@ -85,6 +86,7 @@ class RunConfig:
     checkpoint_every: int = 50  # steps, and after the last of a run; 0 keeps only the final model, and cannot resume
     keep_checkpoints: int = 2  # of one run; older ones are deleted as newer ones are complete
     resume: str = NEVER  # never, auto (the newest checkpoint of this run folder), or the path of a checkpoint
+    preflight: bool = True  # look at nodes, storage and memory before a run starts its workers
     cluster: ClusterConfig = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
