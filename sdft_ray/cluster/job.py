@@ -73,7 +73,7 @@ class Job:
             if session.warning:
                 self.console.say(session.warning)
             if self._cfg.preflight:
-                self._look_first()
+                self._look_first(lambda line: bool(line.problem))
             roles = await start_roles(self._stages, self.folder, self.console.phase, self.console.counting)
             try:
                 release_freed_memory()  # what reading model and data took
@@ -87,12 +87,11 @@ class Job:
             write_summary(self.folder.path, result)
             self.console.show_summary(result, str(self.folder.path))
 
-    def _look_first(self) -> list[Line]:
-        """What can be looked at before workers start; says what is no more than doubtful, and refuses what is wrong."""
+    def _look_first(self, is_shown: Callable[[Line], bool]) -> list[Line]:
+        """What can be looked at before workers start, printed where `is_shown`; refuses what is wrong."""
         lines = look(self._cfg, self.inputs, self.folder.path)
-        for line in lines:
-            if line.problem and not line.is_fatal:
-                self.console.say(str(line))
+        for line in filter(is_shown, lines):
+            self.console.say(str(line))
         refuse_failed(lines)
         return lines
 

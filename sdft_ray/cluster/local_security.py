@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ray._private import ray_constants
 from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
-from ray._raylet import AuthenticationMode, get_authentication_mode
+from ray._private.authentication.authentication_utils import is_token_auth_enabled
 
 from sdft_ray.errors import ClusterError
 
@@ -80,4 +80,4 @@ def on_loopback() -> Iterator[str]:
 
 def exposure_of_cluster() -> str:
     """What to say of a cluster that was joined; "" where it is known to want a token."""
-    return "" if get_authentication_mode() == AuthenticationMode.TOKEN else NO_TOKEN
+    return "" if is_token_auth_enabled() else NO_TOKEN

@@ -5,7 +5,6 @@ import time
 from dataclasses import asdict, replace
 
 from sdft_ray.cluster.job import Job
-from sdft_ray.cluster.preflight import look, refuse_failed
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.cluster.topology import start_roles
 from sdft_ray.config import NEVER, RunConfig
@@ -41,10 +40,7 @@ class PreflightJob(Job):
             self._introduce(session.dashboard)
             if session.warning:
                 self.console.say(session.warning)
-            lines = look(self._cfg, self.inputs, self.folder.path)
-            for line in lines:
-                self.console.say(str(line))
-            refuse_failed(lines)
+            lines = self._look_first(lambda line: True)
             roles = await start_roles(self._stages, self.folder, self.console.phase, self.console.counting)
             try:
                 for note in await roles.notes():

@@ -14,8 +14,13 @@ from sdft_ray.tracking.metrics import METRICS
 
 RUN_ID_FILE = "wandb_run_id"
 DISAGREEMENTS = "samples/disagreements"
-INIT_TIMEOUT_S = 30.0  # until the server has answered
-FINISH_TIMEOUT_S = 60.0  # until it has taken what is left at the end
+SETTINGS: dict[str, Any] = {
+    "silent": True,
+    "console": "off",
+    "init_timeout": 30.0,  # seconds until the server has answered
+    "finish_timeout": 60.0,  # seconds until it has taken what is left at the end
+    "finish_timeout_raises": True,
+}
 
 Mode = Literal["online", "offline"]
 
@@ -75,28 +80,10 @@ class WandbSink:
                 dir=run_dir,
                 mode=mode,
                 config=dict(settings),
-                settings=wandb.Settings(
-                    silent=True,
-                    console="off",
-                    init_timeout=INIT_TIMEOUT_S,
-                    finish_timeout=FINISH_TIMEOUT_S,
-                    finish_timeout_raises=True,
-                ),
+                settings=wandb.Settings(**SETTINGS),
             )
 
-        try:
-            self._run = begin("offline" if cfg.wandb is Wandb.offline else "online")
-        except wandb.errors.CommError as error:
-            self._lose(first_line(error))
-            self._is_lost = False  # files are written all the same
-            self._run = begin("offline")
-        except wandb.errors.Error as error:
-            raise ConfigError(
-                "tracking.wandb",
-                cfg.wandb.name,
-                str(error),
-                "run `wandb login`, or set tracking.wandb=offline",
-            ) from error
+        self._run = self._begin(begin, cfg.wandb, wandb.errors)
         if run_id != self._run.id:
             move_to_earlier(id_file)
             id_file.write_text(self._run.id)
@@ -104,6 +91,18 @@ class WandbSink:
         for role in sorted({metric.key.partition("/")[0] for metric in METRICS}):
             self._run.define_metric(f"{role}/*", step_metric="step")
         self._run.define_metric(DISAGREEMENTS, step_metric="step")
+
+    def _begin(self, begin: Callable[[Mode], Any], chosen: Wandb, errors: Any) -> Any:
+        """The run of `begin`; offline where nobody answers. `errors` are wandb's."""
+        try:
+            return begin("offline" if chosen is Wandb.offline else "online")
+        except errors.CommError as error:
+            self._lose(first_line(error))
+            self._is_lost = False  # files are written all the same
+            return begin("offline")
+        except errors.Error as error:
+            remedy = "run `wandb login`, or set tracking.wandb=offline"
+            raise ConfigError("tracking.wandb", chosen.name, str(error), remedy) from error
 
     def log_step(
         self, step: int, time_s: float, metrics: Mapping[str, float], samples: tuple[SampleReport, ...]
