@@ -112,6 +112,21 @@ def check_teacher(
     return run_job(TeacherCheck(cfg, overrides), CHECK_FILE, on_log)
 
 
+def preflight(cfg: RunConfig, *, on_log: OnLog = lambda log: None) -> RunResult:
+    """Does what a run does before its first step, and tells what would go wrong.
+
+    Args:
+        cfg: the settings.
+        on_log: is called with logs/driver.log once the run folder is there.
+
+    Raises:
+        SdftError: what a user can mend, with the key, the value and the remedy.
+    """
+    from sdft_ray.cluster.preflight_job import PREFLIGHT_FILE, PreflightJob
+
+    return run_job(PreflightJob(checked(_single(cfg), Mode.preflight)), PREFLIGHT_FILE, on_log)
+
+
 def show(cfg: RunConfig) -> "Preview":
     """What the model will read of some rows; starts nothing, and writes `show.out` where `show.html` asks for it.
 

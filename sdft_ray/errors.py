@@ -23,8 +23,13 @@ class SdftError(Exception):
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Crosses a process as class and message: subclasses take other arguments than their message."""
-        return (_restore, (type(self), str(self)))
+        """Crosses a process as class, message and attributes: subclasses take other arguments than their message."""
+        return (_restore, (type(self), str(self)), self.__dict__)
+
+    def adding(self, sentence: str) -> Self:
+        """The same error with one more sentence."""
+        self.args = (f"{self} {sentence}",)
+        return self
 
 
 def _restore(kind: type[SdftError], message: str) -> SdftError:
@@ -45,11 +50,6 @@ class DataError(SdftError):
 
     def __init__(self, source: str, line: int, problem: str, remedy: str):
         super().__init__(f"{source}, line {line}: {problem}; {remedy}.")
-
-    def adding(self, sentence: str) -> Self:
-        """The same error with one more sentence."""
-        self.args = (f"{self} {sentence}",)
-        return self
 
 
 class ModelError(SdftError):
@@ -103,12 +103,33 @@ class GuardError(SdftError):
 
 
 class NonFiniteError(SdftError):
-    """A loss or gradient is NaN or infinite; training on would destroy the weights."""
+    """A number of training is NaN or infinite; training on would destroy the weights."""
 
-    def __init__(self, quantity: str, step: int, example_ids: Sequence[str]):
+    def __init__(self, place: str, step: int, example_ids: Sequence[str], remedy: str = "lower learner.learning_rate"):
+        """`place` is what is NaN or infinite, and in which role."""
+        self.place = place
+        self.step = step
+        self.samples: tuple[Any, ...] = ()  # reports of the samples, where the driver has added them
         shown = ", ".join(example_ids[:8]) + (", ..." if len(example_ids) > 8 else "")
         super().__init__(
-            f"{quantity} is NaN or infinite in step {step}, samples: {shown}. The step was not taken. Lower "
-            "learner.learning_rate, or look at these samples; resume=auto then goes on from the newest checkpoint, "
-            "and begins again where there is none."
+            f"NaN or infinite: {place} in step {step}, samples: {shown}. The step was not taken: {remedy}, or look at "
+            "these samples; resume=auto then goes on from the newest checkpoint, and begins again where there is none."
+        )
+
+
+class PreflightError(SdftError):
+    """Something that a run relies on was found wrong before its workers were started."""
+
+
+class AlarmError(SdftError):
+    """An alarm was raised, and `tracking.alarms.stop` has it end the run."""
+
+
+class BrokenWeightsError(SdftError):
+    """A weight of the student is NaN or infinite, so nothing is written of it."""
+
+    def __init__(self, name: str, step: int):
+        super().__init__(
+            f"the weight {name} of the student is NaN or infinite after step {step}, so it was not saved; checkpoints "
+            "from before are as they were. Lower learner.learning_rate, and go on with resume=auto."
         )

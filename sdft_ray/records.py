@@ -235,6 +235,7 @@ class TokenViews:
     student_entropy: np.ndarray  # [T]
     teacher_entropy: np.ndarray  # [T] or [0]
     tops: tuple[TopTokens, ...] = ()  # where a reported sample's divergence is largest; () for the others
+    nonfinite: str = ""  # what of the completion was NaN or infinite, one of learner/nonfinite.py; "" for nothing
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

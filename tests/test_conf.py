@@ -86,7 +86,8 @@ def test_clusters_place_all_their_gpus() -> None:
 
 
 BAD = [
-    (["learner.learning_rate=-1e-5"], "learner.learning_rate=-1e-05: must be a positive number"),
+    (["learner.learning_rate=-1e-5"], "learner.learning_rate=-1e-05: must lie in (0, 1]"),
+    (["learner.learning_rate=1e10"], "learner.learning_rate=10000000000.0: must lie in (0, 1]"),
     (["learner.zero_stage=4"], "learner.zero_stage=4: is not a ZeRO stage; choose 0, 1, 2 or 3"),
     (["loss.divergence=JSD", "loss.jsd_beta=1.0"], "loss.jsd_beta=1.0: JSD vanishes at both ends"),
     (["loss.divergence=FORWARD_KL", "loss.estimator=SAMPLED_TOKEN"], "set loss.estimator=ANALYTIC"),

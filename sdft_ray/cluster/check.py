@@ -87,8 +87,10 @@ class TeacherCheck:
         """
         cfg, inputs = self.cfg, self.inputs
         console = ConsoleSink(num_steps=0)
-        with console, RaySession(cfg.cluster, [ROLE]):
+        with console, RaySession(cfg.cluster, [ROLE]) as session:
             Termination().listen()
+            if session.warning:
+                console.say(session.warning)
             self._introduce(console)
             asking = Asking(
                 match=_match(cfg),

@@ -15,13 +15,12 @@ DRIVER = {
     "TRANSFORMERS_VERBOSITY": "error",
 }
 
-# Passed on from the driver's environment to every actor where set.
+# Passed on from the driver's environment to every actor where set. No secrets: Ray writes what is passed to its logs.
+# The driver alone asks the hub, wandb and a judge.
 PASSED_ON = (
     "HF_HOME",
-    "HF_TOKEN",
     "HF_HUB_OFFLINE",
     "HF_ENDPOINT",
-    "WANDB_API_KEY",
     "VLLM_USE_V2_MODEL_RUNNER",  # 0 or 1; unset, vLLM 0.32 takes its Model Runner V2 on a GPU
 )
 PASSED_ON_PREFIXES = ("NCCL_", "TORCH_NCCL_", "GLOO_")  # how ranks reach one another is a matter of the machines

@@ -46,8 +46,10 @@ class EvaluationJob:
 
     async def run(self) -> None:
         """Asks everything, writes evaluation.json and prints a table; leaves no process behind however it ends."""
-        with self.console, RaySession(self._cfg.cluster, [ROLE]):
+        with self.console, RaySession(self._cfg.cluster, [ROLE]) as session:
             Termination().listen()
+            if session.warning:
+                self.console.say(session.warning)
             self.console.say(f"evaluating {self._cfg.model.path} on {self._cfg.cluster.name}")
             for note in self.inputs.notes:
                 self.console.say(note)

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from sdft_ray.cluster.guards import check_engines, check_export
 from sdft_ray.cluster.learner_recovery import LearnerRecovery
+from sdft_ray.cluster.preflight import Line, look, refuse_failed
 from sdft_ray.cluster.probes import check_resumable
 from sdft_ray.cluster.resuming import go_on_from, make_saving_plan, what_differs
 from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
@@ -17,9 +18,10 @@ from sdft_ray.cluster.termination import Termination
 from sdft_ray.cluster.topology import Roles, start_roles
 from sdft_ray.config import RunConfig, Target, Wandb
 from sdft_ray.config.saved import plain_settings
-from sdft_ray.errors import ClusterError, WorkerError
+from sdft_ray.errors import AlarmError, ClusterError, NonFiniteError, WorkerError
 from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.loop import LoopConfig, Stopped, train
+from sdft_ray.outcome import first_cause
 from sdft_ray.records import WorkerStatus
 from sdft_ray.report.model_card import write_model_card
 from sdft_ray.tensors import release_freed_memory
@@ -58,6 +60,7 @@ class Job:
             self._differences = what_differs(self.folder, self._cfg, self._settings)
             on_failure.pop_all()
         self._setup_s = 0.0
+        self._alarm: Callable[[], str] = lambda: ""  # what ends the run behind its step
         self._faults = FaultLog(self.console.say)
         self._learner_recovery = LearnerRecovery(self._cfg, self.folder, self.console, self._faults.tell)
         can_go_on = self._cfg.checkpoint_every > 0
@@ -72,6 +75,10 @@ class Job:
         with self.console, RaySession(self._cfg.cluster, self._cfg.needed_roles()) as session:
             self._termination.listen()
             self._introduce(session.dashboard)
+            if session.warning:
+                self.console.say(session.warning)
+            if self._cfg.preflight:
+                self._look_first(lambda line: bool(line.problem))
             console, tell = self.console, self._faults.tell
             roles = await start_roles(self._stages, self.folder, self._saving, console.phase, console.counting, tell)
             try:
@@ -88,6 +95,14 @@ class Job:
             if (best := result["best_checkpoint"]) is not None:
                 self.console.say(f"best           {best['folder']}: {best['metric']} {best['value']:.4g}")
             self.console.show_summary(result, str(self.folder.path))
+
+    def _look_first(self, is_shown: Callable[[Line], bool]) -> list[Line]:
+        """What can be looked at before workers start, printed where `is_shown`; refuses what is wrong."""
+        lines = look(self._cfg, self.inputs, self.folder.path)
+        for line in filter(is_shown, lines):
+            self.console.say(str(line))
+        refuse_failed(lines)
+        return lines
 
     async def _run(self, roles: Roles) -> tuple[Summary, list[WorkerStatus]]:
         """From the checks of the roles to the export; once they have passed the folder is this run's."""
@@ -107,6 +122,7 @@ class Job:
             history=lines.history,
             resumed_step=self.folder.resumed_step,
         )
+        self._alarm = lambda: alarms.reason_to_stop
         self._saving.best.take_over(lines.history)
         with RunTracker([lines, summary, self._saving.best, self.console, *self._other_sinks()]) as tracker:
             self._faults.open(
@@ -117,7 +133,12 @@ class Job:
             tracker.add_source(self._faults.take_metrics)
             tracker.add_watcher(alarms.watch)
             tracker.start_clock(lines.elapsed_s)
-            await self._train(roles, tracker, lines, alarms)
+            try:
+                await self._train(roles, tracker, lines, alarms)
+            except* NonFiniteError as errors:
+                error = first_cause(errors)
+                assert isinstance(error, NonFiniteError)
+                raise error.adding(f"The samples: {lines.write_bad_samples(error)}") from error
             return summary, await roles.status()
 
     def _introduce(self, dashboard: str) -> None:
@@ -213,10 +234,15 @@ class Job:
                     learner=roles.learner,
                     evaluator=roles.evaluator,
                     tracker=tracker,
-                    is_asked_to_stop=lambda: self._termination.is_asked,
+                    is_asked_to_stop=lambda: self._termination.is_asked or bool(self._alarm()),
                 )
         except* Stopped:
             self._say_stopped(roles.learner)
+            if self._alarm() and not self._termination.is_asked:
+                raise AlarmError(
+                    f"{self._alarm()}. tracking.alarms.stop=true ends the run there; mend what it says, and go on with "
+                    "resume=auto, or from an earlier checkpoint with resume=PATH."
+                ) from None
         except* (WorkerError, ClusterError) as failed:
             failures = failed
         if failures is None and self._termination.is_asked and roles.learner.weight_version < self.inputs.num_steps:
@@ -257,6 +283,7 @@ class Job:
                     settings=self._settings,
                     decode=self.inputs.decode(keep_special=True),
                     resumed=self.folder.resumed is not None,
+                    say=self.console.say,
                 )
             )
         return sinks

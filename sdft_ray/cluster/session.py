@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Collection
+from pathlib import Path
 
 import grpc
 import psutil
@@ -14,6 +15,7 @@ from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 from ray.exceptions import AuthenticationError
 
 from sdft_ray.cluster.environment import DRIVER
+from sdft_ray.cluster.local_security import exposure_of_cluster, keep_token_private, on_loopback, own_temp_dir
 from sdft_ray.config import ClusterConfig
 from sdft_ray.errors import ClusterError
 
@@ -37,6 +39,7 @@ class RaySession:
         self._cluster = cluster
         self._roles = roles
         self.dashboard = ""  # its address, "" where this Ray has none
+        self.warning = ""  # what a user should know of this Ray
 
     def __enter__(self) -> "RaySession":
         if ray.is_initialized():  # joining it would end it with the run
@@ -47,6 +50,7 @@ class RaySession:
         logging.getLogger("ray").setLevel(logging.ERROR)  # it would tell on the terminal how to do without a token
         if address := os.environ.get("RAY_ADDRESS"):
             context = self._join(address)
+            self.warning = exposure_of_cluster()
         else:
             context = self._start()
         self.dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else ""
@@ -69,8 +73,16 @@ class RaySession:
             raise ClusterError(f"RAY_ADDRESS={address}: {error}; {NOBODY}.") from error
 
     def _start(self) -> ray.runtime_context.RuntimeContext:
+        temp_dir = own_temp_dir()
+        keep_token_private()
+        with on_loopback() as address:
+            return self._init(address, temp_dir)
+
+    def _init(self, address: str, temp_dir: Path) -> ray.runtime_context.RuntimeContext:
         return ray.init(
             address="local",
+            _node_ip_address=address,
+            _temp_dir=str(temp_dir),
             # Logical CPUs: roles that take turns may reserve more than the machine has. Threads are set by role.
             num_cpus=max(self._cluster.num_cpus, os.cpu_count() or 1),
             # Ray refuses to start with more than the machine has, before anybody can say what else is missing.

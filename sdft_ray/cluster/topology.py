@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from sdft_ray.cluster.actors import Maker, learner_maker, rollout_maker, teacher_maker

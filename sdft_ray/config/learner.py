@@ -45,7 +45,7 @@ class Schedule(Enum):
 class LearnerConfig:
     """How the student is updated."""
 
-    learning_rate: float = 1e-5
+    learning_rate: float = 1e-5  # in (0, 1]; about how far AdamW moves a weight in one step
     schedule: Schedule = Schedule.COSINE
     warmup_steps: int = 10  # linear, from 0
     adam_beta1: float = 0.9
@@ -60,7 +60,13 @@ class LearnerConfig:
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, 1.3x the time
 
     def __post_init__(self) -> None:
-        positive("learner.learning_rate", self.learning_rate)
+        require(
+            0 < self.learning_rate <= 1,
+            "learner.learning_rate",
+            self.learning_rate,
+            "must lie in (0, 1]: AdamW moves every weight by about as much in one step",
+            "set it to 1e-5; the paper's grid is 5e-6 to 5e-5",
+        )
         at_least(0, "learner.warmup_steps", self.warmup_steps)
         share("learner.adam_beta1", self.adam_beta1)
         share("learner.adam_beta2", self.adam_beta2)

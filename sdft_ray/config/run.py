@@ -35,6 +35,7 @@ class Mode(Enum):
     plan = auto()  # print what the run would take, and start nothing
     show = auto()  # print what the model will read of some rows, and start nothing
     check_teacher = auto()  # tell whether the model can use the demonstrations, before anything is trained
+    preflight = auto()  # look at nodes, storage, memory; start the workers and compare them; train nothing
     report = auto()  # make a page of the run folders in `runs`; needs no cluster
 
 
@@ -96,6 +97,7 @@ class RunConfig:
     keep_best: str = ""  # a metric, such as evaluation/taught_accuracy: the checkpoint with its best value is kept, too
     best: Best = Best.HIGHEST  # which value of that metric is the best
     resume: str = NEVER  # never, auto (the newest sound checkpoint of this run folder), or the path of a checkpoint
+    preflight: bool = True  # look at nodes, storage and memory before a run starts its workers
     cluster: ClusterConfig = MISSING
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

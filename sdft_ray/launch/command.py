@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from rich.console import Console
 
-from sdft_ray.api import check_teacher, evaluate, train
+from sdft_ray.api import check_teacher, evaluate, preflight, train
 from sdft_ray.config import Mode
 from sdft_ray.launch.composing import Stage, compose_runs, report_config
 from sdft_ray.launch.help import show_help
@@ -75,4 +75,6 @@ def run(stages: Sequence[Stage], outcome: Outcome) -> Path:
         return evaluate(cfg, on_log=outcome.follow).folder
     if cfg.mode is Mode.check_teacher:
         return check_teacher(cfg, overrides=HydraConfig.get().overrides.task, on_log=outcome.follow).folder
+    if cfg.mode is Mode.preflight:
+        return preflight(cfg, on_log=outcome.follow).folder
     return train(stages, on_log=outcome.follow).folder

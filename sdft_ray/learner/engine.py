@@ -11,7 +11,7 @@ from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.utils import safe_get_local_fp32_param
+from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_grad
 from transformers import PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
 
@@ -20,7 +20,7 @@ from sdft_ray.learner.compile_lock import clear_compile_locks
 from sdft_ray.learner.fragment_files import Piece
 from sdft_ray.learner.objective import LossOf, Student, check_partitioned_head
 from sdft_ray.learner.persistent_grads import allocate_gradients
-from sdft_ray.models.network import check_finite, check_head, load_network
+from sdft_ray.models.network import check_finite, check_head, is_finite, load_network
 from sdft_ray.models.state import copy_buffers, saved_buffers
 from sdft_ray.weights.fragments import Fragment, Shapes
 
@@ -60,6 +60,9 @@ class StudentEngine:
         )
         copy_buffers(self.network, buffers)  # DeepSpeed rounds all floating ones to bf16 where it trains in bf16
         self._rank, self._num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self.broken_gradients: list[str] = []  # of the last step that was not taken, on this rank
+        if cfg.zero_stage > 0:
+            self._watch_gradients()
         if cfg.zero_stage == 0 and self._num_ranks == 1:
             # The sum over one rank would still go through a flat copy of all gradients.
             self._engine.enable_backward_allreduce = False
@@ -100,7 +103,8 @@ class StudentEngine:
     def step(self, learning_rate: float) -> float:
         """Takes the optimizer step with the accumulated gradient, summed over ranks.
 
-        Where the gradient is NaN or infinite no step is taken: masters and moments stay as they are.
+        Where the gradient is NaN or infinite no step is taken: masters and moments stay as they are, and
+        `broken_gradients` says which parameters have one.
 
         Returns:
             The global gradient norm before clipping.
@@ -114,7 +118,34 @@ class StudentEngine:
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if math.isfinite(norm):
             self._engine.step()
+        else:
+            self._keep_broken_gradients()
         return norm
+
+    def broken_weight(self) -> str:
+        """The first parameter of whose fp32 master this rank owns a value that is NaN or infinite; "" for none."""
+        return next((name for name, _, values in self.masters() if not is_finite(values)), "")
+
+    def _watch_gradients(self) -> None:
+        """Has `_keep_broken_gradients` called where ZeRO gives up a step: behind its look, before it forgets."""
+        optimizer = self._engine.optimizer
+        # Its optimizer of stage 1 in bf16 has no loss scaler, which the others tell of every look.
+        owner, name = (optimizer, "clear_hp_grads")
+        if hasattr(optimizer, "loss_scaler"):
+            owner, name = (optimizer.loss_scaler, "update_scale")
+        told = getattr(owner, name)
+
+        def watched(*arguments: Any) -> None:
+            if optimizer.overflow and not self.broken_gradients:  # stage 1 in bf16 forgets twice
+                self._keep_broken_gradients()
+            told(*arguments)
+
+        setattr(owner, name, watched)
+
+    def _keep_broken_gradients(self) -> None:
+        """Looks at this rank's part of every gradient; parameters in the order of the backward pass."""
+        named = reversed(list(self.network.named_parameters()))
+        self.broken_gradients = [name for name, param in named if not all(map(is_finite, own_gradients(param)))]
 
     def moments(self) -> Iterator[torch.Tensor]:
         """What the optimizer of this rank remembers, its counts of steps among it; in place."""
@@ -252,6 +283,18 @@ def optimizer_place(optimizer: Any, param: torch.nn.Parameter, start: int) -> tu
         flats = getattr(optimizer, name if hasattr(optimizer, name) else "fp32_groups_flat_partition")
         return flats[mapping.param_group_index], mapping.get_hp_fragment_address().start
     return param, start
+
+
+def own_gradients(param: torch.nn.Parameter) -> Iterator[torch.Tensor]:
+    """What this rank holds of a parameter's gradient, by what ZeRO hangs on the parameter."""
+    if param.grad is not None:
+        yield param.grad
+    if hasattr(param, "_hp_grad"):  # the fp32 sum of stage 1 in bf16
+        yield param._hp_grad
+    elif hasattr(param, "ds_id"):
+        yield safe_get_local_grad(param)
+    elif getattr(param, "_hp_mapping", None) is not None:
+        yield param._hp_mapping.get_lp_grad_fragment(param._index_in_param_group)  # type: ignore[attr-defined]
 
 
 def deepspeed_settings(cfg: LearnerConfig) -> dict[str, Any]:

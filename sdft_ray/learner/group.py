@@ -9,8 +9,10 @@ from typing import Any
 from sdft_ray.config import LearnerConfig, LossConfig, Normalization
 from sdft_ray.data.copying import copied_share
 from sdft_ray.data.reasoning import AnswerStart, at_once
+from sdft_ray.errors import NonFiniteError
 from sdft_ray.learner import checkpoint
 from sdft_ray.learner.metrics import step_metrics
+from sdft_ray.learner.nonfinite import remedy_of, worst_of
 from sdft_ray.learner.saving import CheckpointWriter, SavingPlan
 from sdft_ray.learner.schedule import Round, StagePlan, WeightedSample, cut_rounds, token_weights
 from sdft_ray.models.packing import Packing
@@ -78,7 +80,11 @@ class LearnerGroup:
         version = self.weight_version
         trained, wait_s = await self._accumulate(samples)
         async with self.unchanged:
-            reports = await self.workers.on_all(lambda actor: actor.apply.remote(), Work("apply"))
+            try:
+                reports = await self.workers.on_all(lambda actor: actor.apply.remote(), Work("apply"))
+            except NonFiniteError as error:
+                error.samples = tuple(trained)
+                raise
             self.weight_version += 1
         metrics = step_metrics(
             trained, reports, weight_version=version, sampled=self._sampled, matmuls=self._matmuls
@@ -125,7 +131,18 @@ class LearnerGroup:
             for rank, answer in zip(samples.ranks, views, strict=True)
             for index, values in zip(rank, answer, strict=False)  # a rank left over answers for a filler
         }
-        return [self._report(part, by_index[index]) for index, part in enumerate(samples.samples)]
+        reports = [self._report(part, by_index[index]) for index, part in enumerate(samples.samples)]
+        self._check_finite(reports)
+        return reports
+
+    def _check_finite(self, reports: Sequence[SampleReport]) -> None:
+        """Refuses samples of which a rank says that something is NaN or infinite, before any update."""
+        if bad := [report for report in reports if report.views.nonfinite]:
+            place = worst_of([report.views.nonfinite for report in bad])
+            example_ids = [report.example_id for report in bad]
+            error = NonFiniteError(place, self.weight_version + 1, example_ids, remedy_of(place))
+            error.samples = tuple(bad)
+            raise error
 
     async def _with_payloads(self, samples: AsyncIterator[Sample]) -> AsyncIterator[Sample]:
         async for sample in samples:

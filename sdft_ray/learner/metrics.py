@@ -8,7 +8,7 @@ Legend: T tokens of all completions of the microbatch, H hidden size, V vocabula
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +72,9 @@ def token_sums(output: LossOutput, microbatch: Microbatch) -> TokenSums:
     )
 
 
-def views_by_sample(output: LossOutput, tops: TopsBySequence, microbatch: Microbatch) -> list[TokenViews]:
+def views_by_sample(
+    output: LossOutput, tops: TopsBySequence, nonfinite: Mapping[int, str], microbatch: Microbatch
+) -> list[TokenViews]:
     """What both sides make of the tokens of each sample of the microbatch."""
     ends = np.bincount(microbatch.sequence_ids, minlength=len(microbatch.example_ids)).cumsum()[:-1]
 
@@ -100,6 +102,7 @@ def views_by_sample(output: LossOutput, tops: TopsBySequence, microbatch: Microb
             student_entropy=student_entropy,
             teacher_entropy=teacher_entropy,
             tops=tops.get(sequence, ()),
+            nonfinite=nonfinite.get(sequence, ""),
         )
         for sequence, (divergence, student_logprobs, teacher_logprobs, student_entropy, teacher_entropy) in enumerate(
             columns
@@ -243,6 +246,7 @@ def step_metrics(
         "learner/correction_mean": mean(sum(report.correction for report in reports)),
         "learner/grad_norm": reports[0].grad_norm,
         "learner/counted_tokens": float(counted),
+        "learner/counted_share": counted / max(completion_tokens, 1),
         "learner/train_tokens": float(prompt_tokens + completion_tokens),
         "learner/padded_share": 1 - needed_tokens / sequence_tokens,
         "learner/shared_share": 1 - input_tokens / sequence_tokens,

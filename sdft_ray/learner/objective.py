@@ -17,8 +17,8 @@ from sdft_ray.distill.distributions import Head, TeacherRows
 from sdft_ray.distill.divergence import LossSettings
 from sdft_ray.distill.fused_loss import fused_teacher_loss, fused_token_loss
 from sdft_ray.distill.reduction import LossOutput
-from sdft_ray.errors import NonFiniteError
 from sdft_ray.learner.metrics import TopsBySequence, top_tokens
+from sdft_ray.learner.nonfinite import find_nonfinite
 from sdft_ray.learner.teacher import TeacherHeads, open_payloads
 from sdft_ray.models.network import (
     PROBE_TOKENS,
@@ -29,7 +29,7 @@ from sdft_ray.models.network import (
     train_as_configured,
     train_as_sampled,
 )
-from sdft_ray.records import Microbatch, TokenViews
+from sdft_ray.records import Microbatch
 from sdft_ray.tensors import to_tensor
 
 TOKEN_TARGETS = {Target.TOKEN: "nll", Target.TOKEN_DFT: "dft"}
@@ -146,20 +146,24 @@ class Objective:
             mismatch_clip=loss.mismatch_clip,
         )
 
-    def __call__(self, forward: Forward, microbatch: Microbatch) -> tuple[LossOutput, TopsBySequence]:
+    def __call__(self, forward: Forward, microbatch: Microbatch) -> tuple[LossOutput, TopsBySequence, dict[int, str]]:
         """Runs the student on `microbatch` by its `forward`.
 
         Returns:
-            The loss, connected to the student's graph, and the top tokens of the reported sequences.
+            The loss, connected to the student's graph, the top tokens of the reported sequences, and what is NaN or
+            infinite, by the sequences in which it is.
         """
         teacher = None
         if self._target not in TOKEN_TARGETS:
             teacher = open_payloads(microbatch, self._heads, self._tail.name.lower(), self._device)  # type: ignore[arg-type]
         tops: TopsBySequence = {}
+        nonfinite: dict[int, str] = {}
 
         def loss_of(hidden: torch.Tensor, head: Head) -> LossOutput:
             output = self._loss(hidden, head, teacher, microbatch)
             # Here, since only here the head is sure to be whole: under ZeRO 3 it is gathered for the loss alone.
+            if not _is_finite(output, microbatch):
+                nonfinite.update(find_nonfinite(output, hidden, head, teacher, microbatch, self._num_tokens))
             tops.update(
                 top_tokens(
                     microbatch,
@@ -179,7 +183,7 @@ class Objective:
             predictor_index=self._tensor(microbatch.predictor_index),
             loss_of=loss_of,
         )
-        return LossOutput.from_tuple(fields), tops
+        return LossOutput.from_tuple(fields), tops, nonfinite
 
     def _loss(
         self, hidden: torch.Tensor, head: Head, teacher: TeacherRows | None, microbatch: Microbatch
@@ -206,6 +210,12 @@ class Objective:
         return to_tensor(array).to(self._device)
 
 
+def _is_finite(output: LossOutput, microbatch: Microbatch) -> bool:
+    """True when loss, divergences and the sampler's logprobs are; all who follow wait for the loss anyway."""
+    finite = output.loss.isfinite() & output.divergence.isfinite().all()
+    return bool(finite) and bool(np.isfinite(microbatch.sampler_logprobs).all())
+
+
 @torch.no_grad()
 def check_partitioned_head(forward: Forward, network: PreTrainedModel, device: torch.device) -> None:
     """Checks the head as `models.network.check_head` does, on weights that ZeRO 3 has cut up; all ranks together.
@@ -219,19 +229,3 @@ def check_partitioned_head(forward: Forward, network: PreTrainedModel, device: t
         (expected,) = forward(**inputs, loss_of=None)
         (logits,) = forward(**inputs, loss_of=lambda hidden, head: HeadOutput(head.logits(hidden, len(head.weight))))
     compare_head(network, logits, expected.float(), network.dtype)
-
-
-def check_loss(loss: torch.Tensor, by_sample: list[TokenViews], microbatch: Microbatch, step: int) -> None:
-    """Refuses a loss that is not finite.
-
-    Raises:
-        NonFiniteError: names the samples whose divergences are not finite, or all where it is none of these.
-    """
-    if torch.isfinite(loss):
-        return
-    guilty = [
-        example_id
-        for example_id, views in zip(microbatch.example_ids, by_sample, strict=True)
-        if not np.isfinite(views.divergence).all()
-    ]
-    raise NonFiniteError("loss", step, guilty or microbatch.example_ids)

@@ -15,13 +15,14 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from sdft_ray.errors import CheckpointError, NonFiniteError
+from sdft_ray.errors import BrokenWeightsError, CheckpointError, NonFiniteError
 from sdft_ray.learner.checkpoint import load_rank, rank_metadata, rank_pieces, write_rank
 from sdft_ray.learner.engine import StudentEngine
 from sdft_ray.learner.export import export_gap, export_student, full_state
 from sdft_ray.learner.manifest import SavedFile
 from sdft_ray.learner.metrics import OpenStep, token_sums, views_by_sample
-from sdft_ray.learner.objective import Objective, check_loss
+from sdft_ray.learner.nonfinite import first_of_all, gradient_place, weight_place
+from sdft_ray.learner.objective import Objective
 from sdft_ray.learner.roofline import matmul_seconds, measure_matmul
 from sdft_ray.learner.scoring import check_student_packing, row_logprobs, student_logits
 from sdft_ray.learner.settings import LearnerSettings
@@ -100,15 +101,15 @@ class LearnerRank:
             is_last: whether this is the last round of the step.
 
         Returns:
-            What student and teacher make of the tokens of each sample.
-
-        Raises:
-            NonFiniteError: the loss is not finite; it has not touched the gradient.
+            What student and teacher make of the tokens of each sample. What is NaN or infinite is told in it and not
+            raised: the other ranks are in collectives that this rank must not miss, and the driver calls `apply` no
+            more. The gradient is lost then, and is never applied.
         """
         started = time.perf_counter()
-        output, tops = self._objective(self._engine.forward, microbatch)
-        by_sample = views_by_sample(output, tops, microbatch)
-        check_loss(output.loss, by_sample, microbatch, self.weight_version + 1)
+        output, tops, nonfinite = self._objective(self._engine.forward, microbatch)
+        if nonfinite and (name := self._engine.broken_weight()):  # which breaks all that is computed with it
+            nonfinite = dict.fromkeys(nonfinite, weight_place(name))
+        by_sample = views_by_sample(output, tops, nonfinite, microbatch)
         self._engine.backward(output.loss, is_last=is_last)
         synchronize(self._device)  # or the step's first wait would be taken for the optimizer's
         self._step.add(microbatch, token_sums(output, microbatch), time.perf_counter() - started)
@@ -163,7 +164,11 @@ class LearnerRank:
 
         Returns:
             As `saved`.
+
+        Raises:
+            BrokenWeightsError: a weight is NaN or infinite, on whichever rank.
         """
+        self._check_weights()
         pieces = rank_pieces(self._engine, self._average, self._rank)
         write = partial(write_rank, Path(folder), self._rank, metadata=rank_metadata(self._engine))
         if not background:
@@ -190,7 +195,9 @@ class LearnerRank:
 
         Raises:
             CheckpointError: it cannot be written.
+            BrokenWeightsError: a weight is NaN or infinite, on whichever rank.
         """
+        self._check_weights()
         release_freed_memory()  # makes room for a copy of the weights
         precision = self._settings.learner.precision
         state = self._state(WeightKind.STUDENT, TORCH_DTYPE[precision])
@@ -254,5 +261,11 @@ class LearnerRank:
     def _apply_gradients(self, example_ids: Sequence[str]) -> float:
         norm = self._engine.step(self._settings.plan.learning_rate(self.weight_version))
         if not math.isfinite(norm):
-            raise NonFiniteError("gradient", self.weight_version + 1, example_ids)
+            place = gradient_place(first_of_all(self._engine.broken_gradients))
+            raise NonFiniteError(place, self.weight_version + 1, example_ids)
         return norm
+
+    def _check_weights(self) -> None:
+        """Refuses weights that are NaN or infinite; every rank has to call it, and all of them refuse."""
+        if name := first_of_all(self._engine.broken_weight()):
+            raise BrokenWeightsError(name, self.weight_version)

@@ -48,6 +48,11 @@ class Reading:
         """Raises the `ModelError`; errors of other kinds pass as they are."""
         if isinstance(error, _FAULTS) or kind is Exception:  # the tokenizers library raises plain Exceptions
             words = " ".join(str(error).split()).rstrip(".")
+            if "trust_remote_code" in words:
+                raise ModelError(
+                    f"{self._what}: asks for Python code of its own (auto_map), which is never run here "
+                    "(trust_remote_code is off); take a model that transformers itself knows."
+                ) from error
             if not words or isinstance(error, _WORDLESS):
                 words = f"{type(error).__name__} {words}".strip()
             raise ModelError(f"{self._what}: {words}; {self._remedy}.") from error

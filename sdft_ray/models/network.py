@@ -65,12 +65,19 @@ def load_network(path: str, precision: Precision, model: ModelConfig, **kwargs: 
     return network
 
 
+def is_finite(tensor: torch.Tensor) -> bool:
+    """True when no value is NaN or infinite, which integers never are."""
+    held = tensor.detach()
+    if not held.is_floating_point() or not held.numel():
+        return True
+    # The extremes are NaN where any value is; no copy is made, as `isfinite` would.
+    return all(bool(extreme.isfinite()) for extreme in held.aminmax())
+
+
 def check_finite(where: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Refuses weights with a value that is NaN or infinite: `ModelError`, with the name of the first such tensor."""
     for name, tensor in tensors:
-        held = tensor.detach()
-        # The extremes are NaN where any value is; no copy is made, as `isfinite` would.
-        if held.is_floating_point() and held.numel() and not all(extreme.isfinite() for extreme in held.aminmax()):
+        if not is_finite(tensor):
             raise ModelError(
                 f"{where}: {name} holds NaN or infinite values; download or copy the model anew, or take a checkpoint "
                 "from before its training went wrong."

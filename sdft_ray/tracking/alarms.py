@@ -1,22 +1,13 @@
 """Alarms: one line on the console when a run begins to go wrong, with the step at which it began.
 
-The rules, with the numbers of `AlarmsConfig`. The reference is the mean of the first `reference_steps` steps of a run,
-or of a stage where it has stages. From there on a running mean m <- memory * m + (1 - memory) * value begins at
-the reference, and a rule is broken where
+A rule of `alarm_rules.py` that stays broken raises an alarm, once until it has been kept again. The running mean and
+the patience are there for noise: single bad steps pass, but for a leap of loss or divergence. The mean follows late,
+so the step at which it began is not where the mean crossed the bound: it is the first of the steps before that whose
+own values all break the rule. A slow drift that stays within the bounds is none of these rules' business.
 
-    entropy      student entropy         m < entropy_share * reference
-    length       completion length       m < length_share * reference
-    runaway      completion length       m > length_factor * reference, and truncated completions m > truncated_share
-    divergence   from the teacher        m > divergence_factor * reference, and m > divergence_nats
-    mismatch     sampler and learner     m > mismatch_nats, where every completion of the step was on-policy
-
-A rule broken `patience` steps in a row raises an alarm, once until it has been kept again. The running mean and the
-patience are there for noise: single bad steps, however bad, pass. The mean follows late, so the step at which it
-began is not where the mean crossed the bound: it is the first of the steps before that whose own values all break
-the rule. A slow drift that stays within the bounds is none of these rules' business.
-
-A step that has no counted token, or a value that is not finite, says nothing and is passed over. An alarm ends
-nothing: low entropy is also what learning short, certain answers looks like. It says where to look in samples.jsonl.
+A step that has no counted token, or a value that is not finite, says nothing to the rules of means. An alarm ends
+nothing unless `tracking.alarms.stop` says so: low entropy is also what learning short, certain answers looks like. It
+says where to look in samples.jsonl.
 """
 
 import math
@@ -26,30 +17,25 @@ from pathlib import Path
 from typing import Any
 
 from sdft_ray.config import AlarmsConfig
+from sdft_ray.tracking.alarm_rules import (
+    DIVERGENCE,
+    ENTROPY,
+    LENGTH,
+    MISMATCH,
+    TRUNCATED,
+    Rule,
+    StepRule,
+    Values,
+    mean_rules,
+    step_rules,
+)
 from sdft_ray.tracking.jsonl import cut_after, line_of
 from sdft_ray.tracking.line_file import LineFile
 
 ALARMS_FILE = "alarms.jsonl"
 COUNTED = "learner/counted_tokens"
-ENTROPY = "learner/student_entropy_nats"
-LENGTH = "rollout/completion_tokens_mean"
-TRUNCATED = "rollout/truncated_share"
-DIVERGENCE = "learner/divergence_nats"
-MISMATCH = "learner/mismatch_max_nats"
 STALENESS = "loop/staleness_max"
 WATCHED = (ENTROPY, LENGTH, TRUNCATED, DIVERGENCE, MISMATCH)
-
-Values = Mapping[str, float]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rule:
-    """What must not last."""
-
-    name: str
-    says: str  # what has happened where it is broken
-    metric: str
-    broken: Callable[[Values, Values], bool]  # by these values, given the reference
 
 
 @dataclass(kw_only=True, slots=True)
@@ -57,7 +43,13 @@ class Series:
     """Steps in a row that break a rule."""
 
     began: int
+    patience: int  # of them raise it
     num_steps: int = 0
+
+    @property
+    def is_raised(self) -> bool:
+        """True when the alarm stands."""
+        return self.num_steps >= self.patience
 
 
 class Alarms:
@@ -83,8 +75,9 @@ class Alarms:
         """
         self._cfg = cfg
         self._say = say
-        self._rules = _rules(cfg)
-        self._num_empty = 0  # of the last steps, those in a row that have trained on nothing
+        self._rules = mean_rules(cfg)
+        self._step_rules = step_rules(cfg)
+        self.reason_to_stop = ""  # the first alarm, where `stop` has it end the run
         self._stage: str | None = None  # none has begun
         self.begin_stage("")
         self._path = run_dir / ALARMS_FILE
@@ -93,6 +86,7 @@ class Alarms:
         for line in history:
             self.begin_stage(line.get("stage", ""))
             self._observe(line["step"], line)
+            self._look(line["step"], line)
 
     def begin_stage(self, name: str) -> None:
         """Forgets what the steps of another stage were like: other data have other lengths and entropies."""
@@ -103,29 +97,47 @@ class Alarms:
         self._reference: dict[str, float] = {}
         self._mean: dict[str, float] = {}
         self._broken_since: dict[str, int] = {}  # by rule: the first of the last steps that break it by themselves
-        self._series: dict[str, Series] = {}  # by rule: what its running mean is going through
+        self._series: dict[str, Series] = {}  # by rule: what its running mean, or the run of single steps, goes through
+        self._own_means: dict[str, tuple[int, float]] = {}  # by rule of steps: values so far, and their running mean
 
     def watch(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
         """Takes the metrics of a step; says and writes what is raised by it. Returns how many alarms stand."""
-        self._watch_counted(step, metrics)
+        for own, series, value in self._look(step, metrics):
+            text = f"alarm at step {step}: {own.says}; it began at step {series.began} ({own.metric} {value:.3g})"
+            self._write(text, step, series, own, mean=value, reference=self._own_means.get(own.name, (0, 0.0))[1])
         for rule, series in self._observe(step, metrics):
             self._raise(step, rule, series)
-        return {"loop/alarms": float(sum(self._is_raised(series) for series in self._series.values()))}
+        return {"loop/alarms": float(sum(series.is_raised for series in self._series.values()))}
 
-    def _watch_counted(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Says when `patience` steps in a row have trained on nothing; a single one may hold cut completions only."""
-        self._num_empty = self._num_empty + 1 if metrics.get(COUNTED) == 0 else 0
-        if self._num_empty and self._num_empty == self._cfg.patience:
-            began = step - self._num_empty + 1
-            text = (
-                f"alarm at step {step}: no token has carried loss since step {began}, so nothing is learned; lower "
-                "loss.skip_first_tokens, set loss.drop_truncated=false, or raise rollout.max_new_tokens so that "
-                "completions reach loss.skip_until, if that is set"
-            )
-            self._write(text, step=step, began=began, rule="uncounted", metric=COUNTED, mean=0.0, reference=0.0)
+    def _look(self, step: int, metrics: Mapping[str, Any]) -> list[tuple[StepRule, Series, float]]:
+        """What the step raises by its own values."""
+        if not self._cfg.patience:
+            return []
+        raised = []
+        for rule in self._step_rules:
+            value = metrics.get(rule.metric)
+            if not _is_number(value):
+                continue
+            assert value is not None
+            if rule.broken(value, self._mean_before(rule, value)):
+                series = self._series.setdefault(rule.name, Series(began=step, patience=rule.num_steps))
+                series.num_steps += 1
+                if series.num_steps == rule.num_steps:
+                    raised.append((rule, series, value))
+            else:
+                self._series.pop(rule.name, None)
+        return raised
+
+    def _mean_before(self, rule: StepRule, value: float) -> float | None:
+        """The running mean of the rule's metric without this step; None before `reference_steps` steps."""
+        number, mean = self._own_means.get(rule.name, (0, 0.0))
+        is_first = number < self._cfg.reference_steps
+        share = 1 / (number + 1) if is_first else 1 - self._cfg.memory
+        self._own_means[rule.name] = (number + 1, mean + share * (abs(value) - mean))
+        return None if is_first else mean
 
     def _observe(self, step: int, metrics: Mapping[str, Any]) -> list[tuple[Rule, Series]]:
-        """What the step raises."""
+        """What the step raises by what the means have come to."""
         if not self._cfg.patience or not metrics.get(COUNTED, 1.0):
             return []
         values = {key: metrics[key] for key in WATCHED if _is_number(metrics.get(key))}
@@ -151,12 +163,10 @@ class Alarms:
         if not rule.broken(self._mean, self._reference):
             self._series.pop(rule.name, None)
             return None
-        series = self._series.setdefault(rule.name, Series(began=self._broken_since.get(rule.name, step)))
+        began = self._broken_since.get(rule.name, step)
+        series = self._series.setdefault(rule.name, Series(began=began, patience=self._cfg.patience))
         series.num_steps += 1
         return series if series.num_steps == self._cfg.patience else None
-
-    def _is_raised(self, series: Series) -> bool:
-        return series.num_steps >= self._cfg.patience
 
     def _raise(self, step: int, rule: Rule, series: Series) -> None:
         mean, reference = self._mean[rule.metric], self._reference[rule.metric]
@@ -164,59 +174,17 @@ class Alarms:
             f"alarm at step {step}: {rule.says}; it began at step {series.began} "
             f"({rule.metric} {mean:.3g}, in the first {self._cfg.reference_steps} steps {reference:.3g})"
         )
-        self._write(
-            text,
-            step=step,
-            began=series.began,
-            rule=rule.name,
-            metric=rule.metric,
-            mean=mean,
-            reference=reference,
-        )
+        self._write(text, step, series, rule, mean=mean, reference=reference)
 
-    def _write(self, text: str, **fields: str | float) -> None:
+    def _write(
+        self, text: str, step: int, series: Series, rule: Rule | StepRule, *, mean: float, reference: float
+    ) -> None:
         self._say(text)
-        self._lines.write([line_of(fields | {"text": text})])
+        record = {"step": step, "began": series.began, "rule": rule.name, "metric": rule.metric}
+        self._lines.write([line_of(record | {"mean": mean, "reference": reference, "text": text})])
+        if self._cfg.stop and not self.reason_to_stop:
+            self.reason_to_stop = text
 
 
 def _is_number(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
-
-
-def _rules(cfg: AlarmsConfig) -> tuple[Rule, ...]:
-    return (
-        Rule(
-            name="entropy",
-            says="the student's entropy has collapsed",
-            metric=ENTROPY,
-            broken=lambda values, reference: values[ENTROPY] < cfg.entropy_share * reference[ENTROPY],
-        ),
-        Rule(
-            name="length",
-            says="the completions have collapsed to a fraction of their length",
-            metric=LENGTH,
-            broken=lambda values, reference: values[LENGTH] < cfg.length_share * reference[LENGTH],
-        ),
-        Rule(
-            name="runaway",
-            says="the completions run away to their length limit",
-            metric=LENGTH,
-            broken=lambda values, reference: (
-                values[LENGTH] > cfg.length_factor * reference[LENGTH] and values[TRUNCATED] > cfg.truncated_share
-            ),
-        ),
-        Rule(
-            name="divergence",
-            says="the student moves away from its teacher",
-            metric=DIVERGENCE,
-            broken=lambda values, reference: (
-                values[DIVERGENCE] > max(cfg.divergence_factor * reference[DIVERGENCE], cfg.divergence_nats)
-            ),
-        ),
-        Rule(
-            name="mismatch",
-            says="the rollout engines sample from other weights than the learner holds",
-            metric=MISMATCH,
-            broken=lambda values, reference: values[MISMATCH] > cfg.mismatch_nats,
-        ),
-    )

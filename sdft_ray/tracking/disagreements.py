@@ -1,5 +1,6 @@
 """The tokens of a sample that student and teacher disagree on most."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -38,9 +39,9 @@ def disagreement_rows(sample: SampleReport, decode: Callable[[tuple[int, ...]], 
 
 def _preference(
     top: tuple[int, float] | None, decode: Callable[[tuple[int, ...]], str]
-) -> tuple[str, float] | tuple[None, None]:
+) -> tuple[str, float | None] | tuple[None, None]:
     return (decode((top[0],)), _rounded(top[1])) if top is not None else (None, None)
 
 
-def _rounded(value: float) -> float:
-    return round(float(value), 6)
+def _rounded(value: float) -> float | None:
+    return round(float(value), 6) if math.isfinite(value) else None

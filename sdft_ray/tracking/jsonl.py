@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sdft_ray.errors import CheckpointError
+from sdft_ray.errors import CheckpointError, NonFiniteError
 from sdft_ray.records import SampleReport
 from sdft_ray.tracking.disagreements import disagreement_rows
 from sdft_ray.tracking.earlier import earlier_path, move_to_earlier
@@ -21,6 +21,7 @@ from sdft_ray.tracking.line_file import LineFile
 
 METRICS_FILE = "metrics.jsonl"
 SAMPLES_FILE = "samples.jsonl"
+BAD_SAMPLES_FILE = "bad_samples.jsonl"  # of the step that a NaN or an infinity has ended
 ANSWERS_FILE = "answers.jsonl"  # what the evaluator has read and scored, one line a question
 # Lists as long as `tokens`; the teacher's are empty where nothing was scored.
 PER_TOKEN = ("divergence", "student_logprobs", "teacher_logprobs", "student_entropy", "teacher_entropy")
@@ -79,7 +80,7 @@ class JsonLines:
     ) -> None:
         """Writes one line of metrics and one a sample."""
         self.log_evaluation(step, time_s, metrics)
-        self._samples.write(line_of(self._sample(step, sample)) for sample in samples)
+        self._samples.write(line_of(sample_record(step, sample, self._decode)) for sample in samples)
 
     def log_evaluation(self, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
         """Writes one line of metrics."""
@@ -92,28 +93,44 @@ class JsonLines:
         self._metrics.close()
         self._samples.close()
 
-    def _sample(self, step: int, sample: SampleReport) -> dict[str, Any]:
-        return {
-            "step": step,
-            "example_id": sample.example_id,
-            "epoch": sample.epoch,
-            "weight_version": sample.weight_version,
-            "prompt": self._decode(sample.prompt_tokens),
-            "completion": self._decode(sample.completion_tokens),
-            "token_ids": sample.completion_tokens,
-            "tokens": [self._decode((token,)) for token in sample.completion_tokens],
-            "num_counted": sample.num_counted,
-            **{name: _rounded(getattr(sample.views, name)) for name in PER_TOKEN},
-            "disagreements": disagreement_rows(sample, self._decode),
-            "copied_share": round(sample.copied_share, 6),
-            "truncated": sample.truncated,
-            "pool": [{"example_id": name, "score": round(score, 6)} for name, score in sample.pool_hits],
-            "rehearsal": sample.is_rehearsal,
-        }
+    def write_bad_samples(self, error: NonFiniteError) -> Path:
+        """Writes the samples of a step that was not taken, as in samples.jsonl, with what was NaN or infinite.
+
+        Returns:
+            The file. One of an earlier start moves to earlier/.
+        """
+        records = [
+            sample_record(error.step, sample, self._decode)
+            | {"prompt_ids": sample.prompt_tokens, "nonfinite": sample.views.nonfinite or error.place}
+            for sample in error.samples
+        ]
+        write_lines(self._run_dir / BAD_SAMPLES_FILE, records)
+        return self._run_dir / BAD_SAMPLES_FILE
 
 
-def _rounded(values: np.ndarray) -> list[float]:
-    return [round(value, 6) for value in values.tolist()]
+def sample_record(step: int, sample: SampleReport, decode: Decode) -> dict[str, Any]:
+    """A line of samples.jsonl."""
+    return {
+        "step": step,
+        "example_id": sample.example_id,
+        "epoch": sample.epoch,
+        "weight_version": sample.weight_version,
+        "prompt": decode(sample.prompt_tokens),
+        "completion": decode(sample.completion_tokens),
+        "token_ids": sample.completion_tokens,
+        "tokens": [decode((token,)) for token in sample.completion_tokens],
+        "num_counted": sample.num_counted,
+        **{name: _rounded(getattr(sample.views, name)) for name in PER_TOKEN},
+        "disagreements": disagreement_rows(sample, decode),
+        "copied_share": round(sample.copied_share, 6),
+        "truncated": sample.truncated,
+        "pool": [{"example_id": name, "score": round(score, 6)} for name, score in sample.pool_hits],
+        "rehearsal": sample.is_rehearsal,
+    }
+
+
+def _rounded(values: np.ndarray) -> list[float | None]:
+    return [round(value, 6) if math.isfinite(value) else None for value in values.tolist()]
 
 
 def line_of(record: Mapping[str, Any]) -> str:

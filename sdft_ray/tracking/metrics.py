@@ -81,6 +81,7 @@ METRICS: tuple[Metric, ...] = (
     _metric("learner/mismatch_max_nats", "nats", "largest |trainer logprob - sampler logprob|"),
     _metric("learner/correction_mean", "1", "mean of exp(trainer - sampler logprob), clipped"),
     _metric("learner/counted_tokens", "tokens", "completion tokens that carry loss"),
+    _metric("learner/counted_share", "share", "completion tokens that carry loss, of all"),
     _metric("learner/uncounted_samples", "samples", "samples without a counted token: exactly no loss"),
     _metric("learner/train_tokens", "tokens", "prompt and completion tokens the learner read"),
     _metric("learner/tokens_per_s", "tokens/s", "learner/train_tokens over learner/forward_backward_s"),

@@ -1,11 +1,11 @@
 """Weights & Biases, offline (files in the run folder, no account) or online."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sdft_ray.config import TrackingConfig, Wandb
-from sdft_ray.errors import ConfigError
+from sdft_ray.errors import ConfigError, first_line
 from sdft_ray.records import SampleReport
 from sdft_ray.tracking.disagreements import disagreement_rows
 from sdft_ray.tracking.earlier import move_to_earlier
@@ -14,13 +14,23 @@ from sdft_ray.tracking.metrics import METRICS
 
 RUN_ID_FILE = "wandb_run_id"
 DISAGREEMENTS = "samples/disagreements"
+SETTINGS: dict[str, Any] = {
+    "silent": True,
+    "console": "off",
+    "init_timeout": 30.0,  # seconds until the server has answered
+    "finish_timeout": 60.0,  # seconds until it has taken what is left at the end
+    "finish_timeout_raises": True,
+}
+
+Mode = Literal["online", "offline"]
 
 
 class WandbSink:
     """The sink that logs to one Weights & Biases run.
 
     `step` is an ordinary metric and the x axis of all others: wandb's own counter accepts neither an
-    evaluation of a step that was logged before nor the steps a resumed run takes again.
+    evaluation of a step that was logged before nor the steps a resumed run takes again. Training never waits for
+    wandb's server, and never ends with it: where it is not reached the files stay in the run folder.
     """
 
     def __init__(
@@ -32,6 +42,7 @@ class WandbSink:
         settings: Mapping[str, Any],
         decode: Decode,
         resumed: bool,
+        say: Callable[[str], None],
     ):
         """Starts the run, or goes on with the one that this run folder began.
 
@@ -42,9 +53,10 @@ class WandbSink:
             settings: the resolved configuration, as plain containers.
             decode: token ids to text.
             resumed: whether to go on with the run whose id the run folder holds.
+            say: prints a line; told once that the server is not reached.
 
         Raises:
-            ConfigError: online without an account or a connection.
+            ConfigError: online without an account, or with one that the server refuses.
         """
         # Here and not above: the import takes seconds, and most runs do without it.
         import wandb
@@ -54,24 +66,24 @@ class WandbSink:
         self._disagreements: list[dict[str, Any]] = []  # of the samples since the last table
         id_file = run_dir / RUN_ID_FILE
         run_id = (id_file.read_text() if resumed and id_file.exists() else "") or None  # a full disk leaves it empty
-        try:
-            self._run = wandb.init(
+        self._say = say
+        self._folder = run_dir / "wandb"
+        self._errors = (wandb.errors.Error, OSError)  # the second of wandb's own process, if that has died
+        self._is_lost = False
+
+        def begin(mode: Mode) -> Any:
+            return wandb.init(
                 project=cfg.wandb_project,
                 name=name,
                 id=run_id,
                 resume="allow",
                 dir=run_dir,
-                mode="offline" if cfg.wandb is Wandb.offline else "online",
+                mode=mode,
                 config=dict(settings),
-                settings=wandb.Settings(silent=True, console="off"),
+                settings=wandb.Settings(**SETTINGS),
             )
-        except wandb.errors.Error as error:
-            raise ConfigError(
-                "tracking.wandb",
-                cfg.wandb.name,
-                str(error),
-                "run `wandb login`, or set tracking.wandb=offline",
-            ) from error
+
+        self._run = self._begin(begin, cfg.wandb, wandb.errors)
         if run_id != self._run.id:
             move_to_earlier(id_file)
             id_file.write_text(self._run.id)
@@ -80,28 +92,61 @@ class WandbSink:
             self._run.define_metric(f"{role}/*", step_metric="step")
         self._run.define_metric(DISAGREEMENTS, step_metric="step")
 
+    def _begin(self, begin: Callable[[Mode], Any], chosen: Wandb, errors: Any) -> Any:
+        """The run of `begin`; offline where nobody answers. `errors` are wandb's."""
+        try:
+            return begin("offline" if chosen is Wandb.offline else "online")
+        except errors.CommError as error:
+            self._lose(first_line(error))
+            self._is_lost = False  # files are written all the same
+            return begin("offline")
+        except errors.Error as error:
+            remedy = "run `wandb login`, or set tracking.wandb=offline"
+            raise ConfigError("tracking.wandb", chosen.name, str(error), remedy) from error
+
     def log_step(
         self, step: int, time_s: float, metrics: Mapping[str, float], samples: tuple[SampleReport, ...]
     ) -> None:
         """Logs the step's metrics, and keeps its samples for the next table."""
-        self._run.log({"step": step, "time_s": time_s} | dict(metrics))
+        self._log({"step": step, "time_s": time_s} | dict(metrics))
         for sample in samples:
             place = {"step": step, "example_id": sample.example_id}
             self._disagreements += [place | row for row in disagreement_rows(sample, self._decode)]
 
     def log_evaluation(self, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
         """Logs the evaluation's metrics, and a table of what both sides disagreed on since the one before."""
-        self._run.log({"step": step, "time_s": time_s} | dict(metrics))
+        self._log({"step": step, "time_s": time_s} | dict(metrics))
         self._log_table()
 
     def close(self) -> None:
         """Writes or sends what is left."""
         self._log_table()
-        self._run.finish()
+        if self._is_lost:
+            return
+        try:
+            self._run.finish()
+        except (TimeoutError, *self._errors) as error:
+            self._lose(first_line(error))
 
     def _log_table(self) -> None:
         """One table an evaluation and not one a step: each is a file of its own."""
         rows, self._disagreements = self._disagreements, []
         if rows:
             table = self._make_table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
-            self._run.log({"step": rows[-1]["step"], DISAGREEMENTS: table})
+            self._log({"step": rows[-1]["step"], DISAGREEMENTS: table})
+
+    def _log(self, values: Mapping[str, Any]) -> None:
+        if self._is_lost:
+            return
+        try:
+            self._run.log(dict(values))
+        except self._errors as error:
+            self._lose(first_line(error))
+
+    def _lose(self, reason: str) -> None:
+        """Says that the server has not everything; the run's own files have."""
+        self._is_lost = True
+        self._say(
+            f"wandb          is not reached ({reason}); the run goes on, metrics.jsonl has everything, and "
+            f"'wandb sync' sends what lies in {self._folder}"
+        )

@@ -24,6 +24,7 @@ class Worker:
         self.rank = rank
         self.weight_version = -1
         self.log = log_path(log_dir, self.role, rank)
+        write_for_no_stranger()
         redirect_output(self.log)
 
     @property
@@ -59,6 +60,11 @@ class Worker:
 def log_path(log_dir: str, role: str, rank: int) -> Path:
     """The log file of one worker."""
     return Path(log_dir) / f"{role}-{rank}.log"
+
+
+def write_for_no_stranger() -> None:
+    """Has whatever this process and its future children write be writable by the user's group at most."""
+    os.umask(os.umask(0o022) | 0o002)
 
 
 def redirect_output(path: Path) -> None:

@@ -18,6 +18,7 @@ class JoinedSession:
     """Stands in for `RaySession`, which would join anew, and shut down the Ray of all other tests."""
 
     dashboard = ""
+    warning = ""
 
     def __init__(self, cluster: ClusterConfig, roles: Collection[str]):
         self._asked = cluster, roles

@@ -35,7 +35,7 @@ from sdft_ray.config import (
     TeacherConfig,
     TeacherEma,
 )
-from sdft_ray.errors import CheckpointError, NonFiniteError, WeightVersionError
+from sdft_ray.errors import BrokenWeightsError, CheckpointError, NonFiniteError, WeightVersionError
 from sdft_ray.learner.checkpoint import read_state
 from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.learner.manifest import check_sound
@@ -76,6 +76,10 @@ class Rank(LearnerWorker):
             rows.register_hook(lambda gradient: gradient * float("nan"))
 
         self._inner._network.get_input_embeddings().register_forward_hook(poison)
+
+    def break_weight(self) -> None:
+        """Makes the last value that this rank owns of its first parameter infinite."""
+        next(self._inner._engine.masters()).values.data[-1] = float("inf")
 
     def moments(self) -> dict[str, torch.Tensor]:
         """What the optimizer of this rank remembers."""
@@ -690,7 +694,7 @@ def test_a_loss_that_is_not_finite_names_its_sample_and_spares_the_weights(
             yield sample
         await asyncio.Event().wait()  # the error comes while the learner waits for the last
 
-    with pytest.raises(NonFiniteError, match="loss is NaN.*step 1, samples: the-bad-one"):
+    with pytest.raises(NonFiniteError, match="infinite: what the teacher makes.*step 1, samples: the-bad-one"):
         asyncio.run(asyncio.wait_for(group.step(first_samples()), timeout=60))
     before = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert_close(weights_of(group, WeightKind.STUDENT), dict(before.named_parameters()), 0.0)
@@ -714,11 +718,58 @@ def test_a_gradient_that_is_not_finite_reaches_neither_masters_nor_moments_nor_a
     before = held()
     assert all(before)
     asyncio.run(group.workers.on_first(lambda actor: actor.poison_gradients.remote()))
-    with pytest.raises(NonFiniteError, match="gradient is NaN or infinite in step 2"):
+    with pytest.raises(
+        NonFiniteError, match="NaN or infinite: the gradient of model.embed_tokens.weight .learner. in step 2"
+    ):
         train(group, batches[1:2])
     for own, other in zip(before, held(), strict=True):
         assert_close(own, other, 0.0)
     assert group.weight_version == 1
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_rank_whose_loss_is_not_finite_leaves_no_other_rank_waiting(begin: Any, batches: Any, stage: int) -> None:
+    """Its neighbour is in the collectives of the backward pass, and answers only once both have made them."""
+    good = batches[0]
+    logits = np.full_like(ray.get(good[4].scores.payload).logits, np.nan)
+    poisoned = with_payload(good[4], LogitsPayload(logits=logits), 0)
+    group = begin(2, zero_stage=stage)
+    before = weights_of(group, WeightKind.STUDENT)
+    with pytest.raises(NonFiniteError, match="NaN or infinite: what the teacher makes .* samples: example-4") as raised:
+        train(group, [(*good[:4], poisoned, good[5])])
+    assert [sample.example_id for sample in raised.value.samples] == ["example-4"]
+    held = asyncio.run(
+        asyncio.wait_for(group.workers.on_all(lambda actor: actor.weights.remote(WeightKind.STUDENT)), 20)
+    )
+    assert_close(held[0], before, 0.0)
+
+
+@pytest.mark.parametrize(("size", "stage"), [(1, 0), (2, 1), (2, 2), (2, 3)])
+def test_a_broken_weight_is_named_by_all_ranks_and_never_saved(
+    begin: Any, batches: Any, tmp_path: Path, size: int, stage: int
+) -> None:
+    group = begin(size, zero_stage=stage)
+    train(group, batches[:1])
+    asyncio.run(group.workers.on_first(lambda actor: actor.break_weight.remote()))
+    refused = asyncio.run(_refusals(group, lambda actor: actor.save.remote(str(tmp_path / "new"))))
+    assert len(refused) == size and len(set(refused)) == 1
+    assert "the weight model.embed_tokens.weight of the student is NaN or infinite after step 1" in refused[0]
+    refused = asyncio.run(_refusals(group, lambda actor: actor.export.remote(str(tmp_path / "model"))))
+    assert len(refused) == size and not (tmp_path / "new").exists() and not (tmp_path / "model").exists()
+
+
+async def _refusals(group: LearnerGroup, call: Any) -> list[str]:
+    """What every rank says against `call`."""
+
+    async def refusal(actor: Any) -> str:
+        try:
+            await call(actor)
+        except BrokenWeightsError as error:
+            return str(error.cause)  # type: ignore[attr-defined]
+        return ""
+
+    answers = await asyncio.wait_for(group.workers.on_all(refusal), timeout=30)
+    return [answer for answer in answers if answer]
 
 
 def test_the_exported_folder_is_the_student(begin: Any, batches: Any, tmp_path: Path) -> None:

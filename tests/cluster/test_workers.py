@@ -82,7 +82,7 @@ def test_a_failure_names_the_worker_and_its_log(make_group: Any, tmp_path: Path)
 
 
 def test_an_error_a_user_can_mend_arrives_as_it_was_raised(make_group: Any) -> None:
-    with pytest.raises(NonFiniteError, match="loss is NaN or infinite in step 3, samples: example-7"):
+    with pytest.raises(NonFiniteError, match="NaN or infinite: loss in step 3, samples: example-7"):
         asyncio.run(make_group().on_all(lambda actor: actor.diverge.remote()))
 
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sdft_ray.config import LearnerConfig, LossConfig, Normalization
 from sdft_ray.data.reasoning import AnswerStart, at_once
 from sdft_ray.errors import NonFiniteError
 from sdft_ray.learner.group import LearnerGroup
+from sdft_ray.learner.nonfinite import LOSS
 from sdft_ray.learner.saving import SavingPlan
 from sdft_ray.learner.schedule import LearnerStage, StagePlan
 from sdft_ray.records import Microbatch, RankReport, Rollout, Sample, StepReport, TeacherScores, TokenViews
@@ -41,7 +43,7 @@ class Remote:
 class FakeRank:
     """A rank that remembers what it was given, and whose divergence is the token's id."""
 
-    def __init__(self, seconds: float = 0.0, bad: str = ""):
+    def __init__(self, seconds: float = 0.0, bad: str = "", nonfinite: str = ""):
         self.turn = asyncio.Lock()
         self.rounds: list[tuple[tuple[str, ...], list[float], bool]] = []
         self.num_applied = 0
@@ -50,6 +52,7 @@ class FakeRank:
         self.apply = Remote(self, self._apply)
         self._seconds = seconds
         self._bad = bad
+        self._nonfinite = nonfinite
         self._input_tokens = 0
 
     async def _accumulate(self, microbatch: Microbatch, is_last: bool) -> list[TokenViews]:
@@ -60,7 +63,11 @@ class FakeRank:
         self.rounds.append((microbatch.example_ids, microbatch.token_weights.tolist(), is_last))
         self._input_tokens += len(microbatch.input_ids)
         ends = np.bincount(microbatch.sequence_ids).cumsum()[:-1]
-        return [make_views(ids, scored=False) for ids in np.split(microbatch.completion_ids.astype(np.float32), ends)]
+        views = [make_views(ids, scored=False) for ids in np.split(microbatch.completion_ids.astype(np.float32), ends)]
+        return [
+            replace(of_sample, nonfinite=LOSS if example_id == self._nonfinite else "")
+            for example_id, of_sample in zip(microbatch.example_ids, views, strict=True)
+        ]
 
     async def _apply(self) -> RankReport:
         self.num_applied += 1
@@ -240,6 +247,27 @@ async def test_an_error_is_raised_though_another_rank_never_answers() -> None:
     ranks = [FakeRank(seconds=60), FakeRank(bad="1")]
     with pytest.raises(NonFiniteError):
         await within(5, make_group(ranks).step(coming()))
+
+
+async def test_what_a_rank_finds_not_finite_ends_the_step_before_its_update_with_the_samples() -> None:
+    ranks = [FakeRank(nonfinite="2"), FakeRank(nonfinite="2")]
+    with pytest.raises(NonFiniteError, match="NaN or infinite: the loss .learner. in step 1, samples: 2\\.") as raised:
+        await within(5, make_group(ranks).step(coming()))
+    (bad,) = raised.value.samples
+    assert (bad.example_id, bad.completion_tokens) == ("2", (2, 2))
+    assert [rank.num_applied for rank in ranks] == [0, 0]
+
+
+async def test_a_gradient_that_is_not_finite_comes_with_all_samples_of_the_step() -> None:
+    ranks = [FakeRank(), FakeRank()]
+
+    async def fail() -> RankReport:
+        raise NonFiniteError("the gradient of lm_head.weight (learner)", 1, ["0"])
+
+    ranks[0].apply = Remote(ranks[0], fail)
+    with pytest.raises(NonFiniteError) as raised:
+        await within(5, make_group(ranks).step(coming()))
+    assert [sample.example_id for sample in raised.value.samples] == list("012345")
 
 
 async def test_a_failing_producer_of_samples_is_an_error_of_the_step() -> None:

@@ -62,7 +62,7 @@ def output() -> LossOutput:
 
 
 def test_every_sample_gets_the_views_of_its_own_tokens_counted_or_not() -> None:
-    first, second = views_by_sample(output(), {1: (TOP,)}, microbatch(payload="a handle"))
+    first, second = views_by_sample(output(), {1: (TOP,)}, {}, microbatch(payload="a handle"))
     assert first.divergence.tolist() == [0, 1]
     assert second.student_logprobs.tolist() == [-2, -3, -4]
     assert second.teacher_logprobs.tolist() == [-12, -13, -14]
@@ -72,7 +72,7 @@ def test_every_sample_gets_the_views_of_its_own_tokens_counted_or_not() -> None:
 
 
 def test_where_nothing_was_scored_nothing_is_said_of_a_teacher() -> None:
-    for views in views_by_sample(output(), {}, microbatch(payload=None)):
+    for views in views_by_sample(output(), {}, {}, microbatch(payload=None)):
         assert len(views.student_entropy) == len(views.divergence) > 0
         assert len(views.teacher_logprobs) == len(views.teacher_entropy) == 0
 
@@ -113,8 +113,8 @@ def test_the_preferences_of_a_reported_sample_are_those_of_the_whole_networks_lo
         device=torch.device("cpu"),
     )
     packed = pack_microbatch(samples, [[0.25] * 4, [0.25] * 2], reported=[1])
-    output, tops = objective(Student(network), packed)
-    first, second = views_by_sample(output, tops, packed)
+    output, tops, nonfinite = objective(Student(network), packed)
+    first, second = views_by_sample(output, tops, nonfinite, packed)
     assert first.tops == ()
     logits = network(torch.tensor([[5, 6, 12, 13, 14]])).logits.detach()[0, 2:4, :100].log_softmax(-1)
     assert {top.position: top.student[0] for top in second.tops} == dict(enumerate(logits.argmax(-1).tolist()))

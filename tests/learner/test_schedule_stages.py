@@ -41,10 +41,10 @@ def test_warm_up_is_linear_and_reaches_the_full_rate_after_its_steps() -> None:
 
 
 def test_cosine_falls_from_the_full_rate_towards_zero() -> None:
-    cfg = LearnerConfig(learning_rate=2.0, warmup_steps=2, schedule=Schedule.COSINE)
+    cfg = LearnerConfig(learning_rate=1.0, warmup_steps=2, schedule=Schedule.COSINE)
     rates = [learning_rate(cfg, step, 10) for step in range(10)]
-    assert rates[2] == 2.0
-    assert rates[6] == pytest.approx(1.0)  # half way
+    assert rates[2] == 1.0
+    assert rates[6] == pytest.approx(0.5)  # half way
     assert rates[2:] == sorted(rates[2:], reverse=True)
     assert 0 < rates[-1] < 0.1
     assert learning_rate(cfg, 10, 10) == pytest.approx(0.0)

@@ -85,3 +85,20 @@ def test_a_chat_template_is_read_from_a_file_of_any_name(model: Path, tmp_path: 
 def test_a_chat_template_that_is_neither_file_nor_jinja_is_refused_by_its_own_key(model: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.chat_template=missing: is no file, and no Jinja text"):
         load_tokenizer(str(model), "missing")
+
+
+def test_python_code_of_a_folder_is_never_run_and_said_to_be_off(model: Path, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    for name in ("configuration_own", "tokenization_own"):
+        (model / f"{name}.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    for file, auto_map in (
+        ("tokenizer_config.json", {"AutoTokenizer": ["tokenization_own.Own", None]}),
+        ("config.json", {"AutoConfig": "configuration_own.Own"}),
+    ):
+        settings = json.loads((model / file).read_text()) | {"auto_map": auto_map, "model_type": "own"}
+        settings["tokenizer_class"] = "Own"
+        (model / file).write_text(json.dumps(settings))
+    for read in (lambda: read_config(model), lambda: load_tokenizer(str(model))):
+        with pytest.raises(ModelError, match=r"never run here \(trust_remote_code is off\)"):
+            read()
+    assert not ran.exists()

@@ -11,7 +11,17 @@ import pytest
 
 from sdft_ray.config import AlarmsConfig
 from sdft_ray.errors import ConfigError
-from sdft_ray.tracking.alarms import COUNTED, DIVERGENCE, ENTROPY, LENGTH, MISMATCH, STALENESS, TRUNCATED, Alarms
+from sdft_ray.tracking.alarm_rules import (
+    COUNTED_SHARE,
+    DIVERGENCE,
+    ENTROPY,
+    GRAD_NORM,
+    LENGTH,
+    LOSS,
+    MISMATCH,
+    TRUNCATED,
+)
+from sdft_ray.tracking.alarms import STALENESS, Alarms
 from sdft_ray.tracking.metrics import check_declared
 
 HEALTHY = {ENTROPY: 2.0, LENGTH: 100.0, TRUNCATED: 0.1, DIVERGENCE: 0.4}
@@ -183,10 +193,46 @@ def test_a_sampler_with_other_weights_raises_an_alarm_only_where_it_sampled_on_p
 
 
 def test_steps_in_a_row_that_train_on_nothing_are_told_once_until_one_trains(tmp_path: Path) -> None:
-    counts = [0] * 7 + [5] + [0] * 4 + [5] + [0] * 5
-    steps = [step | {COUNTED: float(count)} for step, count in zip(run(), counts, strict=False)]
+    shares = [0.0] * 7 + [0.5] + [0.0] * 4 + [0.5] + [0.005] * 5
+    steps = [step | {COUNTED_SHARE: value} for step, value in zip(run(), shares, strict=False)]
     alarms = raised(tmp_path, steps, AlarmsConfig(patience=5))
     assert [(alarm["rule"], alarm["began"], alarm["step"]) for alarm in alarms] == [
         ("uncounted", 1, 5),
         ("uncounted", 14, 18),
     ]
+
+
+def test_a_gradient_that_has_vanished_for_several_steps_is_told_with_the_remedy(tmp_path: Path) -> None:
+    norms = [0.3] * 12 + [0.0] * 4 + [0.3] + [1e-9] * 6
+    (alarm,) = raised(tmp_path, [step | {GRAD_NORM: value} for step, value in zip(run(), norms, strict=False)])
+    assert (alarm["rule"], alarm["began"], alarm["step"]) == ("vanished", 18, 22)
+    assert "loss.skip_first_tokens" in alarm["text"]
+
+
+@pytest.mark.parametrize(("metric", "rule"), [(LOSS, "loss_spike"), (DIVERGENCE, "divergence_spike")])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_leap_of_one_step_is_told_at_that_step(tmp_path: Path, metric: str, rule: str, sign: int) -> None:
+    values = noisy([0.4] * 40, 0.3, seed=1)
+    values[20] = 6.0 * sign
+    alarms = raised(tmp_path, [step | {metric: value} for step, value in zip(run(), values, strict=False)])
+    (alarm,) = (alarm for alarm in alarms if alarm["rule"] == rule)
+    assert (alarm["began"], alarm["step"]) == (21, 21)
+    assert "learner.learning_rate" in alarm["text"]
+
+
+def test_no_leap_is_seen_before_there_is_a_mean_nor_where_the_value_stays_small(tmp_path: Path) -> None:
+    early = [HEALTHY | {LOSS: value} for value in [0.1] * 5 + [9.0] + [0.1] * 20]
+    small = [HEALTHY | {LOSS: value} for value in [0.001] * 20 + [0.5] + [0.001] * 20]
+    assert raised(tmp_path, early) == raised(tmp_path, small) == []
+
+
+def test_only_where_it_is_told_to_an_alarm_ends_the_run(tmp_path: Path) -> None:
+    steps = [HEALTHY | {GRAD_NORM: 0.0}] * 7 + [HEALTHY | {COUNTED_SHARE: 0.0}] * 7
+    for stop in (False, True):
+        alarms = Alarms(AlarmsConfig(stop=stop), run_dir=tmp_path, say=lambda line: None)
+        reasons = []
+        for step, metrics in enumerate(steps, start=1):
+            alarms.watch(step, metrics)
+            reasons.append(alarms.reason_to_stop)
+        assert not any(reasons[:4])
+        assert all("at step 5: the gradient has vanished" in reason for reason in reasons[4:]) is stop

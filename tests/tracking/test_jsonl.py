@@ -1,15 +1,17 @@
 import json
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sdft_ray.errors import CheckpointError
+from sdft_ray.errors import CheckpointError, NonFiniteError
 from sdft_ray.records import SampleReport
 from sdft_ray.tracking.jsonl import JsonLines, cut_after
 from tests.fakes import make_views
@@ -147,3 +149,23 @@ def test_lines_that_cannot_be_cut_back_for_want_of_room_stay_as_they_are(tmp_pat
     with no_file_beyond(5), pytest.raises(CheckpointError, match=r"metrics.jsonl cannot be cut back to step 1 \(File"):
         cut_after(path, 1)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_samples_of_a_step_that_a_nan_has_ended_are_valid_json_and_say_where_it_was(tmp_path: Path) -> None:
+    lines = JsonLines(tmp_path, decode)
+    views = make_views([0.25, math.nan, 0.25, math.inf])
+    for step in (4, 5):
+        error = NonFiniteError("the gradient of lm_head.weight (learner)", step, ["example-1"])
+        error.samples = (replace(sample(), views=views), replace(sample(), views=replace(views, nonfinite="the loss")))
+        path = lines.write_bad_samples(error)
+    first, second = (json.loads(line, parse_constant=pytest.fail) for line in path.read_text().split("\n")[:-1])
+    assert (first["nonfinite"], second["nonfinite"]) == ("the gradient of lm_head.weight (learner)", "the loss")
+    assert first["divergence"] == [0.25, None, 0.25, None]
+    assert (first["step"], first["prompt_ids"], "".join(first["tokens"])) == (5, [81, 63], "Hi\u2028!")
+    (earlier,) = (tmp_path / "earlier").glob("bad_samples*")
+    assert '"step": 4' in earlier.read_text()
+
+
+def test_an_error_keeps_its_place_and_its_step_where_it_crosses_a_process() -> None:
+    error = pickle.loads(pickle.dumps(NonFiniteError("the loss", 4, ["a"])))
+    assert (error.place, error.step, error.samples) == ("the loss", 4, ())

@@ -1,8 +1,11 @@
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,7 +20,7 @@ from tests.fakes import make_views
 mode, run_dir, resumed = sys.argv[1:]
 try:
     sink = WandbSink(TrackingConfig(wandb=Wandb[mode]), name="a run", run_dir=Path(run_dir),
-                     settings={"seed": 1}, decode=str, resumed=resumed == "resumed")
+                     settings={"seed": 1}, decode=str, resumed=resumed == "resumed", say=print)
 except ConfigError as error:
     sys.exit(str(error))
 sink.log_evaluation(0, 0.0, {"evaluation/taught_accuracy": 0.0})
@@ -30,13 +33,14 @@ sink.close()
 """
 
 
-def run_wandb(mode: str, run_dir: Path, resumed: str = "new") -> subprocess.CompletedProcess[str]:
+def run_wandb(mode: str, run_dir: Path, resumed: str = "new", **account: str) -> subprocess.CompletedProcess[str]:
     """Logs one step in a process that has no account and whose every connection is refused."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     nobody = str(run_dir / "nobody")
     nowhere = "http://127.0.0.1:9"
     environment |= {"HOME": nobody, "NETRC": f"{nobody}/netrc", "PYTHONPATH": str(ROOT)}
     environment |= {"HTTPS_PROXY": nowhere, "HTTP_PROXY": nowhere, "NO_PROXY": "127.0.0.1"}
+    environment |= account
     arguments = [sys.executable, "-c", LOG_ONE_STEP, mode, str(run_dir), resumed]
     return subprocess.run(
         arguments, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
@@ -70,3 +74,19 @@ def test_online_without_an_account_says_what_to_do(tmp_path: Path) -> None:
     assert process.stderr.startswith("tracking.wandb=online: ")
     assert "wandb login" in process.stderr
     assert "tracking.wandb=offline" in process.stderr
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["nobody answers", "one that hangs"])
+def test_a_server_that_is_not_reached_is_said_once_and_the_run_goes_on(tmp_path: Path, hangs: bool) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if hangs:
+            server.listen(50)  # takes connections, and never answers
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        process = run_wandb("online", tmp_path, WANDB_BASE_URL=address, WANDB_API_KEY="a" * 40)
+    assert process.returncode == 0, process.stderr
+    (line,) = process.stdout.splitlines()
+    assert line.startswith("wandb          is not reached (") and "'wandb sync' sends what lies in" in line
+    (run_id,) = run_ids(tmp_path)
+    (log,) = (tmp_path / "wandb").glob(f"offline-run-*/run-{run_id}.wandb")
+    assert b"learner/loss" in log.read_bytes()

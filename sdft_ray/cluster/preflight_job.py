@@ -1,0 +1,55 @@
+"""mode=preflight: what a run looks at, prints and compares before its first step, and nothing after that."""
+
+import json
+import time
+from dataclasses import asdict, replace
+
+from sdft_ray.cluster.job import Job
+from sdft_ray.cluster.session import RaySession
+from sdft_ray.cluster.topology import start_roles
+from sdft_ray.config import NEVER, RunConfig
+from sdft_ray.errors import ConfigError
+
+PREFLIGHT_FILE = "preflight.json"
+
+
+class PreflightJob(Job):
+    """A job that ends before its first step."""
+
+    def __init__(self, cfg: RunConfig):
+        """As `Job`, in a folder of its own: the run's name stays free.
+
+        Raises:
+            ConfigError: a checkpoint is to be resumed, which is not looked at.
+        """
+        if cfg.resume != NEVER:
+            problem = "mode=preflight looks at a run from its beginning"
+            raise ConfigError("resume", cfg.resume, problem, "set resume=never")
+        super().__init__([("", replace(cfg, name=f"{cfg.name}-preflight" if cfg.name else ""))])
+
+    async def run(self) -> None:
+        """Prints a line each, then starts the workers as a run does; leaves no process behind however it ends.
+
+        Raises:
+            PreflightError: something is wrong, with the remedies.
+            GuardError: the rollout engines compute something else than the learner, with the weights it published.
+        """
+        started = time.monotonic()
+        with self.console, RaySession(self._cfg.cluster, self._cfg.needed_roles()) as session:
+            self._termination.listen()
+            self._introduce(session.dashboard)
+            if session.warning:
+                self.console.say(session.warning)
+            lines = self._look_first(lambda line: True)
+            console, tell = self.console, self._faults.tell
+            roles = await start_roles(self._stages, self.folder, self._saving, console.phase, console.counting, tell)
+            try:
+                for note in await roles.notes():
+                    self.console.say(f"checked        {note}")
+                await self._check_engines(roles)
+            finally:
+                roles.close()
+        seconds = time.monotonic() - started
+        result = {"lines": [asdict(line) for line in lines], "seconds": round(seconds, 1)}
+        (self.folder.path / PREFLIGHT_FILE).write_text(json.dumps(result, indent=2), encoding="utf-8")
+        self.console.say(f"preflight      passed in {seconds:.0f} s; leave mode=preflight out to train")

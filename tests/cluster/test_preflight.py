@@ -1,0 +1,100 @@
+"""What is looked at before workers start: one line each, and a refusal of what would go wrong."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from sdft_ray.cluster import preflight
+from sdft_ray.cluster.preflight import (
+    Line,
+    NodeFacts,
+    check_nodes,
+    check_storage,
+    checkpoint_bytes,
+    facts_of_this_node,
+    refuse_failed,
+    source_hash,
+)
+from sdft_ray.cluster.run_folder import LOCK_FILE
+from sdft_ray.config import ClusterConfig, ModelConfig, RunConfig
+from sdft_ray.errors import PreflightError
+from tests.tiny import make_tiny_model
+
+HERE = NodeFacts(
+    node="10.0.0.1", versions={"torch": "2.13.0", "deepspeed": "0.19.8"}, models=("abc",), sees_run_folder=True
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+def problems(*facts: NodeFacts, trains: bool = True) -> dict[str, str]:
+    return {line.what: line.problem for line in check_nodes(facts, trains=trains) if line.problem}
+
+
+def test_equal_nodes_have_no_problem() -> None:
+    assert problems(HERE, replace(HERE, node="10.0.0.2")) == {}
+
+
+def test_a_node_with_another_package_is_named_with_both_versions() -> None:
+    other = replace(HERE, node="10.0.0.2", versions={"torch": "2.12.0", "deepspeed": "0.19.8", "vllm": "0.32.0"})
+    assert problems(HERE, HERE, other) == {
+        "versions": "torch is 2.13.0 on 10.0.0.1, 2.12.0 on 10.0.0.2, vllm is none on 10.0.0.1, 0.32.0 on 10.0.0.2"
+    }
+
+
+@pytest.mark.parametrize(
+    ("version", "is_fine"), [("0.19.7", False), ("0.19.8+cpu", True), ("0.20.0", True), ("", False)]
+)
+def test_a_deepspeed_that_loses_gradients_is_refused_where_a_learner_starts(version: str, is_fine: bool) -> None:
+    facts = replace(HERE, versions={"deepspeed": version})
+    assert ("deepspeed" not in problems(facts)) is is_fine
+    assert "deepspeed" not in problems(facts, trains=False)
+
+
+def test_nodes_with_another_model_or_without_the_run_folder_are_named() -> None:
+    found = problems(HERE, replace(HERE, node="b", models=("",)), replace(HERE, node="c", sees_run_folder=False))
+    assert found == {"model folders": "are others, or not there, on b", "run folder": "is not seen by c"}
+
+
+def test_the_facts_of_a_node_are_of_its_own_files(model: str, tmp_path: Path) -> None:
+    (tmp_path / LOCK_FILE).touch()
+    facts = facts_of_this_node("here", [model, str(tmp_path / "none")], str(tmp_path))
+    assert facts.sees_run_folder and len(facts.models[0]) == 32 and facts.models[1] == ""
+    assert facts.versions["sdft_ray source"] == source_hash() and "torch" in facts.versions
+
+
+def test_a_disk_that_the_checkpoints_would_fill_is_refused_with_the_numbers(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = RunConfig(cluster=ClusterConfig(), model=ModelConfig(path=model), keep_checkpoints=3)
+    assert not any(line.problem for line in check_storage(cfg, model, tmp_path))
+    assert not list(tmp_path.iterdir())
+    free = 4 * checkpoint_bytes(cfg, model)  # three that are kept, the one that is written; the model finds no room
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(
+        PreflightError, match="storage: .* GiB free, .* planned for 4 checkpoints and the model: the run"
+    ):
+        refuse_failed(list(check_storage(cfg, model, tmp_path)))
+    assert not any(line.problem for line in check_storage(replace(cfg, checkpoint_every=0), model, tmp_path))
+
+
+def test_slow_storage_is_said_and_refuses_nothing(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = RunConfig(cluster=ClusterConfig(), model=ModelConfig(path=model))
+    monkeypatch.setattr(preflight, "write_rate", lambda _: 100.0)
+    lines = list(check_storage(cfg, model, tmp_path))
+    assert "write speed    warning" in str(lines[1])
+    refuse_failed(lines)
+
+
+def test_every_failed_line_is_in_the_refusal_with_its_remedy() -> None:
+    lines = [Line(what=name, value="1", problem=f"{name} is bad", remedy=f"mend {name}") for name in "ab"]
+    with pytest.raises(PreflightError, match="a: 1: a is bad; mend a; b: 1: b is bad; mend b"):
+        refuse_failed([*lines, Line(what="c", value="2")])
+    assert str(lines[0]) == "a              FAILED   1: a is bad; mend a"
+    assert str(Line(what="c", value="2")) == "c              ok       2"
