@@ -18,6 +18,7 @@ from sdft_ray.config.method import CompletionSource, LossConfig, MethodConfig, M
 from sdft_ray.config.report import ReportConfig
 from sdft_ray.config.rollout import RolloutConfig
 from sdft_ray.config.stages import StageBoundaryConfig
+from sdft_ray.config.target import TargetConfig
 from sdft_ray.config.teacher import TeacherConfig, TeacherContext, TeacherWeights
 from sdft_ray.config.teacher_check import CheckConfig
 from sdft_ray.config.validation import at_least, require
@@ -34,6 +35,8 @@ class Mode(Enum):
     plan = auto()  # print what the run would take, and start nothing
     check_teacher = auto()  # tell whether the model can use the demonstrations, before anything is trained
     report = auto()  # make a page of the run folders in `runs`; needs no cluster
+    render = auto()  # print what target.kind is handed, such as a RayJob for Kubernetes, and start nothing
+    check = auto()  # hold that against the schemas and rules of the target, and start nothing
 
 
 @dataclass(kw_only=True)
@@ -98,6 +101,7 @@ class RunConfig:
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     faults: FaultsConfig = field(default_factory=FaultsConfig)
+    target: TargetConfig = field(default_factory=TargetConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     check: CheckConfig = field(default_factory=CheckConfig)
     runs: list[str] = field(default_factory=list)  # of mode=report: run folders, or patterns such as runs/sdft-*

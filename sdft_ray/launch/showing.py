@@ -6,11 +6,12 @@ What it takes is imported where it is called: a wrong setting should not wait fo
 from collections.abc import Sequence
 from pathlib import Path
 
-from sdft_ray.config import ReportConfig, RunConfig
+from sdft_ray.config import ReportConfig
+from sdft_ray.launch.composing import Stage
 
 
-def show_plan(cfg: RunConfig) -> None:
-    """Prints the plan of a run; makes no run folder and starts no process.
+def show_plan(runs: Sequence[Sequence[Stage]]) -> None:
+    """Prints the plan of a run, or of the first of several; makes no run folder and starts no process.
 
     Raises:
         ConfigError, DataError, ModelError: with the key, the value and the remedy.
@@ -19,6 +20,7 @@ def show_plan(cfg: RunConfig) -> None:
 
     from sdft_ray.planning.plan import make_plan
 
+    _, cfg = runs[0][0]
     make_plan(cfg, cfg.needed_roles()).show(Console(highlight=False))
 
 
