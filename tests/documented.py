@@ -30,12 +30,14 @@ def overrides_of(words: list[str]) -> list[str] | None:
         given = words[3:]
     else:
         return None
+    if ">" in given:
+        given = given[: given.index(">")]
     return [word for word in given if word != "..."]
 
 
 def write_named_files(overrides: list[str], folder: Path, num_rows: int = 16) -> None:
-    """Every JSON Lines file that overrides name, with rows that any method and scorer can use."""
-    for name in re.findall(r"[\w/.-]+\.jsonl", " ".join(overrides)):
+    """Every JSON Lines file of this folder that overrides name, with rows that any method and scorer can use."""
+    for name in re.findall(r"(?<![\w/.-])[\w.-][\w/.-]*\.jsonl", " ".join(overrides)):
         rows = [
             {"prompt": f"Which port has service {row}?", "demonstration": f"It listens on port {row}.", "answer": "A"}
             for row in range(num_rows)

@@ -10,6 +10,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sdft_ray.cluster.environment import actor_environment
 from sdft_ray.config import ClusterConfig, RolePlacement
+from sdft_ray.config.cluster import ROLE_LABEL
 from sdft_ray.errors import ClusterError
 
 RESERVATION_TIMEOUT_S = 60.0
@@ -59,12 +60,20 @@ def reserve(cluster: ClusterConfig, roles: list[str]) -> dict[str, Reservation]:
             [dict(bundle) for _ in range(placement.num_workers)],
             strategy="PACK" if role == "learner" else "SPREAD",
             name=f"sdft_ray-{role}",
+            bundle_label_selector=_label_selectors(cluster, role),
         )
         reservations[role] = Reservation(role, placement, group)
         if role == "learner":
             _wait(cluster, reservations, deadline)
     _wait(cluster, reservations, deadline)
     return reservations
+
+
+def _label_selectors(cluster: ClusterConfig, role: str) -> list[dict[str, str]] | None:
+    """For each bundle, the labels of the nodes it may go to; None where any node will do."""
+    if not cluster.role_labels:
+        return None
+    return [{ROLE_LABEL: cluster.label_of(role)} for _ in range(cluster.placements()[role].num_workers)]
 
 
 def _wait(cluster: ClusterConfig, reservations: dict[str, Reservation], deadline: float) -> None:

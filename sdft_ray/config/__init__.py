@@ -36,12 +36,19 @@ from sdft_ray.config.rollout import RolloutConfig
 from sdft_ray.config.run import AUTO, NEVER, Best, Mode, PlanConfig, RunConfig, TrackingConfig, Wandb
 from sdft_ray.config.show import Choice, ShowConfig
 from sdft_ray.config.stages import StageBoundaryConfig
+from sdft_ray.config.target import LifecycleConfig, Queue, Submission, TargetConfig, TargetKind, VolumeConfig
 from sdft_ray.config.teacher import Payload, Tail, TeacherBackend, TeacherConfig, TeacherContext, TeacherWeights
 from sdft_ray.config.teacher_check import CheckConfig
 from sdft_ray.config.weights import Channel, TeacherEma, WeightsConfig
 
 __all__ = [
     "ShowConfig",
+    "VolumeConfig",
+    "TargetKind",
+    "TargetConfig",
+    "Submission",
+    "Queue",
+    "LifecycleConfig",
     "StageBoundaryConfig",
     "AUTO",
     "NEVER",

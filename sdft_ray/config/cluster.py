@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 
 from sdft_ray.config.validation import at_least, positive, require, share
 
+ROLE_LABEL = "sdft-ray/role"  # of Ray nodes, where cluster.role_labels=true
+ANY_ROLE = "workers"  # the label's value on nodes that hold every role
+
 
 @dataclass(kw_only=True)
 class RolePlacement:
@@ -76,6 +79,9 @@ class ClusterConfig:
     gpus_per_node: int = 0
     object_store_gib: float = 4.0  # of a Ray started here, at most 30 % of memory; weights and payloads use it
     dashboard: bool = True  # of a Ray started here: nine processes, 0.2 GiB together
+    role_labels: bool = (
+        False  # whether workers go to Ray nodes with the label sdft-ray/role of their role, and no others
+    )
     rollout: RolePlacement = field(default_factory=RolePlacement)
     teacher: RolePlacement = field(default_factory=RolePlacement)
     learner: RolePlacement = field(default_factory=RolePlacement)
@@ -122,6 +128,11 @@ class ClusterConfig:
     def placements(self) -> dict[str, RolePlacement]:
         """The placement of each role by its name."""
         return {"rollout": self.rollout, "teacher": self.teacher, "learner": self.learner}
+
+    def label_of(self, role: str) -> str:
+        """The value of ROLE_LABEL on the nodes of a role's workers; roles that share GPUs share nodes."""
+        shared = any(0 < placement.gpus_per_worker < 1 for placement in self.placements().values())
+        return ANY_ROLE if shared else role
 
     def scores_on_sampling_cores(self, num_cores: int) -> bool:
         """Whether sampling and scoring together want more threads than a node of `num_cores` has."""

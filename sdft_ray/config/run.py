@@ -19,6 +19,7 @@ from sdft_ray.config.report import ReportConfig
 from sdft_ray.config.rollout import RolloutConfig
 from sdft_ray.config.show import ShowConfig
 from sdft_ray.config.stages import StageBoundaryConfig
+from sdft_ray.config.target import TargetConfig
 from sdft_ray.config.teacher import TeacherConfig, TeacherContext, TeacherWeights
 from sdft_ray.config.teacher_check import CheckConfig
 from sdft_ray.config.validation import at_least, require
@@ -37,6 +38,8 @@ class Mode(Enum):
     check_teacher = auto()  # tell whether the model can use the demonstrations, before anything is trained
     preflight = auto()  # look at nodes, storage, memory; start the workers and compare them; train nothing
     report = auto()  # make a page of the run folders in `runs`; needs no cluster
+    render = auto()  # print what target.kind is handed, such as a RayJob for Kubernetes, and start nothing
+    check = auto()  # hold that against the schemas and rules of the target, and start nothing
 
 
 class Best(Enum):
@@ -111,6 +114,7 @@ class RunConfig:
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     faults: FaultsConfig = field(default_factory=FaultsConfig)
+    target: TargetConfig = field(default_factory=TargetConfig)
     plan: PlanConfig = field(default_factory=PlanConfig)
     check: CheckConfig = field(default_factory=CheckConfig)
     show: ShowConfig = field(default_factory=ShowConfig)

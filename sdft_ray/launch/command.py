@@ -18,9 +18,13 @@ from sdft_ray.launch.composing import Stage, compose_runs, report_config
 from sdft_ray.launch.help import show_help
 from sdft_ray.launch.overrides import CONF, check_overrides, readable
 from sdft_ray.launch.showing import show_plan, show_report, show_rows, show_seeds
+from sdft_ray.launch.targeting import check_rendered, check_target, run_file, show_rendered
 from sdft_ray.outcome import Outcome
+from sdft_ray.targets.run_file import read_runs
 
 HELP = {"--help", "-h"}
+# What prints and starts nothing.
+SHOWING = {Mode.plan: show_plan, Mode.show: show_rows, Mode.render: show_rendered, Mode.check: check_rendered}
 
 
 def main() -> None:
@@ -29,16 +33,24 @@ def main() -> None:
         show_help(Console(highlight=False))
         return
     with Outcome() as outcome:
-        arguments = get_args_parser().parse_args()
-        if not arguments.shell_completion:  # its own arguments, such as install=bash, are no settings
-            check_overrides(arguments.overrides)
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors then, and does not print them in its own way
-        try:
-            _composed()
-        except HydraException as error:
-            raise readable(error) from error
+        if path := run_file(sys.argv[1:]):
+            _run_all(read_runs(path), outcome)
+        else:
+            _compose()
     if outcome.code:
         sys.exit(outcome.code)
+
+
+def _compose() -> None:
+    """Has Hydra compose the settings and call `_composed` with them."""
+    arguments = get_args_parser().parse_args()
+    if not arguments.shell_completion:  # its own arguments, such as install=bash, are no settings
+        check_overrides(arguments.overrides)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors then, and does not print them in its own way
+    try:
+        _composed()
+    except HydraException as error:
+        raise readable(error) from error
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -50,21 +62,25 @@ def _composed(composed: DictConfig) -> None:
             return
         runs = compose_runs(composed)
         _, cfg = runs[0][0]
-        if cfg.mode is Mode.plan:
-            show_plan(cfg)
+        check_target(cfg)
+        if cfg.mode in SHOWING:
+            SHOWING[cfg.mode](runs)
             return
-        if cfg.mode is Mode.show:
-            show_rows(runs[0])
-            return
-        if cfg.mode is not Mode.train:
-            outcome.remedy = "start it again under another name"
-        if composed.seeds:
-            outcome.remedy = "go on with resume=auto, the same seeds, and name as it stands before -seed in the folders"
-        folders = [run(stages, outcome) for stages in runs]
-        if composed.seeds:
-            show_seeds(folders)
+        _run_all(runs, outcome)
     if outcome.code:
         sys.exit(outcome.code)
+
+
+def _run_all(runs: Sequence[Sequence[Stage]], outcome: Outcome) -> None:
+    """Does one run after the other, and prints what several seeds came to."""
+    _, cfg = runs[0][0]
+    if cfg.mode is not Mode.train:
+        outcome.remedy = "start it again under another name"
+    if len(runs) > 1:
+        outcome.remedy = "go on with resume=auto, the same seeds, and name as it stands before -seed in the folders"
+    folders = [run(stages, outcome) for stages in runs]
+    if len(runs) > 1:
+        show_seeds(folders)
 
 
 def run(stages: Sequence[Stage], outcome: Outcome) -> Path:
@@ -74,7 +90,8 @@ def run(stages: Sequence[Stage], outcome: Outcome) -> Path:
     if cfg.mode is Mode.evaluate:
         return evaluate(cfg, on_log=outcome.follow).folder
     if cfg.mode is Mode.check_teacher:
-        return check_teacher(cfg, overrides=HydraConfig.get().overrides.task, on_log=outcome.follow).folder
+        overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else None
+        return check_teacher(cfg, overrides=overrides, on_log=outcome.follow).folder
     if cfg.mode is Mode.preflight:
         return preflight(cfg, on_log=outcome.follow).folder
     return train(stages, on_log=outcome.follow).folder

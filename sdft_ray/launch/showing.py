@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from sdft_ray.config import ReportConfig, RunConfig
+from sdft_ray.config import ReportConfig
 from sdft_ray.launch.composing import Stage
 
 
-def show_plan(cfg: RunConfig) -> None:
-    """Prints the plan of a run; makes no run folder and starts no process.
+def show_plan(runs: Sequence[Sequence[Stage]]) -> None:
+    """Prints the plan of a run, or of the first of several; makes no run folder and starts no process.
 
     Raises:
         ConfigError, DataError, ModelError: with the key, the value and the remedy.
@@ -21,11 +21,12 @@ def show_plan(cfg: RunConfig) -> None:
 
     from sdft_ray.planning.plan import make_plan
 
+    _, cfg = runs[0][0]
     make_plan(cfg, cfg.needed_roles()).show(Console(highlight=False))
 
 
-def show_rows(stages: Sequence[Stage]) -> None:
-    """Prints what the model will read of some rows of every stage; writes a page of each where one is asked for.
+def show_rows(runs: Sequence[Sequence[Stage]]) -> None:
+    """Prints what the model will read of some rows of every stage of a run, or of the first of several; writes a page of each where one is asked for.
 
     Raises:
         ConfigError, DataError, ModelError: with the key, the value and the remedy.
@@ -35,7 +36,7 @@ def show_rows(stages: Sequence[Stage]) -> None:
     from sdft_ray.api import show
     from sdft_ray.preview.terminal import print_preview
 
-    for number, (name, cfg) in enumerate(stages, start=1):
+    for number, (name, cfg) in enumerate(runs[0], start=1):
         if name:
             page = Path(cfg.show.out)
             out = str(page.with_name(f"{page.stem}-{number}-{name}.html"))

@@ -1,0 +1,196 @@
+"""Settings of where a job runs: on this machine, or as a job of KubeRay."""
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from pathlib import PurePosixPath
+from typing import Any
+
+from sdft_ray.config.validation import at_least, positive, require
+
+DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class TargetKind(Enum):
+    """What runs the job."""
+
+    HERE = auto()  # this command, on this machine or on the Ray cluster at RAY_ADDRESS
+    KUBERAY = auto()  # KubeRay: one RayJob, with a Ray cluster of its own or one that is there
+
+
+class Queue(Enum):
+    """What admits the pods of a job together."""
+
+    NONE = auto()
+    KUEUE = auto()
+    VOLCANO = auto()
+    KAI = auto()
+
+
+class Submission(Enum):
+    """What submits the entrypoint. KubeRay's K8sJobMode takes the end of a log stream for the end of the job."""
+
+    HTTP = auto()  # the operator, over the dashboard's port
+    SIDECAR = auto()  # a container beside the head
+
+
+@dataclass(kw_only=True)
+class VolumeConfig:
+    """A claim that every pod mounts."""
+
+    claim: str = ""  # of a PersistentVolumeClaim that all nodes can write to
+    path: str = "/storage"  # where the pods see it
+    create_gib: float = 0  # renders a claim of this size too; 0 takes one that is there
+    storage_class: str = ""  # of the claim that is rendered; "" is the cluster's default
+
+
+@dataclass(kw_only=True)
+class LifecycleConfig:
+    """How long a job may take, how often it is begun anew, and what remains of it."""
+
+    max_retries: int = 3  # new clusters after a failure, each of which goes on from the newest checkpoint
+    start_timeout_s: int = 3600  # until the job runs: images, queue and nodes
+    timeout_s: int = 7 * 24 * 3600  # of everything
+    keep_cluster_s: int = 600  # seconds a cluster stays after the job's end, to be looked at
+
+
+@dataclass(kw_only=True)
+class TargetConfig:
+    """Where a job runs, and what it is given there. All but `kind` is read where `kind` is not HERE."""
+
+    kind: TargetKind = TargetKind.HERE
+    job: str = "train"  # what it does there: train, evaluate or check_teacher
+    image: str = ""  # with this package and Ray in it; see docker/
+    ray_version: str = ""  # of that image; "" is that of this installation
+    namespace: str = "default"
+    cluster_name: str = ""  # a RayCluster that is there; "" makes one for the job and removes it
+    submission: Submission = Submission.HTTP
+    storage: VolumeConfig = field(default_factory=VolumeConfig)  # holds runs_dir, and the hub's cache in .cache
+    secrets: dict[str, str] = field(default_factory=dict)  # environment variable -> SECRET/KEY
+    environment: dict[str, str] = field(default_factory=dict)  # environment variable -> value, which is no secret
+    image_pull_secret: str = ""
+    service_account: str = ""
+    user_id: int = 1000  # of every process, never 0
+    head_cpus: int = 4
+    head_memory_gib: float = 16
+    memory_gib: float = 16  # of a worker pod, and
+    memory_gib_per_gpu: float = 64  # for each of its GPUs
+    shared_memory_gib: float = 0  # of a pod's /dev/shm, part of its memory; 0 is cluster.object_store_gib and 8 more
+    gpu_resource: str = "nvidia.com/gpu"
+    node_selector: dict[str, str] = field(default_factory=dict)  # of worker pods
+    tolerations: list[Any] = field(default_factory=list)  # of worker pods
+    queue: Queue = Queue.NONE
+    queue_name: str = ""
+    token: bool = True  # Ray asks everybody for the cluster's token
+    token_secret: str = ""  # of your own, under the key auth_token; "" has the operator make one
+    network_policy: bool = True  # none but the job's pods, the operator and the monitoring reach its ports
+    operator_namespace: str = "default"
+    monitoring_namespace: str = ""  # renders a PodMonitor, and lets its Prometheus in
+    lifecycle: LifecycleConfig = field(default_factory=LifecycleConfig)
+    crds: str = ""  # mode=check: KubeRay's ray.io_rayjobs.yaml (or .yaml.gz)
+
+    def __post_init__(self) -> None:
+        require(
+            self.job in ("train", "evaluate", "check_teacher"),
+            "target.job",
+            self.job,
+            "is not what a job can do",
+            "choose train, evaluate or check_teacher",
+        )
+        for key in ("head_memory_gib", "memory_gib"):
+            positive(f"target.{key}", getattr(self, key))
+        for key, least in (("memory_gib_per_gpu", 0), ("shared_memory_gib", 0), ("head_cpus", 1)):
+            at_least(least, f"target.{key}", getattr(self, key))
+        require(self.user_id > 0, "target.user_id", self.user_id, "is root, or nobody", "set it to 1000")
+        if self.kind is TargetKind.KUBERAY:
+            self._check_names()
+            self._check_storage()
+            self._check_environment()
+            self._check_lifecycle()
+
+    def _check_names(self) -> None:
+        require(bool(self.image or self.cluster_name), "target.image", "''", "names no image", "set it; see docker/")
+        for key in ("namespace", "operator_namespace", "monitoring_namespace", "cluster_name"):
+            value = getattr(self, key)
+            require(
+                not value or bool(DNS_LABEL.fullmatch(value) and len(value) <= 63),
+                f"target.{key}",
+                value,
+                "is no name of Kubernetes",
+                "use small letters, digits and - only, at most 63 of them",
+            )
+        require(
+            (self.queue is Queue.NONE) == (not self.queue_name),
+            "target.queue_name",
+            repr(self.queue_name),
+            f"does not go with target.queue={self.queue.name}",
+            "set both, or neither",
+        )
+        require(
+            self.queue is Queue.NONE or not self.cluster_name,
+            "target.queue",
+            self.queue.name,
+            f"admits new pods, but target.cluster_name={self.cluster_name} has its own already",
+            "set target.queue=NONE",
+        )
+
+    def _check_storage(self) -> None:
+        if self.cluster_name:
+            return
+        storage = self.storage
+        require(
+            bool(storage.claim),
+            "target.storage.claim",
+            "''",
+            "names no claim, and without one the run folder would go with its pod",
+            "name a PersistentVolumeClaim, and set target.storage.create_gib to have it rendered",
+        )
+        require(
+            storage.path.startswith("/") and PurePosixPath(storage.path) != PurePosixPath("/"),
+            "target.storage.path",
+            storage.path,
+            "is no folder to mount a volume at",
+            "set it to /storage",
+        )
+        at_least(0, "target.storage.create_gib", storage.create_gib)
+
+    def _check_environment(self) -> None:
+        for key, names in (("secrets", self.secrets), ("environment", self.environment)):
+            for name in names:
+                require(
+                    bool(ENVIRONMENT_NAME.fullmatch(name)),
+                    f"target.{key}.{name}",
+                    names[name] if key == "environment" else "...",
+                    "is no name of an environment variable",
+                    "use letters, digits and _",
+                )
+        for name, place in self.secrets.items():
+            secret, slash, key = place.partition("/")
+            require(
+                bool(secret and slash and key),
+                f"target.secrets.{name}",
+                "...",  # perhaps the secret itself
+                "does not say where the secret is",
+                "write SECRET/KEY: the name of a Secret of the namespace, and a key in it",
+            )
+        both = sorted(set(self.secrets) & set(self.environment))
+        require(
+            not both,
+            f"target.environment.{''.join(both[:1])}",
+            "...",
+            "is given as a secret too",
+            "leave one of them out",
+        )
+
+    def _check_lifecycle(self) -> None:
+        lifecycle = self.lifecycle
+        for key, least in (("max_retries", 0), ("start_timeout_s", 1), ("timeout_s", 1), ("keep_cluster_s", 0)):
+            at_least(least, f"target.lifecycle.{key}", getattr(lifecycle, key))
+        require(
+            lifecycle.start_timeout_s <= lifecycle.timeout_s,
+            "target.lifecycle.start_timeout_s",
+            lifecycle.start_timeout_s,
+            f"is longer than all of target.lifecycle.timeout_s={lifecycle.timeout_s}",
+            "lower it",
+        )
