@@ -26,7 +26,9 @@ def show_plan(runs: Sequence[Sequence[Stage]]) -> None:
 
 
 def show_rows(runs: Sequence[Sequence[Stage]]) -> None:
-    """Prints what the model will read of some rows of every stage of a run, or of the first of several; writes a page of each where one is asked for.
+    """Prints what the model will read of some rows of every stage; of several runs, those of the first.
+
+    Writes a page of each stage where one is asked for.
 
     Raises:
         ConfigError, DataError, ModelError: with the key, the value and the remedy.

@@ -1,4 +1,4 @@
-"""A rendered RayJob, executed as KubeRay does: a Ray node a pod, with its labels and limits, and a submitted entrypoint.
+"""A rendered RayJob, executed as KubeRay does: a Ray node a pod, with its labels and limits, and the entrypoint.
 
 Network, images and the operator itself are not here: one machine holds all nodes, and GPUs are none.
 """
