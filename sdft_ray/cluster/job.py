@@ -18,6 +18,7 @@ from sdft_ray.cluster.topology import Roles, start_roles
 from sdft_ray.config import RunConfig, Target, Wandb
 from sdft_ray.config.saved import changed_settings, flat_settings, plain_settings
 from sdft_ray.errors import AlarmError, NonFiniteError
+from sdft_ray.evaluation.judge import unscored_note
 from sdft_ray.learner.checkpoint import check_state, layout, read_state
 from sdft_ray.loop import LoopConfig, Stopped, train
 from sdft_ray.models.folder_check import fingerprint
@@ -56,6 +57,7 @@ class Job:
             self._changed_settings = self._settings_changed_since(self.folder.resumed)
             on_failure.pop_all()
         self._setup_s = 0.0
+        self._said_unscored = False
         self._alarm: Callable[[], str] = lambda: ""  # what ends the run behind its step
         self.console = ConsoleSink(self.inputs.num_steps)
         can_go_on = self._cfg.checkpoint_every > 0
@@ -244,6 +246,9 @@ class Job:
         metrics = await roles.evaluator.evaluate(version)
         if self._cfg.harness.tasks:
             metrics |= await roles.harness.evaluate(version)
+        if (note := unscored_note(metrics)) and not self._said_unscored:
+            self._said_unscored = True
+            self.console.say(note)
         if metrics:
             tracker.log_evaluation(version, metrics)
 
