@@ -19,6 +19,7 @@ from sdft_ray.cluster.topology import Roles, start_roles
 from sdft_ray.config import RunConfig, Target, Wandb
 from sdft_ray.config.saved import plain_settings
 from sdft_ray.errors import AlarmError, ClusterError, NonFiniteError, WorkerError
+from sdft_ray.evaluation.judge import unscored_note
 from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.loop import LoopConfig, Stopped, train
 from sdft_ray.outcome import first_cause
@@ -60,6 +61,7 @@ class Job:
             self._differences = what_differs(self.folder, self._cfg, self._settings)
             on_failure.pop_all()
         self._setup_s = 0.0
+        self._said_unscored = False
         self._alarm: Callable[[], str] = lambda: ""  # what ends the run behind its step
         self._faults = FaultLog(self.console.say)
         self._learner_recovery = LearnerRecovery(self._cfg, self.folder, self.console, self._faults.tell)
@@ -263,6 +265,9 @@ class Job:
         metrics = await roles.evaluator.evaluate(version)
         if self._cfg.harness.tasks:
             metrics |= await roles.harness.evaluate(version)
+        if (note := unscored_note(metrics)) and not self._said_unscored:
+            self._said_unscored = True
+            self.console.say(note)
         if metrics:
             tracker.log_evaluation(version, metrics)
 

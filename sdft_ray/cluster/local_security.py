@@ -14,7 +14,7 @@ from sdft_ray.errors import ClusterError
 
 LOOPBACK = "127.0.0.1"
 SOCKET_PATH_BYTES = 107  # of an AF_UNIX socket on Linux
-SESSION_BYTES = 68  # of /session_DATE_TIME_MICROSECONDS_PID/sockets/plasma_store
+SESSION_BYTES = 70  # of /r/session_DATE_TIME_MICROSECONDS_PID/sockets/plasma_store
 TOKEN_FILE = (".ray", "auth_token")  # in the home folder, where Ray looks for it
 TOKEN_IS_ELSEWHERE = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 NO_TOKEN = (
@@ -44,7 +44,7 @@ def own_temp_dir() -> Path:
     if not is_own:  # who made it could read and replace what Ray writes there
         raise ClusterError(f"{folder}: is no folder of yours; remove it, or set RAY_TMPDIR to another local folder.")
     folder.chmod(0o700)
-    return folder
+    return folder / "r"  # which Ray opens to all, and nobody else can reach
 
 
 def keep_token_private() -> None:

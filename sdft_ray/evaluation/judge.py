@@ -165,6 +165,14 @@ def api_key(settings: JudgeConfig) -> str:
     return key
 
 
+def unscored_note(metrics: Mapping[str, float]) -> str:
+    """What to say of an evaluation whose judge gave no verdicts; "" where it gave all."""
+    number = sum(value for key, value in metrics.items() if key.endswith("_unscored"))
+    if not number:
+        return ""
+    return f"judge          no verdict on {number:.0f} answers, of which answers.jsonl tells why; the run goes on"
+
+
 def judge_prompt(judged: Judged, template: str) -> str:
     """The template with its places filled.
 

@@ -129,18 +129,17 @@ class StudentEngine:
     def _watch_gradients(self) -> None:
         """Has `_keep_broken_gradients` called where ZeRO gives up a step: behind its look, before it forgets."""
         optimizer = self._engine.optimizer
-        # Its optimizer of stage 1 in bf16 has no loss scaler, which the others tell of every look.
-        owner, name = (optimizer, "clear_hp_grads")
-        if hasattr(optimizer, "loss_scaler"):
-            owner, name = (optimizer.loss_scaler, "update_scale")
-        told = getattr(owner, name)
+        # The optimizer of stage 1 in bf16 has no loss scale, which the others bring up to date behind a look. This is
+        # no method of the scaler, since that is pickled with every checkpoint.
+        name = "_update_scale" if hasattr(optimizer, "_update_scale") else "clear_hp_grads"
+        told = getattr(optimizer, name)
 
         def watched(*arguments: Any) -> None:
             if optimizer.overflow and not self.broken_gradients:  # stage 1 in bf16 forgets twice
                 self._keep_broken_gradients()
             told(*arguments)
 
-        setattr(owner, name, watched)
+        setattr(optimizer, name, watched)
 
     def _keep_broken_gradients(self) -> None:
         """Looks at this rank's part of every gradient; parameters in the order of the backward pass."""

@@ -48,10 +48,10 @@ def test_the_folder_of_rays_sessions_is_the_users_alone(tmp_path: Path, monkeypa
     monkeypatch.setenv("RAY_TMPDIR", "/tmp/r")
     monkeypatch.setattr(local_security, "Path", lambda _: tmp_path)
     monkeypatch.setattr(local_security, "SOCKET_PATH_BYTES", 1000)
-    folder = own_temp_dir()
+    folder = own_temp_dir().parent
     assert mode_of(folder) == 0o700
     folder.chmod(0o777)
-    assert own_temp_dir() == folder and mode_of(folder) == 0o700
+    assert own_temp_dir().parent == folder and mode_of(folder) == 0o700
     folder.rmdir()
     folder.symlink_to("/tmp")
     with pytest.raises(ClusterError, match="is no folder of yours"):
@@ -103,4 +103,4 @@ def test_ray_on_one_machine_listens_on_the_loopback_alone() -> None:
     )
     listening, session = json.loads(process.stdout.splitlines()[-1])
     assert listening and {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
-    assert mode_of(Path(session).parent) == 0o700
+    assert mode_of(Path(session).parents[1]) == 0o700

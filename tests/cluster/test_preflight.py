@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from sdft_ray.cluster import preflight
@@ -15,12 +16,16 @@ from sdft_ray.cluster.preflight import (
     check_storage,
     checkpoint_bytes,
     facts_of_this_node,
+    look,
     refuse_failed,
     source_hash,
 )
 from sdft_ray.cluster.run_folder import LOCK_FILE
+from sdft_ray.cluster.run_inputs import read_inputs
 from sdft_ray.config import ClusterConfig, ModelConfig, RunConfig
 from sdft_ray.errors import PreflightError
+from sdft_ray.launch.composing import compose_config
+from tests.cluster.command import SETTINGS
 from tests.tiny import make_tiny_model
 
 HERE = NodeFacts(
@@ -98,3 +103,30 @@ def test_every_failed_line_is_in_the_refusal_with_its_remedy() -> None:
         refuse_failed([*lines, Line(what="c", value="2")])
     assert str(lines[0]) == "a              FAILED   1: a is bad; mend a"
     assert str(Line(what="c", value="2")) == "c              ok       2"
+
+
+@pytest.mark.parametrize("method", ["sdft", "sft"])
+def test_a_whole_start_is_looked_at_without_a_problem(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setattr(
+        preflight, "facts_of_all_nodes", lambda folders, run_dir: [replace(HERE, models=tuple(folders))]
+    )
+    settings = [*SETTINGS, f"method={method}", f"model.path={model}", f"runs_dir={tmp_path}"]
+    cfg = compose_config(*settings)
+    lines = look(cfg, read_inputs(cfg), tmp_path)
+    assert [line.what for line in lines] == [
+        "versions",
+        "deepspeed",
+        "model folders",
+        "run folder",
+        "storage",
+        "write speed",
+        "memory",
+        "longest",
+        "vocabulary",
+    ]
+    assert not [line for line in lines if line.problem and line.is_fatal]
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
+    (memory,) = (line for line in look(cfg, read_inputs(cfg), tmp_path) if line.what == "memory")
+    assert memory.problem == "may not be enough" and not memory.is_fatal

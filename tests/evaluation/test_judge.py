@@ -9,7 +9,7 @@ import pytest
 
 from sdft_ray.config import JudgeConfig
 from sdft_ray.errors import ConfigError
-from sdft_ray.evaluation.judge import BUILT_IN_TEMPLATE, Judge, Judged, api_key, judge_prompt, verdict_of
+from sdft_ray.evaluation.judge import BUILT_IN_TEMPLATE, Judge, Judged, api_key, judge_prompt, unscored_note, verdict_of
 from sdft_ray.evaluation.scorers import Score
 from tests.evaluation.judge_server import BUSY, chat, serving
 
@@ -172,3 +172,10 @@ def test_a_huge_completion_is_sent_whole_and_one_that_no_text_file_could_hold_as
     with serving(lambda number, body: chat("VERDICT: INCORRECT")) as server:
         asyncio.run(scores(Judge(settings(server.address, tmp_path), tmp_path), ASKED._replace(completion=huge)))
     assert huge in server.bodies[0]["messages"][0]["content"]
+
+
+def test_answers_without_a_verdict_are_said_with_their_number() -> None:
+    assert unscored_note({"evaluation/one_unscored": 3.0, "evaluation/two_unscored": 2.0}).startswith(
+        "judge          no verdict on 5 answers"
+    )
+    assert unscored_note({"evaluation/one_unscored": 0.0, "evaluation/one_accuracy": 0.5}) == ""
