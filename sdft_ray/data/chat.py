@@ -103,7 +103,8 @@ class ChatEncoder:
         if self.closes_turn and self.end_of_turn in tokens:
             return tokens[: len(tokens) - tokens[::-1].index(self.end_of_turn)]
         # A turn that calls tools may have an end of its own, at which the sampler stops as well.
-        own_end = next((index for index, token in enumerate(tokens) if token in self._stops), None)
+        ends = (index for index, token in enumerate(tokens) if token in self._stops)
+        own_end = next(ends, None) if answer.tool_calls else None
         return (*tokens, self.end_of_turn) if own_end is None else tokens[: own_end + 1]
 
     def written(self, messages: Sequence[Message], answer: Message, tools: str = "") -> str:

@@ -113,7 +113,8 @@ class PromptBuilder:
         """
         turns = self.teacher_turns(example)
         try:
-            if self._template and not example.teacher_messages and "assistant" in self._template.roles:
+            is_turn = "demonstration" in self.shown and self._template and "assistant" in self._template.roles
+            if is_turn and not example.teacher_messages:
                 said = example.demonstration_turn.content if example.demonstration_turn else example.demonstration
                 self._teacher_chat.check_whole(turns, said, example.tools)
             return self._teacher_chat.prompt(turns, example.tools)
@@ -203,8 +204,7 @@ class PromptBuilder:
         Raises:
             ConfigError: names `key`.
         """
-        tail = self._chat.tail((Message(role="user", content="A question."),))
-        if mark and mark in tail:
+        if mark and mark in (tail := self._chat.tail((Message(role="user", content="A question."),))):
             problem = f"the chat template ends prompts with {tail!r}, so no completion will hold it"
             raise ConfigError(key, mark, problem, "leave it empty, or have model.template_switches turn thinking on")
 
