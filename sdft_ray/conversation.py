@@ -1,7 +1,7 @@
 """Turns of a conversation: what chat templates render. Plain, frozen and hashable."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -33,6 +33,29 @@ class Message:
     def text(self) -> str:
         """The turn as a person reads it: its content, then a line for each call."""
         return "\n".join([*filter(None, [self.content]), *(call.text for call in self.tool_calls)])
+
+    def mapped(self, function: Callable[[str], str]) -> "Message":
+        """The message with `function` of each of its texts but the role, which has to keep JSON texts what they are."""
+        calls = (
+            ToolCall(name=function(call.name), arguments=function(call.arguments), call_id=function(call.call_id))
+            for call in self.tool_calls
+        )
+        return Message(
+            role=self.role,
+            content=function(self.content),
+            tool_calls=tuple(calls),
+            tool_call_id=function(self.tool_call_id),
+            name=function(self.name),
+        )
+
+
+def texts_of(turns: Sequence[Message], tools: str = "") -> str:
+    """Every text of a conversation that a chat template may show, one behind the other."""
+    texts = [tools]
+    for turn in turns:
+        texts += (turn.content, turn.tool_call_id, turn.name)
+        texts += (text for call in turn.tool_calls for text in (call.name, call.arguments, call.call_id))
+    return "".join(texts)
 
 
 def last_of(role: str, turns: Sequence[Message]) -> int:

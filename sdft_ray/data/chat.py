@@ -5,11 +5,11 @@ the template puts before an answer: an empty reasoning block, a channel, a heade
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sdft_ray.conversation import Message, ToolCall, last_of
+from sdft_ray.conversation import Message, last_of, texts_of
 from sdft_ray.data.chat_template import ChatTemplate
 from sdft_ray.data.encoding import Encoding, Piece, Pieces, TextEncoder, Tokens
 from sdft_ray.errors import ModelError
@@ -114,7 +114,8 @@ class ChatEncoder:
         if self.closes_turn and self.end_of_turn in tokens:
             return tokens[: len(tokens) - tokens[::-1].index(self.end_of_turn)]
         # A turn that calls tools may have an end of its own, at which the sampler stops as well.
-        own_end = next((index for index, token in enumerate(tokens) if token in self._stops), None)
+        ends = (index for index, token in enumerate(tokens) if token in self._stops)
+        own_end = next(ends, None) if answer.tool_calls else None
         return (*tokens, self.end_of_turn) if own_end is None else tokens[: own_end + 1]
 
     def written(self, messages: Sequence[Message], answer: Message, tools: str = "") -> str:
@@ -136,7 +137,7 @@ class ChatEncoder:
             ModelError: the template leaves out the end of that turn.
         """
         last = last_of(role, messages)
-        mark = self._free_mark("".join(_texts(messages, tools)))
+        mark = self._free_mark(texts_of(messages, tools))
         marked = replace(messages[last], content=messages[last].content + mark)
         rendered = self._render([*messages[:last], marked, *messages[last + 1 :]], tools, add_generation_prompt=True)
         _, found, tail = rendered.rpartition(mark)
@@ -235,7 +236,7 @@ class ChatEncoder:
         Raises:
             ModelError: the messages hold every character that could be a mark.
         """
-        texts = "".join(_texts(messages, tools))
+        texts = texts_of(messages, tools)
         if not (self._special_is_text and self._control.search(texts)):
             return messages, tools, ""
         mark = self._free_mark(texts)
@@ -243,7 +244,7 @@ class ChatEncoder:
         def guarded(text: str) -> str:
             return self._control.sub(lambda found: f"{mark}{self._special.index(found[0])}{mark}", text)
 
-        return [_mapped(message, guarded) for message in messages], guarded(tools), mark
+        return [message.mapped(guarded) for message in messages], guarded(tools), mark
 
     @staticmethod
     def _free_mark(texts: str) -> str:
@@ -278,27 +279,3 @@ class ChatEncoder:
 
     def _render(self, messages: Sequence[Message], tools: str = "", *, add_generation_prompt: bool) -> str:
         return self._template.render(messages, tools, add_generation_prompt=add_generation_prompt)
-
-
-def _texts(messages: Sequence[Message], tools: str) -> Iterator[str]:
-    """Every text of a conversation that a template may show."""
-    yield tools
-    for message in messages:
-        yield from (message.content, message.tool_call_id, message.name)
-        for call in message.tool_calls:
-            yield from (call.name, call.arguments, call.call_id)
-
-
-def _mapped(message: Message, function: Callable[[str], str]) -> Message:
-    """The message with `function` of each of its texts, which keeps JSON texts what they are."""
-    calls = (
-        ToolCall(name=function(call.name), arguments=function(call.arguments), call_id=function(call.call_id))
-        for call in message.tool_calls
-    )
-    return Message(
-        role=message.role,
-        content=function(message.content),
-        tool_calls=tuple(calls),
-        tool_call_id=function(message.tool_call_id),
-        name=function(message.name),
-    )

@@ -264,8 +264,7 @@ class PromptBuilder:
         Raises:
             ConfigError: names `key`.
         """
-        tail = self._chat.tail((Message(role="user", content="A question."),))
-        if mark and mark in tail:
+        if mark and mark in (tail := self._chat.tail((Message(role="user", content="A question."),))):
             problem = f"the chat template ends prompts with {tail!r}, so no completion will hold it"
             raise ConfigError(key, mark, problem, "leave it empty, or have model.template_switches turn thinking on")
 
