@@ -5,9 +5,10 @@ import json
 
 import pytest
 
-from sdft_ray.data.builtin import BUILTIN, facts, general, load, prior, tools
+from sdft_ray.data.builtin import BUILTIN, everyday, facts, general, load, prior, tools
 
 EVERY_SPLIT = [(name, split) for name, splits in BUILTIN.items() for split in splits]
+PROMPTS_ONLY = ("general", "everyday")
 KEYS = {"id", "prompt", "demonstration", "text", "answer"}
 
 
@@ -26,7 +27,7 @@ def test_rows_have_the_keys_of_a_json_lines_file_and_survive_json(name, split):
     assert rows
     for row in rows:
         assert set(row) <= KEYS
-        needed = {"id", "prompt"} if name == "general" else {"id", "prompt", "demonstration", "answer"}
+        needed = {"id", "prompt"} if name in PROMPTS_ONLY else {"id", "prompt", "demonstration", "answer"}
         assert needed <= set(row)
     assert json.loads(json.dumps(rows)) == rows
 
@@ -69,7 +70,7 @@ def test_taught_holds_one_question_per_fact_and_all_of_them_are_trained_on():
         assert prompts(taught) <= prompts(load("facts", "train", num_facts))
 
 
-@pytest.mark.parametrize(("name", "split"), [pair for pair in EVERY_SPLIT if pair[0] not in ("tools", "general")])
+@pytest.mark.parametrize(("name", "split"), [pair for pair in EVERY_SPLIT if pair[0] not in ("tools", *PROMPTS_ONLY)])
 def test_every_answer_is_contained_in_its_demonstration_and_not_in_its_prompt(name, split):
     for row in load(name, split):
         assert row["answer"].lower() in row["demonstration"].lower()
@@ -120,6 +121,15 @@ def test_the_halves_of_the_general_prompts_are_as_large_as_varied_and_share_no_p
     assert not (prompts(halves["train"]) | prompts(halves["test"])) & prompts(load("prior", "test"))
 
 
+def test_what_is_rehearsed_is_neither_what_retention_is_measured_by_nor_what_is_taught():
+    rehearsed = prompts(load("everyday", "train"))
+    assert len(rehearsed) == 48
+    for name, split in EVERY_SPLIT:
+        assert name == "everyday" or not rehearsed & prompts(load(name, split))
+    names = {name.lower() for fact in facts.TABLE for name in (fact.subject, fact.answer) if name[0].isupper()}
+    assert not [question for question in rehearsed if any(name in question.lower() for name in names)]
+
+
 def test_the_first_general_prompts_are_one_of_each_kind():
     assert len({row["id"].rpartition("-")[2] for row in load("general", "test", 8)}) == 8
 
@@ -166,7 +176,7 @@ def test_an_unknown_split_is_refused_with_the_splits_there_are(name):
         load(name, "dev")
 
 
-@pytest.mark.parametrize("make", [facts.facts, tools.tools, prior.prior, general.general])
+@pytest.mark.parametrize("make", [facts.facts, tools.tools, prior.prior, general.general, everyday.everyday])
 def test_each_set_refuses_an_unknown_split_by_itself(make):
     with pytest.raises(ValueError, match="no split 'dev'"):
         make("dev")

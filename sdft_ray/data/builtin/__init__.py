@@ -1,12 +1,13 @@
 """Built-in example sets: small, deterministic, made in memory, so that a first run needs no download.
 
 Rows are plain dictionaries with the keys of a JSON Lines file: `id`, `prompt`, `demonstration` and, where
-there is one, `text` (the article a fact comes from) and `answer` (what a scorer looks for). The rows of `general` are
-prompts and nothing else.
+there is one, `text` (the article a fact comes from) and `answer` (what a scorer looks for). The rows of `general` and
+`everyday` are prompts and nothing else.
 """
 
 from __future__ import annotations
 
+from sdft_ray.data.builtin import everyday as _everyday
 from sdft_ray.data.builtin import facts as _facts
 from sdft_ray.data.builtin import general as _general
 from sdft_ray.data.builtin import prior as _prior
@@ -19,6 +20,7 @@ BUILTIN: dict[str, tuple[str, ...]] = {
     "tools": _tools.SPLITS,
     "prior": _prior.SPLITS,
     "general": _general.SPLITS,
+    "everyday": _everyday.SPLITS,
 }
 """Every built-in set with its splits."""
 
@@ -27,7 +29,7 @@ def load(name: str, split: str, num: int | None = None) -> list[Row]:
     """Returns the rows of one split of a built-in set.
 
     Args:
-        name: `facts`, `tools`, `prior` or `general`.
+        name: `facts`, `tools`, `prior`, `general` or `everyday`.
         split: One of `BUILTIN[name]`.
         num: How many facts (each gives several rows) or, for the other sets, rows. None means the default.
 
@@ -44,4 +46,6 @@ def load(name: str, split: str, num: int | None = None) -> list[Row]:
         return _tools.tools(split, num_rows=num)
     if name == "general":
         return _general.general(split, num_rows=num)
+    if name == "everyday":
+        return _everyday.everyday(split) if num is None else _everyday.everyday(split, num_rows=num)
     return _prior.prior(split) if num is None else _prior.prior(split, num_rows=num)
