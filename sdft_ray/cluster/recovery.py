@@ -4,8 +4,7 @@ A group makes the calls that were open on a lost worker again on the others, and
 newcomer loads the current weights before it serves, between two steps of the learner.
 
 A rollout engine in an NCCL group is not replaced: in a broadcast its neighbours wait for it, which nothing ends, and
-outside of one all of them would have to meet anew. There a loss stops the run, with a checkpoint if the learner can
-still save one.
+outside of one all of them would have to meet anew. There a loss stops the run, with a checkpoint if there is a learner.
 """
 
 from collections.abc import AsyncIterator, Callable
