@@ -22,7 +22,7 @@ def read_preview(cfg: RunConfig) -> Preview:
     dataset = read_rows(cfg.data, cfg.method, builder)
     reader = RowReader(cfg, builder, SpanDecoder(tokenizer))
     chosen = choose_rows(dataset.rows, cfg.show, cfg.seed)
-    shows_teacher = cfg.method.has_teacher and bool(builder.shown)
+    shows_teacher = cfg.method.has_teacher and bool(builder.turns.shown)
     return Preview(
         model=cfg.model.path,
         source=cfg.data.source,

@@ -67,11 +67,11 @@ def _read(data: DataConfig, method: MethodConfig, builder: PromptBuilder) -> Tok
     """Reads the examples themselves. Raises as `read_rows`."""
     raw_text = method.completion is CompletionSource.TEXT
     required = ["text"] if raw_text else ["prompt"]
-    teacher = builder.teacher_settings
+    teacher = builder.turns.settings
     asks_pool = method.has_teacher and teacher.shows_pool
     if method.completion is CompletionSource.DEMONSTRATION:
         required.append("demonstration")
-    is_shown_own = method.has_teacher and "demonstration" in builder.shown and not asks_pool
+    is_shown_own = method.has_teacher and "demonstration" in builder.turns.shown and not asks_pool
     shown = ["demonstration"] if is_shown_own else []
     rules = RowRules(columns=data.columns, system=data.system, required=required, shown=shown)
     try:

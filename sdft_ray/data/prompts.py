@@ -11,12 +11,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from sdft_ray.config import DemonstrationSource, TeacherConfig
-from sdft_ray.conversation import Message, last_of
+from sdft_ray.config import TeacherConfig
+from sdft_ray.conversation import Message
 from sdft_ray.data.chat import ChatEncoder
 from sdft_ray.data.encoding import Encoding, TextEncoder, Tokens
-from sdft_ray.data.teacher_template import SHOW_ALL, SHOWN, Demonstration, LackingField, TeacherTemplate
-from sdft_ray.errors import ConfigError, DataError, ModelError
+from sdft_ray.data.teacher_turns import TeacherTurns
+from sdft_ray.errors import ConfigError, ModelError
 from sdft_ray.records import Example
 
 # Settings of the teacher that concern its weights and scores. Any other may change what it reads.
@@ -62,7 +62,6 @@ class PromptBuilder:
                 a turn that the chat template leaves out; or the chat template never reads a switch.
         """
         self._tokenizer = tokenizer
-        self.teacher_settings = teacher
         self._special_tokens = special_tokens
         self._compared: set[tuple[Any, ...]] = set()  # kinds of conversations, see `check_tails`
         self._switches = dict(switches or {})
@@ -78,18 +77,7 @@ class PromptBuilder:
                 switches=self._switches | self._teacher_switches,
                 switches_key="teacher.template_switches",
             )
-        self.shown = SHOWN[teacher.context]  # the fields of an example that the teacher sees
-        self._template = TeacherTemplate(teacher) if self.shown else None
-        roles = self._template.roles if self._template else ()
-        if (
-            lacking := self._teacher_chat.left_out([Message(role=role, content="A.") for role in roles])
-            if roles
-            else ""
-        ):
-            assert self._template is not None
-            problem = f"the chat template of {tokenizer.name_or_path} leaves out {lacking}"
-            remedy = "choose single_turn, or replace the chat template by model.chat_template"
-            raise ConfigError("teacher.template", self._template.label, problem, remedy)
+        self.turns = TeacherTurns(teacher, self._chat, self._teacher_chat)
 
     @property
     def end_of_turn(self) -> int:
@@ -117,7 +105,7 @@ class PromptBuilder:
     @property
     def settings(self) -> dict[str, Any]:
         """All settings that decide what is made of an example, besides the tokenizer."""
-        teacher = {key: value for key, value in asdict(self.teacher_settings).items() if key not in SCORING}
+        teacher = {key: value for key, value in asdict(self.turns.settings).items() if key not in SCORING}
         return {
             "teacher": teacher,
             "switches": self._switches,
@@ -166,55 +154,16 @@ class PromptBuilder:
         """The teacher's conversation; under NONE the student's own, as the teacher's switches render it.
 
         Raises:
-            ValueError: the example lacks what the context shows; ask `lacking` first.
+            ValueError: the example lacks what the context shows; ask `turns.lacking` first.
             ModelError: the chat template cannot render it as it stands; names the example.
         """
-        turns = self.teacher_turns(example)
+        turns = self.turns.of(example)
         try:
-            if self._template and not example.teacher_messages and "assistant" in self._template.roles:
-                for said in self._said(example):
-                    self._teacher_chat.check_whole(turns, said, example.tools)
+            for said in self.turns.said(example):
+                self._teacher_chat.check_whole(turns, said, example.tools)
             return (yield from self._teacher_chat.prompt_encoding(turns, example.tools))
         except ModelError as error:
             raise ModelError(f"example {example.example_id!r}, as the teacher reads it: {error}") from error
-
-    def teacher_turns(self, example: Example) -> tuple[Message, ...]:
-        """The turns that the teacher reads: the row's own, or the prompt with the template in place of the question.
-
-        A turn of the template that is the demonstration and nothing else calls the tools that it calls.
-
-        Raises:
-            ValueError: the example lacks what the context shows; ask `lacking` first.
-        """
-        if missing := self.lacking(example):
-            raise ValueError(f"example {example.example_id!r} has no {missing}")
-        if self._template is None:
-            return example.prompt
-        if example.teacher_messages:
-            return example.teacher_messages
-        place = last_of("user", example.prompt)
-        turns = self._render(self._template, example)
-        if turn := example.demonstration_turn:
-            own = self.demonstration_text(example)
-            is_whole = {shown for shown in turns if shown.role == turn.role and shown.content == own}
-            turns = tuple(turn if shown in is_whole else shown for shown in turns)
-        return (*example.prompt[:place], *turns, *example.prompt[place + 1 :])
-
-    def _said(self, example: Example) -> list[str]:
-        """The demonstrations as turns of the assistant say them: beside the tools that they call."""
-        shown: list[str] = list(self.demonstrations(example))
-        if (turn := example.demonstration_turn) and (own := self.demonstration_text(example)) in shown:
-            shown[shown.index(own)] = turn.content
-        return shown
-
-    def demonstration_text(self, example: Example) -> str:
-        """The demonstration as it stands in a turn of the user: calls of tools as the chat template writes them.
-
-        Special tokens in it are text there, as in every message.
-        """
-        if example.demonstration_turn is None:
-            return example.demonstration
-        return self._chat.written(example.prompt, example.demonstration_turn, example.tools)
 
     def demonstration_encoding(self, example: Example) -> Encoding[Tokens]:
         """The demonstration as the student would write it behind its prompt, up to the token that ends its turn.
@@ -238,7 +187,7 @@ class PromptBuilder:
             ConfigError: shows both tails.
             ModelError: the chat template cannot render a prompt.
         """
-        if self._template is None or self._teacher_switches:
+        if not self.turns.shown or self._teacher_switches:
             return
         own = example.teacher_messages
         kind = (len(own), bool(example.tools), *(turn.role for turn in (*own, *example.prompt)))
@@ -246,7 +195,7 @@ class PromptBuilder:
         if kind in self._compared or (own and own[-1].role != role):
             return  # a conversation of another kind may end in another way
         self._compared.add(kind)
-        turns = self.teacher_turns(example)
+        turns = self.turns.of(example)
         tail = self._chat.tail(example.prompt, example.tools, role=role)
         teachers = self._teacher_chat.tail(turns, example.tools, role=role)
         if tail != teachers:
@@ -280,63 +229,10 @@ class PromptBuilder:
         return (*tokens, self._tokenizer.eos_token_id)
 
     def check_context(self, example: Example, source: str, line: int) -> None:
-        """Refuses an example that lacks what the teacher's context shows, and prompts as `check_tails` does.
+        """Refuses an example as `TeacherTurns.check`, and prompts as `check_tails` does.
 
         Raises:
-            DataError: with the place of the example in its source.
-            ConfigError: as `check_tails`; or the teacher's template fails on it.
-            ModelError: as `check_tails`.
+            DataError, ConfigError, ModelError: as they do.
         """
-        if missing := self.lacking(example):
-            problem = f"example {example.example_id!r} has no {missing}, which teacher.context shows"
-            raise DataError(source, line, problem, f"fill {missing} (data.columns), or change teacher.context")
-        if self._template is not None and not example.teacher_messages:
-            self._check_template(self._template, example, source, line)
+        self.turns.check(example, source, line)
         self.check_tails(example)
-
-    def _check_template(self, template: TeacherTemplate, example: Example, source: str, line: int) -> None:
-        """Refuses an example that lacks a field the template asks for, or has a demonstration it does not show."""
-        if len(self.demonstrations(example)) > 1 and not template.shows_several:
-            problem = (
-                f"example {example.example_id!r} has several demonstrations, teacher.template shows the first only"
-            )
-            raise DataError(source, line, problem, SHOW_ALL)
-        if template.asks_fields:
-            try:
-                self._render(template, example)
-            except LackingField as error:
-                field = f"context.{error.args[0]}"
-                problem = f"example {example.example_id!r} has no {field}, for which teacher.template asks"
-                remedy = f"fill it, or let the template do without: {{% if {field} is defined %}}"
-                raise DataError(source, line, problem, remedy) from error
-
-    def demonstrations(self, example: Example) -> tuple[Demonstration, ...]:
-        """All that the teacher is shown with an example: its own first, then the pool's, nearest first."""
-        if "demonstration" not in self.shown:
-            return ()
-        question, of_teacher = example.question, self.teacher_settings.demonstrations
-        own = (self.demonstration_text(example), *example.further_demonstrations)
-        shown = [
-            Demonstration(text, question) for text in own if text.strip() and of_teacher is not DemonstrationSource.POOL
-        ]
-        if of_teacher is not DemonstrationSource.OWN:
-            shown += [Demonstration(hit.demonstration, hit.question) for hit, _ in example.pool_hits]
-        return tuple(shown)
-
-    def _render(self, template: TeacherTemplate, example: Example) -> tuple[Message, ...]:
-        return template.render(
-            question=example.question,
-            demonstrations=self.demonstrations(example),
-            text=example.text if "text" in self.shown else "",
-            context=example.context,
-        )
-
-    def lacking(self, example: Example) -> str:
-        """The field the teacher's context shows but the example leaves empty; "" where nothing is lacking."""
-        if example.teacher_messages:
-            return ""
-        for field in self.shown:
-            filled = self.demonstrations(example) if field == "demonstration" else getattr(example, field).strip()
-            if not filled:
-                return field
-        return ""

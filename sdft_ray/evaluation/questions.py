@@ -85,7 +85,7 @@ def read_questions(key: str, settings: EvaluationSetConfig, data: DataConfig, bu
         raise
     examples, notes = loaded.examples, loaded.notes(f"{key}.num_questions", settings.num_questions)
     if settings.context is EvaluationContext.POOL:
-        pool = open_pool(builder.teacher_settings.pool, data, fields=["demonstration", "text"])
+        pool = open_pool(builder.turns.settings.pool, data, fields=["demonstration", "text"])
         examples = pool.fill(examples)
         notes.append(f"{key}: {pool.note}")
     questions: list[Question] = []

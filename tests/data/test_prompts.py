@@ -113,8 +113,8 @@ def test_an_example_without_what_the_context_shows_is_refused(
 ) -> None:
     prompts = builder(tokenizer, context=TeacherContext[context])
     bare = Example(example_id="bare", prompt=EXAMPLE.prompt, demonstration="")
-    assert prompts.lacking(EXAMPLE) == ""
-    assert prompts.lacking(bare) == field
+    assert prompts.turns.lacking(EXAMPLE) == ""
+    assert prompts.turns.lacking(bare) == field
     with pytest.raises(ValueError, match=f"'bare' has no {field}"):
         prompts.teacher(bare)
 
