@@ -6,7 +6,8 @@ Implementations live one vendor to a folder (rollout/, teacher/, learner/); test
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol
 
-from sdft_ray.records import Rollout, Sample, StepReport, TeacherScores, TokenizedExample
+from sdft_ray.examples import TokenizedExample
+from sdft_ray.records import Rollout, Sample, StepReport, TeacherScores
 
 
 class Examples(Protocol):

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from sdft_ray.data.readers import Selection
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import load_rows
-from sdft_ray.records import Example
+from sdft_ray.examples import Example
 
 
 def load_examples(

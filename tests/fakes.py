@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sdft_ray.records import Rollout, Sample, StepReport, TeacherScores, TokenizedExample, TokenViews
+from sdft_ray.examples import TokenizedExample
+from sdft_ray.records import Rollout, Sample, StepReport, TeacherScores, TokenViews
 
 
 def make_example(index: int, epoch: int = 0) -> TokenizedExample:

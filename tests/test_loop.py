@@ -13,8 +13,9 @@ from sdft_ray.data.rehearsal import Rehearsal
 from sdft_ray.data.stream import ExampleStream
 from sdft_ray.data.tokenized import TokenizedRow, TokenizedRows
 from sdft_ray.errors import NonFiniteError, WorkerError
+from sdft_ray.examples import TokenizedExample
 from sdft_ray.loop import LoopConfig, Stopped, train
-from sdft_ray.records import Rollout, StepReport, TeacherScores, TokenizedExample
+from sdft_ray.records import Rollout, StepReport, TeacherScores
 from sdft_ray.rollout.completions import GivenCompletions, RecordedCompletions
 from tests.fakes import (
     FakeCompletions,

@@ -6,7 +6,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sdft_ray.records import GuardRow
+from sdft_ray.examples import GuardRow
 
 BOS, START, END, PAD = SPECIAL_TOKENS = ["<|begin|>", "<|im_start|>", "<|im_end|>", "<|pad|>"]
 

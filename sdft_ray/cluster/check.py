@@ -35,9 +35,9 @@ from sdft_ray.evaluation.teacher_check.next_command import next_command
 from sdft_ray.evaluation.teacher_check.report import TeacherReport
 from sdft_ray.evaluation.teacher_check.sample import CheckSample, PoolSource, draw_sample
 from sdft_ray.evaluation.teacher_check.verdict import judge
+from sdft_ray.examples import Example
 from sdft_ray.models.folder import load_tokenizer
 from sdft_ray.models.resolve import ModelFacts, check_model
-from sdft_ray.records import Example
 from sdft_ray.tracking.console import ConsoleSink
 from sdft_ray.tracking.faults import say_faults
 

@@ -13,8 +13,8 @@ from typing import NamedTuple, Protocol
 
 from sdft_ray.config import Precision, RunConfig
 from sdft_ray.errors import GuardError
+from sdft_ray.examples import GuardRow
 from sdft_ray.learner.export import UNVERIFIED_FILE
-from sdft_ray.records import GuardRow
 
 MAX_COMPLETION_TOKENS = 64  # of a row: wrong weights show in every token
 

@@ -20,9 +20,9 @@ from sdft_ray.data.tokenized import TokenizedRow, TokenizedRows
 from sdft_ray.evaluation.harness.sources import check_harness
 from sdft_ray.evaluation.judge import api_key
 from sdft_ray.evaluation.questions import Question, read_questions
+from sdft_ray.examples import GuardRow
 from sdft_ray.models.folder import load_tokenizer
 from sdft_ray.models.resolve import ModelFacts, check_agreement, check_model
-from sdft_ray.records import GuardRow
 
 NUM_GUARD_ROWS = 2
 

@@ -12,8 +12,8 @@ from sdft_ray.cluster.run_inputs import RunInputs, read_inputs
 from sdft_ray.config import RunConfig
 from sdft_ray.config.saved import flat_settings
 from sdft_ray.errors import ConfigError
+from sdft_ray.examples import TokenizedExample
 from sdft_ray.learner.schedule import LearnerStage, StagePlan
-from sdft_ray.records import TokenizedExample
 
 # What a stage may have of its own: the data, and what is read of the settings with every sample or step.
 OWN = (

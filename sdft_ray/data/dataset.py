@@ -18,7 +18,7 @@ from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import BadRows, load_rows
 from sdft_ray.data.tokenized import RowsWriter, TokenizedDataset, TokenizedRow, TokenizedRows
 from sdft_ray.errors import DataError, SdftError, first_line
-from sdft_ray.records import Example
+from sdft_ray.examples import Example
 
 T = TypeVar("T")
 

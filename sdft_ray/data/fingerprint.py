@@ -16,11 +16,12 @@ from typing import Any
 
 from sdft_ray.config import DataConfig, MethodConfig
 from sdft_ray.config.validation import is_template
+from sdft_ray.conversation import Message
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import BUILTIN, source_files
 from sdft_ray.data.sources import split_source
 from sdft_ray.errors import ConfigError, SdftError
-from sdft_ray.records import Example, Message
+from sdft_ray.examples import Example
 
 # What is done with rows once they are token ids, and whether these are kept.
 UNRELATED_DATA = ("cache", "max_prompt_tokens", "max_teacher_prompt_tokens", "rehearsal", "shuffle", "too_long")

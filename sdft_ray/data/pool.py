@@ -14,7 +14,7 @@ from sdft_ray.data.retrieval import MAKERS, Query
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import Loaded, load_rows
 from sdft_ray.errors import ConfigError
-from sdft_ray.records import Example
+from sdft_ray.examples import Example
 
 PromptKey = tuple[tuple[str, str], ...]
 

@@ -17,7 +17,7 @@ from sdft_ray.data.chat import ChatEncoder
 from sdft_ray.data.encoding import Encoding, TextEncoder, Tokens
 from sdft_ray.data.teacher_turns import TeacherTurns
 from sdft_ray.errors import ConfigError, ModelError
-from sdft_ray.records import Example
+from sdft_ray.examples import Example
 
 # Settings of the teacher that concern its weights and scores. Any other may change what it reads.
 SCORING = (

@@ -22,7 +22,7 @@ from sdft_ray.data.turns import (
 )
 from sdft_ray.data.values import is_absent, quoted, type_name
 from sdft_ray.errors import DataError
-from sdft_ray.records import Example
+from sdft_ray.examples import Example
 
 PROMPT, DEMONSTRATION, DEMONSTRATIONS = "prompt", "demonstration", "demonstrations"
 MESSAGES = "messages"  # whole conversations, as fine-tuning services take them

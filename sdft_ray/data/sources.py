@@ -12,7 +12,7 @@ from sdft_ray.data.files import kind_of
 from sdft_ray.data.readers import BUILTIN, Place, Selection, open_rows
 from sdft_ray.data.rows import KEYS, Row, RowRules
 from sdft_ray.errors import ConfigError, DataError, ModelError
-from sdft_ray.records import Example
+from sdft_ray.examples import Example
 
 NUM_SHOWN = 3  # bad rows whose errors a note shows
 

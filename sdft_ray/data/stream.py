@@ -10,7 +10,7 @@ from sdft_ray.data.passes import Mixture, Passes, longest_epoch, stable_hash
 from sdft_ray.data.rehearsal import Rehearsal
 from sdft_ray.data.tokenized import MixPart, TokenizedRow, TokenizedRows
 from sdft_ray.errors import CheckpointError, ConfigError
-from sdft_ray.records import TokenizedExample
+from sdft_ray.examples import TokenizedExample
 
 
 class _Draws(NamedTuple):

@@ -23,10 +23,10 @@ from jinja2 import meta, nodes
 
 from sdft_ray.config import DemonstrationSource, TeacherConfig, TeacherContext
 from sdft_ray.config.validation import is_template, read_text
+from sdft_ray.conversation import Message
 from sdft_ray.data.chat_template import TEMPLATE_FAULTS
 from sdft_ray.data.sandbox import BoundedSandbox
 from sdft_ray.errors import ConfigError, first_line
-from sdft_ray.records import Message
 
 
 class Turn(NamedTuple):

@@ -5,7 +5,7 @@ from sdft_ray.conversation import Message, last_of
 from sdft_ray.data.chat import ChatEncoder
 from sdft_ray.data.teacher_template import SHOW_ALL, SHOWN, Demonstration, LackingField, TeacherTemplate
 from sdft_ray.errors import ConfigError, DataError
-from sdft_ray.records import Example
+from sdft_ray.examples import Example
 
 
 class TeacherTurns:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sdft_ray.config import DataConfig, EvaluationContext, EvaluationSetConfig, Match
+from sdft_ray.conversation import Message
 from sdft_ray.data.pool import open_pool
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place, Selection
@@ -13,7 +14,7 @@ from sdft_ray.data.sources import BadRows, load_rows
 from sdft_ray.data.values import quoted
 from sdft_ray.errors import DataError
 from sdft_ray.evaluation.scorers import Gold, check_gold
-from sdft_ray.records import Example, Message
+from sdft_ray.examples import Example
 
 
 class Question(NamedTuple):

@@ -11,10 +11,11 @@ import torch.distributed as dist
 from transformers import GenerationConfig, PreTrainedModel
 
 from sdft_ray.config import ModelConfig, Precision
+from sdft_ray.examples import GuardRow
 from sdft_ray.learner.scoring import network_logits
 from sdft_ray.models.folder import GENERATION_FILE, read_config
 from sdft_ray.models.network import TORCH_DTYPE, load_network
-from sdft_ray.records import Bucket, GuardRow
+from sdft_ray.records import Bucket
 from sdft_ray.tensors import dtype_name
 from sdft_ray.weights.buckets import unpack
 from sdft_ray.weights.fragments import Fragment, Shapes, assembled

@@ -10,13 +10,14 @@ from sdft_ray.config import LearnerConfig, LossConfig, Normalization
 from sdft_ray.data.copying import copied_share
 from sdft_ray.data.reasoning import AnswerStart, at_once
 from sdft_ray.errors import NonFiniteError
+from sdft_ray.examples import GuardRow
 from sdft_ray.learner import checkpoint
 from sdft_ray.learner.metrics import step_metrics
 from sdft_ray.learner.nonfinite import remedy_of, worst_of
 from sdft_ray.learner.saving import CheckpointWriter, SavingPlan
 from sdft_ray.learner.schedule import Round, StagePlan, WeightedSample, cut_rounds, token_weights
 from sdft_ray.models.packing import Packing
-from sdft_ray.records import GuardRow, MatmulSeconds, Publication, Sample, SampleReport, StepReport, TokenViews
+from sdft_ray.records import MatmulSeconds, Publication, Sample, SampleReport, StepReport, TokenViews
 from sdft_ray.tracking.phases import PhaseTimer
 from sdft_ray.weights.channel import WeightKind
 from sdft_ray.workers import Pace, Work, WorkerGroup

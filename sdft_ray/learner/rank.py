@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 
 from sdft_ray.errors import BrokenWeightsError, CheckpointError, NonFiniteError
+from sdft_ray.examples import GuardRow
 from sdft_ray.learner.checkpoint import load_rank, rank_metadata, rank_pieces, write_rank
 from sdft_ray.learner.engine import StudentEngine
 from sdft_ray.learner.export import export_gap, export_student, full_state
@@ -29,7 +30,7 @@ from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.learner.teacher import TeacherHeads, teacher_head_maker
 from sdft_ray.models.network import TORCH_DTYPE, configured_noise, output_head
 from sdft_ray.models.state import published_buffers, saved_buffers
-from sdft_ray.records import GuardRow, MatmulSeconds, Microbatch, Publication, RankReport, TokenViews
+from sdft_ray.records import MatmulSeconds, Microbatch, Publication, RankReport, TokenViews
 from sdft_ray.tensors import release_freed_memory, synchronize
 from sdft_ray.weights.channel import Meeting, RankWeights, Sender, WeightKind
 from sdft_ray.weights.fragments import Fragment, TeacherAverage

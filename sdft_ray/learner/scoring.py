@@ -11,11 +11,11 @@ import torch
 from transformers import PreTrainedModel
 
 from sdft_ray.distill.distributions import Head
+from sdft_ray.examples import GuardRow
 from sdft_ray.learner.objective import HeadOutput
 from sdft_ray.models.network import completion_hidden, output_head, train_as_sampled
 from sdft_ray.models.packing import PackedSequences, pack_sequences
 from sdft_ray.models.packing_check import PackingVerdict, check_packing
-from sdft_ray.records import GuardRow
 
 if TYPE_CHECKING:
     from sdft_ray.learner.engine import StudentEngine

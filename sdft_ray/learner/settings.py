@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from sdft_ray.config import LearnerConfig, LossConfig, ModelConfig, StageBoundaryConfig, Target, TeacherConfig
+from sdft_ray.examples import GuardRow
 from sdft_ray.learner.schedule import StagePlan
-from sdft_ray.records import GuardRow
 from sdft_ray.weights.plan import WeightPlan
 
 

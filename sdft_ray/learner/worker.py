@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import ray
 import torch
 
+from sdft_ray.examples import GuardRow
 from sdft_ray.learner.manifest import SavedFile
 from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.models.packing import Packing
-from sdft_ray.records import GuardRow, MatmulSeconds, Microbatch, Publication, RankReport, TokenViews
+from sdft_ray.records import MatmulSeconds, Microbatch, Publication, RankReport, TokenViews
 from sdft_ray.weights.channel import Meeting, WeightKind
 from sdft_ray.workers import Worker
 

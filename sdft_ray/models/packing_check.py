@@ -20,10 +20,10 @@ import torch
 from transformers import PreTrainedModel
 
 from sdft_ray.errors import ModelError, first_line
+from sdft_ray.examples import GuardRow
 from sdft_ray.models.attention import PACKED, read_layout
 from sdft_ray.models.network import FUSED, PLAIN, chooses_attention, set_attention, set_plain_attention
 from sdft_ray.models.packing import PackedSequences, Packing, pack_sequences
-from sdft_ray.records import GuardRow
 
 # Of a token's hidden state: |found - reference| / |reference|. In bf16 rounding came to 0.06 in two layers of experts
 # with large weights, to 0.02 without experts; the least leak in 29 families to 0.24.

@@ -8,12 +8,13 @@ import numpy as np
 
 from sdft_ray.config import RunConfig
 from sdft_ray.config.show import Choice, ShowConfig
+from sdft_ray.conversation import Message
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place
 from sdft_ray.data.tokenized import TokenizedDataset, TokenizedRow, TokenizedRows
 from sdft_ray.errors import ConfigError
+from sdft_ray.examples import Example
 from sdft_ray.preview.spans import Span, SpanDecoder
-from sdft_ray.records import Example, Message
 
 BEFORE_TAIL = 4  # tokens of a prompt shown before those behind the user's turn
 BEFORE_OTHER_TAIL = 24  # where the teacher's prompt ends otherwise: with more, or with less

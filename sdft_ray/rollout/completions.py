@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TextIO
 
 from sdft_ray.data.passes import stable_hash
-from sdft_ray.records import Rollout, TokenizedExample
+from sdft_ray.examples import TokenizedExample
+from sdft_ray.records import Rollout
 from sdft_ray.roles import Completions
 from sdft_ray.tracking.jsonl import cut_after, line_of, lines_until
 

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sdft_ray.records import Publication, Rollout, TokenizedExample
+from sdft_ray.examples import TokenizedExample
+from sdft_ray.records import Publication, Rollout
 from sdft_ray.weights.channel import WeightChannel, WeightKind
 from sdft_ray.workers import Work, WorkerGroup, written
 

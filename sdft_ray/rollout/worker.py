@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sdft_ray.config import ModelConfig, RolloutConfig
-from sdft_ray.records import Publication, Rollout, TokenizedExample, WorkerStatus
+from sdft_ray.examples import TokenizedExample
+from sdft_ray.records import Publication, Rollout, WorkerStatus
 from sdft_ray.weights.channel import Meeting, ends_of
 from sdft_ray.weights.plan import WeightPlan
 from sdft_ray.workers import Worker

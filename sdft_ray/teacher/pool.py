@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
-from sdft_ray.records import Publication, Rollout, Sample, TeacherScores, TokenizedExample
+from sdft_ray.examples import TokenizedExample
+from sdft_ray.records import Publication, Rollout, Sample, TeacherScores
 from sdft_ray.weights.channel import WeightChannel, WeightKind
 from sdft_ray.weights.plan import WeightPlan
 from sdft_ray.workers import Work, WorkerGroup

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import torch
 
 from sdft_ray.config import ModelConfig, TeacherConfig
+from sdft_ray.examples import GuardRow
 from sdft_ray.models.network import check_head, completion_hidden, load_network, output_head
 from sdft_ray.models.packing import PackedSequences, Packing, pack_sequences
 from sdft_ray.models.packing_check import check_packing
 from sdft_ray.models.state import published_state
-from sdft_ray.records import GuardRow, TeacherPayload
+from sdft_ray.records import TeacherPayload
 from sdft_ray.teacher.payload import PayloadPacker
 
 

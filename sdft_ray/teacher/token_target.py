@@ -1,6 +1,7 @@
 """A target without a teacher: the token itself, for supervised methods."""
 
-from sdft_ray.records import Rollout, TeacherScores, TokenizedExample
+from sdft_ray.examples import TokenizedExample
+from sdft_ray.records import Rollout, TeacherScores
 
 
 class TokenTarget:

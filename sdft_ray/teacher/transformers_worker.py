@@ -14,8 +14,9 @@ from typing import TypeVar
 import torch
 
 from sdft_ray.config import ModelConfig, TeacherConfig
+from sdft_ray.examples import GuardRow
 from sdft_ray.models.packing import Packing
-from sdft_ray.records import GuardRow, Publication, TeacherPayload
+from sdft_ray.records import Publication, TeacherPayload
 from sdft_ray.teacher.scoring_network import ScoringNetwork
 from sdft_ray.teacher.weights import average_weights, copy_weights, map_weights
 from sdft_ray.teacher.worker import ScoreRequest, TeacherWorker

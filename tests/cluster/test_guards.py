@@ -10,8 +10,8 @@ import pytest
 from sdft_ray.cluster.guards import ENGINE_TOLERANCE, EXPORT_TOLERANCE, check_engines, check_export, cut
 from sdft_ray.config import ModelConfig, Precision
 from sdft_ray.errors import GuardError
+from sdft_ray.examples import GuardRow
 from sdft_ray.learner.export import UNVERIFIED_FILE
-from sdft_ray.records import GuardRow
 
 ROWS = (
     GuardRow(prompt_tokens=(1, 2, 3), completion_tokens=(4, 5)),

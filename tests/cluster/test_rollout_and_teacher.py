@@ -23,7 +23,8 @@ from sdft_ray.config import (
     TeacherConfig,
 )
 from sdft_ray.errors import ModelError, WorkerError
-from sdft_ray.records import Bucket, Publication, Rollout, TokenizedExample
+from sdft_ray.examples import TokenizedExample
+from sdft_ray.records import Bucket, Publication, Rollout
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.rollout.worker import RolloutWorker
 from sdft_ray.teacher.pool import TeacherPool

@@ -10,7 +10,8 @@ import torch
 
 from sdft_ray.config import ModelConfig, Precision, TeacherConfig
 from sdft_ray.errors import ModelError
-from sdft_ray.records import Publication, Rollout, TokenizedExample
+from sdft_ray.examples import TokenizedExample
+from sdft_ray.records import Publication, Rollout
 from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.teacher.transformers_worker import TransformersTeacher
 from sdft_ray.teacher.vllm_worker import VllmTeacher

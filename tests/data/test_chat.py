@@ -9,11 +9,11 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from sdft_ray.conversation import Message
 from sdft_ray.data.chat import ChatEncoder
 from sdft_ray.errors import ModelError
 from sdft_ray.models.embedded import embedded_model
 from sdft_ray.models.folder import load_tokenizer
-from sdft_ray.records import Message
 from tests.data.families import (
     DEEPSEEK_R1,
     GEMMA_3,

@@ -17,10 +17,11 @@ from sdft_ray.config import (
     TeacherContext,
     TooLong,
 )
+from sdft_ray.conversation import Message
 from sdft_ray.data.dataset import read_dataset, tokenize_examples, tokenize_texts, within_budgets
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.errors import ConfigError, DataError
-from sdft_ray.records import Example, Message
+from sdft_ray.examples import Example
 from tests.data.families import QWEN_3, tokenizer_with
 from tests.documented import ROOT
 from tests.tiny import CHAT_TEMPLATE, make_tiny_tokenizer

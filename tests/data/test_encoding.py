@@ -7,14 +7,15 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from sdft_ray.config import DataConfig, OnBadRow, TeacherConfig, TeacherContext
+from sdft_ray.conversation import Message
 from sdft_ray.data import encoding
 from sdft_ray.data.dataset import tokenize_examples
 from sdft_ray.data.encoding import Piece, TextEncoder
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.errors import DataError, SdftError
+from sdft_ray.examples import Example
 from sdft_ray.models.embedded import embedded_model
 from sdft_ray.models.folder import load_tokenizer
-from sdft_ray.records import Example, Message
 from tests.tiny import BOS, CHAT_TEMPLATE, END, START, make_tiny_tokenizer
 
 HOSTILE = (

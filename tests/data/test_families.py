@@ -11,7 +11,7 @@ from sdft_ray.conversation import Message, ToolCall
 from sdft_ray.data.chat import ChatEncoder
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.errors import ConfigError, ModelError
-from sdft_ray.records import Example
+from sdft_ray.examples import Example
 from tests.data import families
 from tests.data.families import STOPS, tokenizer_with
 from tests.tiny import END

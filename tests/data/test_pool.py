@@ -18,13 +18,14 @@ from sdft_ray.config import (
     TeacherConfig,
     TeacherContext,
 )
+from sdft_ray.conversation import Message
 from sdft_ray.data.dataset import read_dataset
 from sdft_ray.data.pool import Pool, open_pool
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.stream import ExampleStream
 from sdft_ray.data.tokenized import TokenizedDataset
 from sdft_ray.errors import ConfigError, DataError
-from sdft_ray.records import Example, Message
+from sdft_ray.examples import Example
 from tests.tiny import make_tiny_tokenizer
 
 ROWS = [

@@ -7,10 +7,11 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from sdft_ray.config import TeacherConfig, TeacherContext
+from sdft_ray.conversation import Message
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.teacher_template import TEMPLATES, check_template, template_label
 from sdft_ray.errors import ConfigError, ModelError
-from sdft_ray.records import Example, Message
+from sdft_ray.examples import Example
 from tests.tiny import BOS, END, make_tiny_tokenizer
 
 QUESTION = "Where is {{ Velmor }} & <Tosk>?"  # looks like a template and like markup, and must stay as it is

@@ -10,11 +10,12 @@ import datasets
 import pytest
 
 from sdft_ray.config import OnBadRow
+from sdft_ray.conversation import Message
 from sdft_ray.data.readers import Selection
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import load_rows
 from sdft_ray.errors import ConfigError, DataError
-from sdft_ray.records import Example, Message
+from sdft_ray.examples import Example
 
 RULES = RowRules(columns={}, system="", required=("prompt", "demonstration"))
 ROWS = [

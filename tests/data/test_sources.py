@@ -8,11 +8,12 @@ import datasets
 import pytest
 
 from sdft_ray.config import OnBadRow
+from sdft_ray.conversation import Message
 from sdft_ray.data.readers import Selection
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import load_rows, split_source
 from sdft_ray.errors import ConfigError, DataError
-from sdft_ray.records import Example, Message
+from sdft_ray.examples import Example
 from tests.examples import load_examples
 
 ROW = {"prompt": "What is new?", "demonstration": "Nothing."}

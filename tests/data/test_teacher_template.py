@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from sdft_ray.config import DemonstrationSource, PoolConfig, TeacherConfig, TeacherContext
+from sdft_ray.conversation import Message
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.teacher_template import TEMPLATES
 from sdft_ray.errors import ConfigError, DataError
-from sdft_ray.records import Example, Message
+from sdft_ray.examples import Example
 from tests.tiny import make_tiny_tokenizer
 
 HIT = Example(example_id="other", prompt=(Message(role="user", content="Who else?"),), demonstration="He.")

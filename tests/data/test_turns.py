@@ -8,7 +8,7 @@ import pytest
 
 from sdft_ray.conversation import Message, ToolCall
 from sdft_ray.errors import DataError
-from sdft_ray.records import Example
+from sdft_ray.examples import Example
 from tests.examples import load_examples
 
 ASK = {"role": "user", "content": "How warm?"}

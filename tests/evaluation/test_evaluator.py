@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from sdft_ray.config import EvaluationConfig, JudgeConfig
+from sdft_ray.conversation import Message
 from sdft_ray.data.reasoning import AnswerStart, at_once
 from sdft_ray.evaluation.evaluator import NoEvaluation, RolloutEvaluator
 from sdft_ray.evaluation.questions import Question
-from sdft_ray.records import Message
 from sdft_ray.statistics import pass_at_k
 from sdft_ray.tracking.metrics import check_declared
 from tests.evaluation.judge_server import chat, serving

@@ -15,10 +15,11 @@ from sdft_ray.config import (
     PoolConfig,
     TeacherConfig,
 )
+from sdft_ray.conversation import Message
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.errors import ConfigError, DataError, ModelError
 from sdft_ray.evaluation.questions import Question, QuestionSet, read_questions
-from sdft_ray.records import Example, Message
+from sdft_ray.examples import Example
 from tests.tiny import make_tiny_tokenizer
 
 KEY = "evaluation.sets.mine"

@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM
 
 from sdft_ray.config import ModelConfig, Precision
 from sdft_ray.errors import ModelError
+from sdft_ray.examples import GuardRow
 from sdft_ray.learner.export import UNVERIFIED_FILE, export_gap, export_student, full_state
 from sdft_ray.learner.scoring import network_logits
 from sdft_ray.models.network import load_network
 from sdft_ray.models.state import saved_buffers
-from sdft_ray.records import GuardRow
 from sdft_ray.weights.fragments import Fragment
 from tests.buffered import FAMILIES, make_buffered
 from tests.weights.publications import fragments_of, shapes_of

@@ -8,12 +8,12 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
 from sdft_ray.errors import ModelError
+from sdft_ray.examples import GuardRow
 from sdft_ray.learner.objective import Student
 from sdft_ray.models.lean_layers import make_lean
 from sdft_ray.models.network import check_head, completion_hidden, configured_noise, train_as_sampled
 from sdft_ray.models.packing import PackedSequences, Packing, pack_sequences
 from sdft_ray.models.packing_check import PackingVerdict, check_packing
-from sdft_ray.records import GuardRow
 from tests.models.families import FAMILIES, PAGE, SIZES, Family, page
 
 MIN_FAMILIES = 50

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sdft_ray.records import Rollout, TokenizedExample
+from sdft_ray.examples import TokenizedExample
+from sdft_ray.records import Rollout
 from sdft_ray.rollout.completions import RECORD_FILE, GivenCompletions, RecordedCompletions, RehearsedCompletions
 from tests.fakes import make_example
 

@@ -12,7 +12,8 @@ from sdft_ray.data.reasoning import AnswerStart, at_once
 from sdft_ray.data.teacher_template import template_label
 from sdft_ray.evaluation.teacher_check.copying import is_copied
 from sdft_ray.evaluation.teacher_check.sample import CheckSample, Probe
-from sdft_ray.records import Rollout, TokenizedExample
+from sdft_ray.examples import TokenizedExample
+from sdft_ray.records import Rollout
 from sdft_ray.statistics import Interval, mean_interval, proportion_interval
 
 Phase = Callable[[str], AbstractContextManager[None]]

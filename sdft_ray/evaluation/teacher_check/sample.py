@@ -15,7 +15,7 @@ from sdft_ray.data.teacher_template import SHOWN
 from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.evaluation.questions import given_texts
 from sdft_ray.evaluation.scorers import Gold, check_gold, score
-from sdft_ray.records import Example
+from sdft_ray.examples import Example
 
 STUDENT = "student"  # under whose name the plain prompts are counted
 

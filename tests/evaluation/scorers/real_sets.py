@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sdft_ray.records import Example
+from sdft_ray.examples import Example
 from tests.examples import load_examples
 
 SHARED = Path(os.environ.get("SDFT_RAY_DATA") or Path(__file__).parents[4] / "shared" / "data")

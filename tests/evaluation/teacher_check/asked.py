@@ -10,7 +10,8 @@ from sdft_ray.config import Match
 from sdft_ray.evaluation.scorers import Gold
 from sdft_ray.evaluation.teacher_check.measure import Asking, Comparison, Measured, Observation
 from sdft_ray.evaluation.teacher_check.sample import STUDENT, CheckSample, Probe, PromptLengths
-from sdft_ray.records import Rollout, TokenizedExample
+from sdft_ray.examples import TokenizedExample
+from sdft_ray.records import Rollout
 
 END = 0
 WORDS = {1: "Tosk", 2: "zolt", 3: "Hask", 9: "nothing"}

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from sdft_ray.config import DataConfig, DemonstrationSource, Match, PoolConfig, TeacherConfig, TeacherContext
-from sdft_ray.conversation import ToolCall
+from sdft_ray.conversation import Message, ToolCall
 from sdft_ray.data.builtin import load
 from sdft_ray.data.pool import Pool
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.evaluation.teacher_check.sample import STUDENT, CheckSample, PoolSource, draw_sample
-from sdft_ray.records import Example, Message
+from sdft_ray.examples import Example
 from tests.data.families import QWEN_2_5, tokenizer_with
 from tests.examples import load_examples
 from tests.tiny import make_tiny_tokenizer
