@@ -6,7 +6,7 @@ collective.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import deepspeed
@@ -15,10 +15,11 @@ from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_grad
 from transformers import PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
 
-from sdft_ray.config import LearnerConfig, ModelConfig, Precision
+from sdft_ray.config import LearnerConfig, ModelConfig
 from sdft_ray.learner.compile_lock import clear_compile_locks
 from sdft_ray.learner.fragment_files import Piece
 from sdft_ray.learner.objective import LossOf, Student, check_partitioned_head
+from sdft_ray.learner.optimizer import deepspeed_settings, make_optimizer
 from sdft_ray.learner.persistent_grads import allocate_gradients
 from sdft_ray.models.network import check_finite, check_head, is_finite, load_network
 from sdft_ray.models.state import copy_buffers, saved_buffers
@@ -294,38 +295,3 @@ def own_gradients(param: torch.nn.Parameter) -> Iterator[torch.Tensor]:
         yield safe_get_local_grad(param)
     elif getattr(param, "_hp_mapping", None) is not None:
         yield param._hp_mapping.get_lp_grad_fragment(param._index_in_param_group)  # type: ignore[attr-defined]
-
-
-def deepspeed_settings(cfg: LearnerConfig) -> dict[str, Any]:
-    """The DeepSpeed configuration of one rank.
-
-    One micro step a step: the boundary of gradient accumulation is set by hand, since a step has as many
-    microbatches as its tokens need, and the loss already holds its normalisation over the global batch.
-    """
-    zero: dict[str, Any] = {"stage": cfg.zero_stage}
-    if cfg.zero_stage == 3:
-        # Small parameters are otherwise kept whole on every rank, and their partition is not what is averaged.
-        zero |= {"stage3_param_persistence_threshold": 0}
-    settings: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": cfg.max_grad_norm,
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "steps_per_print": 2**31,
-    }
-    if cfg.precision is Precision.BFLOAT16:
-        settings |= {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
-    return settings
-
-
-def make_optimizer(parameters: Iterable[torch.nn.Parameter], cfg: LearnerConfig) -> torch.optim.AdamW:
-    """AdamW as the paper uses it; its learning rate is set before every step from `learning_rate`."""
-    return torch.optim.AdamW(
-        parameters,
-        lr=cfg.learning_rate,
-        betas=(cfg.adam_beta1, cfg.adam_beta2),
-        eps=cfg.adam_epsilon,
-        weight_decay=cfg.weight_decay,
-        fused=True,  # one pass over parameter, gradient and both moments instead of a dozen
-    )

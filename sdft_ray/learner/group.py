@@ -12,10 +12,10 @@ from sdft_ray.data.reasoning import AnswerStart, at_once
 from sdft_ray.errors import NonFiniteError
 from sdft_ray.examples import GuardRow
 from sdft_ray.learner import checkpoint
-from sdft_ray.learner.metrics import step_metrics
 from sdft_ray.learner.nonfinite import remedy_of, worst_of
 from sdft_ray.learner.saving import CheckpointWriter, SavingPlan
 from sdft_ray.learner.schedule import Round, StagePlan, WeightedSample, cut_rounds, token_weights
+from sdft_ray.learner.step_metrics import step_metrics
 from sdft_ray.models.packing import Packing
 from sdft_ray.records import MatmulSeconds, Publication, Sample, SampleReport, StepReport, TokenViews
 from sdft_ray.tracking.phases import PhaseTimer

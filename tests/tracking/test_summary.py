@@ -152,6 +152,8 @@ def copy_package(root: Path) -> Path:
     source = Path(__file__).parents[2] / "sdft_ray"
     for name in (
         "__init__.py",
+        "conversation.py",
+        "examples.py",
         "records.py",
         "errors.py",
         "tracking/__init__.py",

@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sdft_ray.learner.metrics import POSITION_BUCKETS, divergence_by_position, num_sequence_tokens, step_metrics
+from sdft_ray.learner.metrics import num_sequence_tokens
+from sdft_ray.learner.step_metrics import POSITION_BUCKETS, divergence_by_position, step_metrics
 from sdft_ray.records import MatmulSeconds, RankReport, SampleReport
 from sdft_ray.tracking.metrics import check_declared
 from tests.fakes import make_views

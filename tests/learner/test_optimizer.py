@@ -1,7 +1,7 @@
 """What the wall to DeepSpeed tells it; tests/cluster/test_learner.py has real ranks and every ZeRO stage."""
 
 from sdft_ray.config import LearnerConfig, Precision
-from sdft_ray.learner.engine import deepspeed_settings
+from sdft_ray.learner.optimizer import deepspeed_settings
 
 
 def test_deepspeed_is_told_stage_clipping_and_precision() -> None:
