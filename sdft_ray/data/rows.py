@@ -103,7 +103,9 @@ class Row:
         """The value under our key; None where an optional one is absent."""
         column = self.column(key)
         value = self.row.get(column)
-        missed = key in self.columns and column not in self.row and not self.rules.shared_columns
+        missed = (
+            column != key and column not in self.row and not self.rules.shared_columns
+        )  # another name was asked for
         if value is None and (required or missed):
             problem = f"{column} is null" if column in self.row else f"has no column {column}"
             names = ", ".join(map(str, self.row)) or "none"
@@ -194,7 +196,7 @@ class Row:
         turns = self.turns(MESSAGES, whole)
         if turns[-1].role != ASSISTANT:
             return self.ready(turns, MESSAGES), turn
-        if turn is None and DEMONSTRATION not in self.columns and self.row.get(DEMONSTRATION) is None:
+        if turn is None and self.column(DEMONSTRATION) == DEMONSTRATION and is_absent(self.row.get(DEMONSTRATION)):
             turn = turns[-1]
         return self.ready(turns[:-1], MESSAGES), turn
 

