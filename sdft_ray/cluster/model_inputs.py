@@ -34,8 +34,16 @@ def find_teacher(cfg: RunConfig) -> str:
     return folder
 
 
-def make_builder(cfg: RunConfig, tokenizer: Any, facts: ModelFacts) -> tuple[PromptBuilder, ModelFacts, list[str]]:
+def make_builder(
+    cfg: RunConfig, tokenizer: Any, facts: ModelFacts, *, compares_tails: bool = True
+) -> tuple[PromptBuilder, ModelFacts, list[str]]:
     """The builder of prompts, the facts with its end of turn among the stop tokens, and what to say of both.
+
+    Args:
+        cfg: the settings.
+        tokenizer: of the model.
+        facts: of the model.
+        compares_tails: as in `PromptBuilder`.
 
     Raises:
         ConfigError, ModelError: tokenizer, chat template and teacher template do not fit together.
@@ -46,6 +54,7 @@ def make_builder(cfg: RunConfig, tokenizer: Any, facts: ModelFacts) -> tuple[Pro
         switches=cfg.model.template_switches,
         special_tokens=cfg.data.special_tokens,
         stop_tokens=facts.eos_token_ids,
+        compares_tails=compares_tails,
     )
     notes = list(builder.notes)
     stopping = with_stop_token(facts, builder.end_of_turn, tokenizer)

@@ -4,23 +4,32 @@ Above `dataset.py`, which knows one source and reads each of a mix as if it were
 """
 
 from sdft_ray.config import DataConfig, MethodConfig
-from sdft_ray.data.dataset import read_dataset
+from sdft_ray.data.dataset import read_dataset, read_rows
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place
 from sdft_ray.data.tokenized import MixPart, TokenizedDataset, TokenizedRows
 from sdft_ray.errors import ConfigError, DataError
 
 
-def read_examples(data: DataConfig, method: MethodConfig, builder: PromptBuilder) -> TokenizedDataset:
+def read_examples(
+    data: DataConfig, method: MethodConfig, builder: PromptBuilder, *, keeps_budgets: bool = True
+) -> TokenizedDataset:
     """The examples of a run; those of a mix source by source, with the source's name before their ids.
 
     Two sources may each have a row "line-1".
 
+    Args:
+        data: the sources, and what holds for all of them.
+        method: what it learns from decides what a row has to have.
+        builder: of the prompts.
+        keeps_budgets: whether rows over their budgets are refused or left out, as data.too_long says.
+
     Raises:
         ConfigError, DataError: as `read_dataset`; of a mix, the message begins with the source's name in it.
     """
+    read = read_dataset if keeps_budgets else read_rows
     if not data.mix:
-        return read_dataset(data, method, builder)
+        return read(data, method, builder)
     parts_rows: list[TokenizedRows] = []
     places: list[Place] = []
     parts: list[MixPart] = []
@@ -28,7 +37,7 @@ def read_examples(data: DataConfig, method: MethodConfig, builder: PromptBuilder
     num_skipped = 0
     for name, source in data.mix_sources().items():
         try:
-            dataset = read_dataset(data.of_source(source), method, builder)
+            dataset = read(data.of_source(source), method, builder)
         except (ConfigError, DataError) as error:
             raise error.of(f"data.mix.{name}") from error
         parts_rows.append(dataset.rows.named(f"{name}:"))

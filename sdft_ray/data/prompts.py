@@ -46,6 +46,7 @@ class PromptBuilder:
         switches: Mapping[str, Any] | None = None,
         special_tokens: bool = False,
         stop_tokens: Collection[int] = (),
+        compares_tails: bool = True,
     ):
         """Checks the tokenizer and the teacher's template once, before any example.
 
@@ -55,6 +56,7 @@ class PromptBuilder:
             switches: model.template_switches.
             special_tokens: data.special_tokens.
             stop_tokens: ids at which the sampler ends a completion, besides the tokenizer's end of sequence.
+            compares_tails: whether `check_tails` looks; False where a person does.
 
         Raises:
             ModelError: the tokenizer has no chat template or no end-of-sequence token.
@@ -63,6 +65,7 @@ class PromptBuilder:
         """
         self._tokenizer = tokenizer
         self._special_tokens = special_tokens
+        self._compares_tails = compares_tails
         self._compared: set[tuple[Any, ...]] = set()  # kinds of conversations, see `check_tails`
         self._switches = dict(switches or {})
         self._teacher_switches = dict(teacher.template_switches)
@@ -111,6 +114,7 @@ class PromptBuilder:
             "switches": self._switches,
             "special_tokens": self._special_tokens,
             "end_of_turn": self.end_of_turn,
+            "compares_tails": self._compares_tails,
         }
 
     @property
@@ -187,7 +191,7 @@ class PromptBuilder:
             ConfigError: shows both tails.
             ModelError: the chat template cannot render a prompt.
         """
-        if not self.turns.shown or self._teacher_switches:
+        if not self._compares_tails or not self.turns.shown or self._teacher_switches:
             return
         own = example.teacher_messages
         kind = (len(own), bool(example.tools), *(turn.role for turn in (*own, *example.prompt)))

@@ -11,6 +11,7 @@ from sdft_ray.config.show import Choice, ShowConfig
 from sdft_ray.conversation import Message
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place
+from sdft_ray.data.reasoning import AnswerStart
 from sdft_ray.data.tokenized import TokenizedDataset, TokenizedRow, TokenizedRows
 from sdft_ray.errors import ConfigError
 from sdft_ray.examples import Example
@@ -80,7 +81,7 @@ class Preview:
     num_rows: int
     rows: tuple[ShownRow, ...]
     budgets: tuple[Budget, ...]
-    skipped_by: str  # the setting by which the first tokens of a completion carry no loss
+    skipped_by: str  # the settings by which the first tokens of a completion carry no loss
     notes: tuple[str, ...]
 
 
@@ -111,9 +112,10 @@ def choose_rows(rows: TokenizedRows, show: ShowConfig, seed: int) -> list[int]:
 class RowReader:
     """Makes of rows what a person sees."""
 
-    def __init__(self, cfg: RunConfig, builder: PromptBuilder, decoder: SpanDecoder):
-        """Learns how prompts end."""
+    def __init__(self, cfg: RunConfig, builder: PromptBuilder, decoder: SpanDecoder, answer_start: AnswerStart):
+        """Learns how prompts end; `answer_start` says where the loss of a completion may begin."""
         self._cfg = cfg
+        self._answer_start = answer_start
         self._decoder = decoder
         prompts = ((Message(role="user", content=text),) for text in _ENDINGS)
         first, second = (builder.student(Example(example_id="", prompt=prompt, demonstration="")) for prompt in prompts)
@@ -135,7 +137,8 @@ class RowReader:
 
     def _split(self, completion: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The beginning of a completion that carries no loss, and the rest, its end token included."""
-        first = self._cfg.loss.skip_first_tokens
+        start = self._answer_start(completion)
+        first = len(completion) if start is None else max(start, self._cfg.loss.skip_first_tokens)
         return completion[:first], completion[first:]
 
     def _reading(self, tokens: Sequence[int]) -> Reading:

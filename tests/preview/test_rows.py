@@ -12,6 +12,7 @@ from sdft_ray.config import (
     CompletionSource,
     MethodConfig,
     MismatchCorrection,
+    RehearsalConfig,
     RunConfig,
     ShowConfig,
     Target,
@@ -123,3 +124,22 @@ def test_a_block_that_only_one_side_opens_is_said(cfg: RunConfig, tmp_path: Path
 def test_notes_on_the_data_are_shown(cfg: RunConfig) -> None:
     preview = shown(replace(cfg, data=replace(cfg.data, num_examples=7)))
     assert any("data.num_examples=7" in note for note in preview.notes)
+
+
+def test_reasoning_without_loss_stands_apart_too(cfg: RunConfig) -> None:
+    [row] = read_preview(
+        replace(cfg, loss=replace(cfg.loss, skip_first_tokens=0, skip_until="did"), show=ShowConfig(ids=["short"]))
+    ).rows
+    assert text(row.uncounted.spans).endswith("did") and text(row.counted.spans).startswith("·it")
+    never = read_preview(replace(cfg, loss=replace(cfg.loss, skip_until="nowhere"), show=ShowConfig(ids=["short"])))
+    assert never.rows[0].counted.num_tokens == 0
+    assert never.skipped_by.endswith("loss.skip_until='nowhere'")
+
+
+def test_rows_of_a_mix_are_shown_under_their_source_and_rehearsal_is_said(cfg: RunConfig) -> None:
+    mix = {"facts": "builtin:facts:taught[:4]", "own": {"source": cfg.data.source, "weight": 2}}
+    rehearsal = RehearsalConfig(share=0.25)
+    preview = shown(replace(cfg, data=replace(cfg.data, source="", mix=mix, rehearsal=rehearsal)), ids=["own:short"])
+    assert preview.num_rows == 7
+    assert preview.rows[0].place.line == 1
+    assert any(note.startswith("rehearsal: 4 of the 16 rows") for note in preview.notes)
