@@ -24,6 +24,7 @@ NEEDED = {
     "hub": ["data.source=some/name"],
     "mix": ["+data.mix.mine=some.jsonl"],
     "reinvoke": ["teacher.path=base"],
+    "kuberay": ["target.image=some/image", "target.storage.claim=some", "mode=render", "name=some"],
     "medical": ["evaluation.judge.dry_run=true"],  # else a judge has to be named
 }
 EXPERIMENTS = {"demo", "claims", "teacher_pool"}  # those of the paper: tests/test_experiments.py

@@ -16,7 +16,7 @@ from sdft_ray.rollout.worker import RolloutWorker
 from sdft_ray.teacher.transformers_worker import TransformersTeacher
 from sdft_ray.teacher.vllm_worker import VllmTeacher
 from sdft_ray.weights.plan import WeightPlan
-from sdft_ray.workers import Worker
+from sdft_ray.workers.worker import Worker
 
 MAX_OPEN_CALLS = 1000  # of an async actor: Ray's default, named because completions in flight are bounded elsewhere
 

@@ -19,6 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sdft_ray.cluster.run_folder import LOCK_FILE
 from sdft_ray.cluster.run_inputs import RunInputs
+from sdft_ray.cluster.session import alive_nodes
 from sdft_ray.config import RunConfig
 from sdft_ray.errors import ClusterError, PreflightError
 from sdft_ray.models.arithmetic import ADAMW_BYTES_PER_PARAMETER, FP32_BYTES, read_shape
@@ -85,7 +86,7 @@ def facts_of_all_nodes(folders: Sequence[str], run_dir: str) -> list[NodeFacts]:
     Raises:
         ClusterError: a node does not answer.
     """
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    nodes = alive_nodes()
     if len(nodes) == 1:
         return [facts_of_this_node("this node", folders, run_dir)]
     asked = ray.remote(facts_of_this_node)
@@ -101,7 +102,7 @@ def facts_of_all_nodes(folders: Sequence[str], run_dir: str) -> list[NodeFacts]:
         raise ClusterError(
             f"node {address} does not answer within {FACTS_TIMEOUT_S:.0f} s; see 'ray status', or take it out."
         )
-    facts: list[NodeFacts] = ray.get(answers)
+    facts: list[NodeFacts] = ray.get(answers, timeout=FACTS_TIMEOUT_S)
     return facts
 
 

@@ -21,7 +21,9 @@ from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.records import Sample
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.teacher.pool import TeacherPool
-from sdft_ray.workers import Pace, Recovery, RestartBudget, Work, WorkerGroup
+from sdft_ray.workers.deadlines import Pace, Work
+from sdft_ray.workers.group import WorkerGroup
+from sdft_ray.workers.recovery import Recovery, RestartBudget
 
 READY = Work("ready", pace=Pace.START)
 

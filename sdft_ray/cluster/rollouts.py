@@ -15,7 +15,8 @@ from sdft_ray.records import Publication
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.weights.channel import WeightChannel, WeightKind
 from sdft_ray.weights.plan import plan_weights
-from sdft_ray.workers import RestartBudget, WorkerGroup, close_all
+from sdft_ray.workers.group import WorkerGroup, close_all
+from sdft_ray.workers.recovery import RestartBudget
 
 ROLE = "rollout"
 

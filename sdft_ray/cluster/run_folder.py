@@ -35,7 +35,7 @@ from sdft_ray.tracking.earlier import EARLIER, move_to_earlier
 from sdft_ray.tracking.jsonl import ANSWERS_FILE, METRICS_FILE, cut_after, lines_until
 from sdft_ray.tracking.metrics import is_evaluation
 from sdft_ray.tracking.summary import SUMMARY_FILE
-from sdft_ray.workers import write_for_no_stranger
+from sdft_ray.workers.worker import write_for_no_stranger
 
 EVALUATION_FILE = "evaluation.json"  # what mode=evaluate comes to
 CHECK_FILE = "check_teacher.json"  # what mode=check_teacher comes to

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psutil
@@ -154,6 +155,11 @@ def check_resources(cluster: ClusterConfig, roles: Collection[str] = ROLES) -> N
             )
 
 
+def alive_nodes() -> list[dict[str, Any]]:
+    """What Ray says of every node that is alive, of the cluster that this process is connected to."""
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
 def num_alive_nodes() -> int:
     """The nodes of the Ray cluster that this process is connected to; asked once in a start, since nodes may join."""
-    return sum(node["Alive"] for node in ray.nodes())
+    return len(alive_nodes())

@@ -43,7 +43,9 @@ from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.teacher.token_target import TokenTarget
 from sdft_ray.weights.channel import WeightChannel, ends_of
 from sdft_ray.weights.plan import WeightPlan, plan_weights
-from sdft_ray.workers import RestartBudget, Work, WorkerGroup, close_all
+from sdft_ray.workers.deadlines import Work
+from sdft_ray.workers.group import WorkerGroup, close_all
+from sdft_ray.workers.recovery import RestartBudget
 
 STARVED = 10.0  # times as long a process of the lowest priority may take; the scheduler gives it a sixtieth of a core
 Phase = Callable[[str], AbstractContextManager[None]]
@@ -121,7 +123,7 @@ async def start_roles(
         sampled=cfg.method.completion is CompletionSource.STUDENT,
         num_report_samples=cfg.tracking.num_samples,
         saving=saving,
-        answer_start=BehindMark(cfg.loss.skip_until, inputs.decode(keep_special=True)),
+        answer_start=BehindMark(mark, inputs.decode(keep_special=True)) if (mark := cfg.loss.skip_until) else None,
     )
     channel = ends_of(weights.student_channel).driver(learner.publish, cfg.weights.timeout_s)
     roles = _wire(cfg, inputs, folder, groups, makers, learner, weights, channel, reservations, counting)

@@ -8,7 +8,7 @@ from typing import Any
 
 from sdft_ray.config import LearnerConfig, LossConfig, Normalization
 from sdft_ray.data.copying import copied_share
-from sdft_ray.data.reasoning import AnswerStart, at_once
+from sdft_ray.data.reasoning import AnswerStart
 from sdft_ray.errors import NonFiniteError
 from sdft_ray.examples import GuardRow
 from sdft_ray.learner import checkpoint
@@ -20,7 +20,8 @@ from sdft_ray.models.packing import Packing
 from sdft_ray.records import MatmulSeconds, Publication, Sample, SampleReport, StepReport, TokenViews
 from sdft_ray.tracking.phases import PhaseTimer
 from sdft_ray.weights.channel import WeightKind
-from sdft_ray.workers import Pace, Work, WorkerGroup
+from sdft_ray.workers.deadlines import Pace, Work
+from sdft_ray.workers.group import WorkerGroup
 
 LOAD, EXPORT, READ_EXPORT = (Work(kind, pace=Pace.STORAGE) for kind in ("load", "export", "read export"))
 
@@ -38,9 +39,9 @@ class LearnerGroup:
         sampled: bool,
         num_report_samples: int,
         saving: SavingPlan,
-        answer_start: AnswerStart = at_once,
+        answer_start: AnswerStart | None = None,
     ):
-        """Knows its ranks; `answer_start` says where the loss of a completion may begin, see `loss.skip_until`."""
+        """Knows its ranks; `answer_start` says where the loss of a completion may begin, if not at once."""
         self.workers = workers
         self.weight_version = 0
         self._learner = learner
@@ -194,7 +195,7 @@ class LearnerGroup:
 
     def _num_counted(self, completion_tokens: tuple[int, ...], truncated: bool) -> int:
         """How many tokens, at the completion's end, carry loss; none of one whose answer has not begun."""
-        start = self._answer_start(completion_tokens)
+        start = 0 if self._answer_start is None else self._answer_start(completion_tokens)
         if start is None or (self._loss.drop_truncated and truncated):
             return 0
         return max(0, len(completion_tokens) - max(start, self._plan.at(self.weight_version).skip_first_tokens))

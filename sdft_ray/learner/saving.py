@@ -19,7 +19,8 @@ from sdft_ray.errors import CheckpointError
 from sdft_ray.learner.checkpoint import complete, complete_checkpoints, partial_folder, prune
 from sdft_ray.learner.manifest import SavedFile
 from sdft_ray.records import SampleReport
-from sdft_ray.workers import Pace, Work, WorkerGroup
+from sdft_ray.workers.deadlines import Pace, Work
+from sdft_ray.workers.group import WorkerGroup
 
 SAVE, SAVED = Work("save", pace=Pace.STORAGE), Work("saved")
 

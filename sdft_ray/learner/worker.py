@@ -14,7 +14,7 @@ from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.models.packing import Packing
 from sdft_ray.records import MatmulSeconds, Microbatch, Publication, RankReport, TokenViews
 from sdft_ray.weights.channel import Meeting, WeightKind
-from sdft_ray.workers import Worker
+from sdft_ray.workers.worker import Worker
 
 if TYPE_CHECKING:
     from sdft_ray.learner.rank import LearnerRank

@@ -8,7 +8,8 @@ from typing import Any
 from sdft_ray.examples import TokenizedExample
 from sdft_ray.records import Publication, Rollout
 from sdft_ray.weights.channel import WeightChannel, WeightKind
-from sdft_ray.workers import Work, WorkerGroup, written
+from sdft_ray.workers.deadlines import Work, written
+from sdft_ray.workers.group import WorkerGroup
 
 
 class RolloutPool:

@@ -10,7 +10,7 @@ from sdft_ray.examples import TokenizedExample
 from sdft_ray.records import Publication, Rollout, WorkerStatus
 from sdft_ray.weights.channel import Meeting, ends_of
 from sdft_ray.weights.plan import WeightPlan
-from sdft_ray.workers import Worker
+from sdft_ray.workers.worker import Worker
 
 if TYPE_CHECKING:
     from sdft_ray.rollout.engine import SamplingEngine

@@ -10,7 +10,8 @@ from sdft_ray.examples import TokenizedExample
 from sdft_ray.records import Publication, Rollout, Sample, TeacherScores
 from sdft_ray.weights.channel import WeightChannel, WeightKind
 from sdft_ray.weights.plan import WeightPlan
-from sdft_ray.workers import Work, WorkerGroup
+from sdft_ray.workers.deadlines import Work
+from sdft_ray.workers.group import WorkerGroup
 
 
 class TeacherPool:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sdft_ray.records import INITIAL_VERSION, Publication, TeacherPayload
 from sdft_ray.teacher.batching import TokenBudgetBatcher
-from sdft_ray.workers import Worker
+from sdft_ray.workers.worker import Worker
 
 LOWEST_PRIORITY = 19
 

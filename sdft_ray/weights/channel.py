@@ -29,7 +29,7 @@ from sdft_ray.errors import WeightVersionError
 from sdft_ray.records import Bucket, Publication
 from sdft_ray.weights.buckets import published_bytes, unpack
 from sdft_ray.weights.fragments import Fragment, Shapes
-from sdft_ray.workers import Work
+from sdft_ray.workers.deadlines import Work
 
 T = TypeVar("T")
 

@@ -32,7 +32,7 @@ from sdft_ray.weights.channel import (
     Workers,
 )
 from sdft_ray.weights.fragments import assemble, fragments_in, index_by_name
-from sdft_ray.workers import Pace, Work
+from sdft_ray.workers.deadlines import Pace, Work
 
 MEET = Work("connect", pace=Pace.START)
 

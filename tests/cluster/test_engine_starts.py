@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sdft_ray.errors import EngineError
-from sdft_ray.workers import WorkerGroup
+from sdft_ray.workers.group import WorkerGroup
 from tests.cluster.engine import engine_worker, started_engine
 from tests.cluster.student import TrainedStudent
 from tests.models.families import FAMILIES

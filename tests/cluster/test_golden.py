@@ -27,7 +27,7 @@ from sdft_ray.learner.schedule import LearnerStage, StagePlan
 from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.learner.worker import LearnerWorker
 from sdft_ray.records import Sample, TeacherScores
-from sdft_ray.workers import WorkerGroup
+from sdft_ray.workers.group import WorkerGroup
 from tests.learner import golden
 from tests.tiny import GUARD_ROWS
 from tests.weights.plans import make_plan

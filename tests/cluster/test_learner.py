@@ -48,7 +48,7 @@ from sdft_ray.rollout.worker import RolloutWorker
 from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.teacher.transformers_worker import TransformersTeacher
 from sdft_ray.weights.channel import WeightChannel, WeightKind
-from sdft_ray.workers import WorkerGroup
+from sdft_ray.workers.group import WorkerGroup
 from tests.tiny import GUARD_ROWS, make_tiny_model
 from tests.weights.plans import make_plan
 

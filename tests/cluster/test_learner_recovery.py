@@ -13,7 +13,7 @@ from sdft_ray.config import FaultsConfig
 from sdft_ray.errors import PayloadLostError, WorkerLostError
 from sdft_ray.faults import Fault, FaultKind
 from sdft_ray.learner.checkpoint import complete, partial_folder
-from sdft_ray.workers import WorkerGroup
+from sdft_ray.workers.group import WorkerGroup
 from sdft_ray.workers.seat import Seat
 from tests.fakes import FakeCompletions, FakeExamples, FakeTeacher
 
@@ -29,7 +29,9 @@ class Learner:
     """Ranks that have died as often as `deaths` says."""
 
     def __init__(self, version: int, deaths: int, checkpoints: Path):
-        self.weight_version, self.deaths, self.checkpoints = version, deaths, checkpoints
+        self.weight_version, self.deaths, self.root = version, deaths, checkpoints
+        self.checkpoints = SimpleNamespace(saved_version=0, abandon=self.abandon)
+        self.num_abandoned = 0
         self.unchanged = asyncio.Lock()
         self.resumed: list[str] = []
         self.group = SimpleNamespace(size=1, loss=None, locate=self.locate, renew=self.renew)
@@ -55,12 +57,18 @@ class Learner:
         self.resumed.append(folder.name)
         self.weight_version = int(folder.name[5:])
 
-    async def save_checkpoint(self, state: Any) -> None:
-        write_checkpoint(self.checkpoints, self.weight_version, state)
+    async def abandon(self) -> None:
+        self.num_abandoned += 1
+
+    async def save_checkpoint(self, state: Any, *, wait: bool) -> None:
+        assert wait, "nobody is there to wait for it later"
+        write_checkpoint(self.root, self.weight_version, state)
+        self.checkpoints.saved_version = self.weight_version
 
 
 def write_checkpoint(root: Path, version: int, data: Any) -> None:
-    complete(partial_folder(root, version), {"weight_version": version, "data": data}, keep=9)
+    root.mkdir(parents=True, exist_ok=True)
+    complete(partial_folder(root, version), {"weight_version": version, "data": data, "layout": {}, "model": {}})
 
 
 class Run:

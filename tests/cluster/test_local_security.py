@@ -14,7 +14,7 @@ from sdft_ray.cluster.environment import actor_environment
 from sdft_ray.cluster.local_security import keep_token_private, own_temp_dir
 from sdft_ray.config import RolePlacement
 from sdft_ray.errors import ClusterError
-from sdft_ray.workers import write_for_no_stranger
+from sdft_ray.workers.worker import write_for_no_stranger
 from tests.cluster.command import ROOT, users_environment
 
 SECRETS = ("HF_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY", "SDFT_JUDGE_API_KEY", "RAY_AUTH_TOKEN")

@@ -26,7 +26,9 @@ from sdft_ray.cluster.recovery import replace_lost, score_lost_again
 from sdft_ray.config import TeacherConfig, TeacherWeights
 from sdft_ray.records import Rollout, make_sample
 from sdft_ray.teacher.pool import TeacherPool
-from sdft_ray.workers import RestartBudget, Worker, WorkerGroup
+from sdft_ray.workers.group import WorkerGroup
+from sdft_ray.workers.recovery import RestartBudget
+from sdft_ray.workers.worker import Worker
 from tests.fakes import make_example
 from tests.weights.plans import make_plan
 

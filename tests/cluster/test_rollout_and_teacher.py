@@ -34,7 +34,7 @@ from sdft_ray.weights.buckets import bucket_elements, plan_buckets
 from sdft_ray.weights.channel import WeightChannel
 from sdft_ray.weights.object_store import StoredArray
 from sdft_ray.weights.shared_memory import MemoryFile, map_memory
-from sdft_ray.workers import WorkerGroup
+from sdft_ray.workers.group import WorkerGroup
 from tests.cluster.student import TrainedStudent
 from tests.tiny import GUARD_ROWS, make_tiny_model
 from tests.weights.plans import live_plan, make_plan

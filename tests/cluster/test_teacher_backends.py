@@ -17,7 +17,7 @@ from sdft_ray.teacher.transformers_worker import TransformersTeacher
 from sdft_ray.teacher.vllm_worker import VllmTeacher
 from sdft_ray.tensors import to_tensor
 from sdft_ray.weights.channel import WeightChannel
-from sdft_ray.workers import WorkerGroup
+from sdft_ray.workers.group import WorkerGroup
 from tests.cluster.student import TrainedStudent
 from tests.tiny import GUARD_ROWS, make_tiny_model
 from tests.weights.plans import live_plan

@@ -13,7 +13,8 @@ from sdft_ray.errors import NonFiniteError, WeightVersionError, WorkerError, Wor
 from sdft_ray.records import Publication
 from sdft_ray.weights.channel import Meeting, WeightKind
 from sdft_ray.weights.nccl import NcclChannel
-from sdft_ray.workers import Worker, WorkerGroup, close_all
+from sdft_ray.workers.group import WorkerGroup, close_all
+from sdft_ray.workers.worker import Worker
 
 
 class Unreliable(Worker):

@@ -46,7 +46,7 @@ def test_columns_that_do_not_fit_together_are_refused() -> None:
     with pytest.raises(ValueError, match="3 tokens"):
         TokenColumn(np.array([1, 2], dtype=np.int32), np.array([3]))
     with pytest.raises(ValueError, match="different numbers"):
-        TokenizedRows(("a", "b"), column, column, column)
+        TokenizedRows(("a", "b"), ((), ()), column, column, column)
 
 
 def test_a_token_takes_four_bytes() -> None:

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from sdft_ray.config import LearnerConfig, LossConfig, Normalization
-from sdft_ray.data.reasoning import AnswerStart, at_once
+from sdft_ray.data.reasoning import AnswerStart
 from sdft_ray.errors import NonFiniteError
 from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.learner.nonfinite import LOSS
 from sdft_ray.learner.saving import SavingPlan
 from sdft_ray.learner.schedule import LearnerStage, StagePlan
 from sdft_ray.records import Microbatch, RankReport, Rollout, Sample, StepReport, TeacherScores, TokenViews
-from sdft_ray.workers import WorkerGroup
+from sdft_ray.workers.group import WorkerGroup
 from tests.fakes import make_views
 
 LENGTHS = [6, 9, 4, 12, 5, 7]  # of samples, two tokens of prompt included
@@ -110,7 +110,7 @@ def make_group(
     normalization: Normalization = Normalization.SEQUENCE_MEAN,
     max_tokens: int = 16,
     num_report_samples: int = len(LENGTHS),
-    answer_start: AnswerStart = at_once,
+    answer_start: AnswerStart | None = None,
 ) -> LearnerGroup:
     learner = LearnerConfig(max_tokens_per_microbatch=max_tokens)
     stage = LearnerStage(num_steps=9, batch_size=len(LENGTHS), skip_first_tokens=1, learner=learner)

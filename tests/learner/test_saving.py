@@ -14,7 +14,7 @@ from sdft_ray.learner.checkpoint import complete_checkpoints, read_state
 from sdft_ray.learner.fragment_files import Piece, write_pieces
 from sdft_ray.learner.manifest import SavedFile, check_sound
 from sdft_ray.learner.saving import BestCheckpoint, CheckpointWriter, SavingPlan
-from sdft_ray.workers import WorkerGroup
+from sdft_ray.workers.group import WorkerGroup
 from tests.full_disk import no_file_beyond, small_file_system
 
 STATE = {"data": {}, "layout": {}, "model": {}}

@@ -6,7 +6,7 @@ from sdft_ray.errors import WeightVersionError
 from sdft_ray.records import Publication, Rollout
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.weights.channel import WeightChannel, WeightKind
-from sdft_ray.workers import WorkerGroup
+from sdft_ray.workers.group import WorkerGroup
 from tests.fakes import make_example
 
 

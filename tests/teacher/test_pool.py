@@ -6,7 +6,7 @@ from sdft_ray.records import Publication, Rollout, TeacherScores
 from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.teacher.token_target import TokenTarget
 from sdft_ray.weights.channel import WeightChannel, WeightKind
-from sdft_ray.workers import WorkerGroup
+from sdft_ray.workers.group import WorkerGroup
 from tests.fakes import make_example
 from tests.weights.plans import make_plan
 

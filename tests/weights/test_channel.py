@@ -11,7 +11,7 @@ import pytest
 from sdft_ray.errors import WeightVersionError
 from sdft_ray.records import Bucket, ParameterEntry, Publication
 from sdft_ray.weights.channel import WeightChannel, WeightKind
-from sdft_ray.workers import Work
+from sdft_ray.workers.deadlines import Work
 
 ENTRIES = (ParameterEntry(name="a", shape=(3, 4), offset=0),)
 

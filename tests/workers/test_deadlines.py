@@ -10,8 +10,9 @@ import pytest
 
 from sdft_ray.config import FaultsConfig
 from sdft_ray.errors import WorkerLostError
-from sdft_ray.workers import Pace, Work, WorkerGroup, seat, written
-from sdft_ray.workers.deadlines import Deadlines
+from sdft_ray.workers import seat
+from sdft_ray.workers.deadlines import Deadlines, Pace, Work, written
+from sdft_ray.workers.group import WorkerGroup
 
 PACKAGE = Path(__file__).parents[2] / "sdft_ray"
 FAULTS = FaultsConfig(hang_s=60.0, first_call_s=600.0, files_s=7200.0, start_s=1800.0)

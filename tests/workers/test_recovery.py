@@ -18,7 +18,9 @@ from sdft_ray.records import Publication, Rollout, Sample
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.weights.channel import WeightChannel
-from sdft_ray.workers import Recovery, RestartBudget, Work, WorkerGroup
+from sdft_ray.workers.deadlines import Work
+from sdft_ray.workers.group import WorkerGroup
+from sdft_ray.workers.recovery import Recovery, RestartBudget
 from tests.fakes import (
     FakeCompletions,
     FakeEvaluator,
