@@ -10,6 +10,7 @@ import pytest
 from sdft_ray.config import (
     CompletionSource,
     DataConfig,
+    EvaluationSetConfig,
     MethodConfig,
     OnBadRow,
     Target,
@@ -21,6 +22,7 @@ from sdft_ray.conversation import Message
 from sdft_ray.data.dataset import read_dataset, tokenize_examples, tokenize_texts, within_budgets
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.errors import ConfigError, DataError
+from sdft_ray.evaluation.questions import read_questions
 from sdft_ray.examples import Example
 from tests.data.families import QWEN_3, tokenizer_with
 from tests.documented import ROOT
@@ -185,15 +187,35 @@ def test_a_row_that_the_chat_template_alters_is_refused_with_its_line_or_left_ou
     assert any("1 bad rows are left out" in note and "line 2" in note for note in dataset.notes)
 
 
-def test_every_row_that_the_page_of_the_data_shows_is_read_under_a_template_with_tools(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "data.md").read_text()
-    rows = [
-        json.loads(line) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL) for line in block.splitlines()
-    ]
-    kinds = {"prompt", "messages", "tools", "teacher_messages"}
-    assert kinds <= {key for row in rows for key in row}
-    data = write(tmp_path / "rows.jsonl", *rows)
-    builder = PromptBuilder(tokenizer_with(QWEN_3), TeacherConfig())
+SHOWN_ROWS = [
+    json.loads(line)
+    for page in ("data.md", "demonstrations.md")
+    for block in re.findall(r"```json\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+    for line in block.splitlines()
+]
+
+
+def teacher_of(row: dict[str, Any]) -> TeacherConfig:
+    """The settings that the page names beside rows of this kind."""
+    if "context" in row:
+        return TeacherConfig(context=TeacherContext.FIELDS, template="{{ question }} {{ context.feedback }}")
+    return TeacherConfig(context=TeacherContext.TEXT if "text" in row else TeacherContext.DEMONSTRATION)
+
+
+def test_the_pages_of_the_data_show_a_row_of_every_kind() -> None:
+    kinds = {"prompt", "messages", "tools", "teacher_messages", "demonstrations", "context", "text", "answer"}
+    assert kinds <= {key for row in SHOWN_ROWS for key in row}
+
+
+@pytest.mark.parametrize("row", SHOWN_ROWS, ids=lambda row: "-".join(row))
+def test_every_row_that_the_pages_of_the_data_show_is_read_under_a_template_with_tools(
+    row: dict[str, Any], tmp_path: Path
+) -> None:
+    data, builder = write(tmp_path / "rows.jsonl", row), PromptBuilder(tokenizer_with(QWEN_3), teacher_of(row))
+    if set(row) == {"prompt", "answer"}:
+        settings = EvaluationSetConfig(source=data.source)
+        assert read_questions("evaluation.sets.mine", settings, data, builder).notes == []
+        return
     dataset = read_dataset(data, MethodConfig(), builder)
-    assert (len(dataset.rows), dataset.notes) == (len(rows), ())
-    assert all(row.teacher_prompt_tokens != row.prompt_tokens for row in dataset.rows)
+    assert (len(dataset.rows), dataset.notes) == (1, ())
+    assert dataset.rows[0].teacher_prompt_tokens != dataset.rows[0].prompt_tokens
