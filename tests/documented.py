@@ -39,7 +39,13 @@ def write_named_files(overrides: list[str], folder: Path, num_rows: int = 16) ->
     """Every JSON Lines file of this folder that overrides name, with rows that any method and scorer can use."""
     for name in re.findall(r"(?<![\w/.-])[\w.-][\w/.-]*\.jsonl", " ".join(overrides)):
         rows = [
-            {"prompt": f"Which port has service {row}?", "demonstration": f"It listens on port {row}.", "answer": "A"}
+            {
+                "prompt": f"Which port has service {row}?",
+                "demonstration": f"It listens on port {row}.",
+                "answer": "A",
+                "text": f"Service {row} listens on port {row}.",
+                "context": {"feedback": "Name the port."},
+            }
             for row in range(num_rows)
         ]
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
