@@ -130,8 +130,7 @@ class StudentEngine:
     def _watch_gradients(self) -> None:
         """Has `_keep_broken_gradients` called where ZeRO gives up a step: behind its look, before it forgets."""
         optimizer = self._engine.optimizer
-        # The optimizer of stage 1 in bf16 has no loss scale, which the others bring up to date behind a look. This is
-        # no method of the scaler, since that is pickled with every checkpoint.
+        # The optimizer of stage 1 in bf16 has no loss scale, which the others bring up to date behind a look.
         name = "_update_scale" if hasattr(optimizer, "_update_scale") else "clear_hp_grads"
         told = getattr(optimizer, name)
 
