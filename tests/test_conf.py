@@ -25,7 +25,6 @@ NEEDED = {
     "mix": ["+data.mix.mine=some.jsonl"],
     "kuberay": ["mode=render", "name=mine", "target.image=some/image:tag", "target.storage.claim=some"],
     "reinvoke": ["teacher.path=base"],
-    "kuberay": ["target.image=some/image", "target.storage.claim=some", "mode=render", "name=some"],
     "medical": ["evaluation.judge.dry_run=true"],  # else a judge has to be named
 }
 EXPERIMENTS = {"demo", "claims", "teacher_pool"}  # those of the paper: tests/test_experiments.py

@@ -22,6 +22,7 @@ from sdft_ray.cluster.run_inputs import RunInputs
 from sdft_ray.cluster.session import alive_nodes
 from sdft_ray.config import RunConfig
 from sdft_ray.errors import ClusterError, PreflightError
+from sdft_ray.learner.checkpoint import complete_checkpoints
 from sdft_ray.models.arithmetic import ADAMW_BYTES_PER_PARAMETER, FP32_BYTES, read_shape
 from sdft_ray.models.identity import fingerprint
 from sdft_ray.planning.memory import role_memory
@@ -148,11 +149,13 @@ def check_storage(cfg: RunConfig, model_path: str, run_dir: Path) -> Iterator[Li
     """Room for the checkpoints and the exported model, and how fast they are written."""
     free = shutil.disk_usage(run_dir).free
     saved = checkpoint_bytes(cfg, model_path)
-    num_saved = cfg.keep_checkpoints + 1 if cfg.checkpoint_every else 0  # one is written before an old one goes
-    needed = num_saved * saved + read_shape(model_path).num_parameters * FP32_BYTES
+    # One is written before an old one goes; those of a run that goes on are there already, and go first.
+    num_saved = cfg.keep_checkpoints + bool(cfg.keep_best) + 1 if cfg.checkpoint_every else 0
+    num_more = max(0, num_saved - len(complete_checkpoints(run_dir / "checkpoints")))
+    needed = num_more * saved + read_shape(model_path).num_parameters * FP32_BYTES
     yield Line(
         what="storage",
-        value=f"{free / GIB:.1f} GiB free, {needed / GIB:.1f} planned for {num_saved} checkpoints and the model",
+        value=f"{free / GIB:.1f} GiB free, {needed / GIB:.1f} planned for {num_more} more checkpoints and the model",
         problem="the run would fill the disk" if needed > free else "",
         remedy="make room, set runs_dir to a larger disk, or lower keep_checkpoints",
     )
@@ -170,8 +173,8 @@ def check_storage(cfg: RunConfig, model_path: str, run_dir: Path) -> Iterator[Li
 
 
 def checkpoint_bytes(cfg: RunConfig, model_path: str) -> int:
-    """At most: weights as they are computed with, fp32 masters, both moments, and the moving average."""
-    width = 2 * FP32_BYTES + ADAMW_BYTES_PER_PARAMETER
+    """At most: fp32 masters, both moments, and the moving average."""
+    width = FP32_BYTES + ADAMW_BYTES_PER_PARAMETER
     return read_shape(model_path).num_parameters * (width + (FP32_BYTES if cfg.method.has_teacher else 0))
 
 
