@@ -25,6 +25,6 @@ SETTINGS = [
 
 
 def users_environment(**variables: str) -> dict[str, str]:
-    """That of a user's shell: what a Ray started by the tests has set in this process is not in it."""
-    set_by_ray = {"RAY_ADDRESS", "RAY_AUTH_MODE"}
-    return {name: value for name, value in os.environ.items() if name not in set_by_ray} | variables
+    """That of a user's shell: what Ray and wandb, started by the tests, have set in this process is not in it."""
+    set_here = {"RAY_ADDRESS", "RAY_AUTH_MODE", "WANDB_SERVICE"}
+    return {name: value for name, value in os.environ.items() if name not in set_here} | variables
