@@ -136,7 +136,7 @@ class Seat:
             return self.loss
         cause = error.cause if isinstance(error, RayTaskError) else error
         if isinstance(cause, EngineError) and work.pace is not Pace.START:
-            return self.lose(FaultKind.LOST, str(cause))
+            return self.lose(FaultKind.LOST, str(cause).removeprefix(f"{self.name}: "))
         if isinstance(cause, SdftError):
             return cause
         lines = str(cause).strip().splitlines() or ["no message"]

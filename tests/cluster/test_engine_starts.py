@@ -9,7 +9,8 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM
 
-from sdft_ray.errors import EngineError
+from sdft_ray.errors import EngineError, WorkerLostError
+from sdft_ray.workers.deadlines import Pace, Work
 from sdft_ray.workers.group import WorkerGroup
 from tests.cluster.engine import engine_worker, started_engine
 from tests.cluster.student import TrainedStudent
@@ -63,10 +64,11 @@ def test_an_engine_that_fails_names_family_cause_and_remedy(cluster: Any, tmp_pa
     group = WorkerGroup("rollout", [worker], str(logs))
 
     async def use() -> None:
-        await group.on_all(lambda actor: actor.ready.remote())
+        await group.on_all(lambda actor: actor.ready.remote(), Work("start", pace=Pace.START))
         await group.on_first(lambda actor: actor.answer.remote(PROMPT, 2))
 
-    with pytest.raises(EngineError, match=f"^rollout worker 0: vLLM's engine for {cause}.*method that samples nothing"):
+    kind, says = (EngineError, ":") if when == "start" else (WorkerLostError, " was lost:")
+    with pytest.raises(kind, match=f"^rollout worker 0{says} vLLM's engine for {cause}.*method that samples nothing"):
         asyncio.run(use())
     ray.get(worker.close.remote())
     ray.kill(worker)

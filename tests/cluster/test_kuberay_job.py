@@ -20,7 +20,7 @@ pytestmark = pytest.mark.cluster
 # What KubeRay makes of the manifest: of a container's limits the node's resources, of rayStartParams and labels the
 # rest; then it submits the entrypoint over the head's dashboard, and asks for the status until the job has ended.
 OPERATOR = """
-import json, sys, time, urllib.error, urllib.request
+import json, socket, sys, time, urllib.error, urllib.request
 from pathlib import Path
 
 import ray, yaml
@@ -32,12 +32,23 @@ manifest, run_folder = Path(sys.argv[1]), sys.argv[2]
 job = next(thing for thing in yaml.safe_load_all(manifest.read_text()) if thing["kind"] == "RayJob")["spec"]
 spec = job["rayClusterSpec"]
 
+def free_port():
+    with socket.socket() as one:
+        one.bind(("", 0))
+        return one.getsockname()[1]
+
 def node(group):
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
     cpus = int(group["rayStartParams"].get("num-cpus", limits["cpu"]))
-    return {"num_cpus": cpus, "labels": group.get("labels", {}), "object_store_memory": 100 * 2**20}
+    return {
+        "num_cpus": cpus,
+        "labels": group.get("labels", {}),
+        "object_store_memory": 100 * 2**20,
+        "dashboard_agent_listen_port": free_port(),  # other clusters of this machine have the usual one
+    }
 
-cluster = Cluster(initialize_head=True, head_node_args={**node(spec["headGroupSpec"]), "include_dashboard": True})
+head = node(spec["headGroupSpec"]) | {"include_dashboard": True, "dashboard_port": free_port()}
+cluster = Cluster(initialize_head=True, head_node_args=head)
 for group in spec["workerGroupSpecs"]:
     for _ in range(group["replicas"]):
         cluster.add_node(**node(group))

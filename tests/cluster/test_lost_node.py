@@ -42,7 +42,7 @@ class Teacher(Worker):
     async def ready(self):
         return 0
 
-    async def score(self, prompt_tokens, completion_tokens):
+    async def score(self, prompt_tokens, completion_tokens, is_rehearsal):
         return 0, np.full(LARGE, completion_tokens[0], dtype=np.uint8)
 
 
