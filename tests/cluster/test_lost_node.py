@@ -101,4 +101,5 @@ def test_the_worker_of_a_node_that_is_gone_is_replaced_on_another_and_its_payloa
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
     values, kinds = json.loads(line.removeprefix("FOUND "))
     assert values == [7, 8]
-    assert kinds == ["lost", "replaced", "rescored"]
+    # A newcomer may be sent to the dead node as long as Ray does not know of its death.
+    assert [kind for kind in kinds if kind != "start failed"] == ["lost", "replaced", "rescored"]
