@@ -123,6 +123,18 @@ def test_what_has_no_part_in_the_tokens_keeps_the_fingerprint(data: DataConfig) 
     assert same == fingerprint(data, SDFT, builder())
 
 
+def test_a_file_beside_the_data_has_no_part_in_the_fingerprint(
+    data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = contents(read_dataset(data, SDFT, builder()))
+    first = fingerprint(data, SDFT, builder())
+    (tmp_path / "beside.txt").write_text("of another run")
+    assert fingerprint(data, SDFT, builder()) == first
+    monkeypatch.setattr(dataset, "load_rows", reading_again)
+    assert contents(read_dataset(data, SDFT, builder())) == kept
+
+
 def test_a_row_a_template_file_and_a_chat_template_count_with_their_content(data: DataConfig, tmp_path: Path) -> None:
     template = tmp_path / "teacher.jinja"
     template.write_text("{{ question }} {{ demonstration }}")
