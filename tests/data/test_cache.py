@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from sdft_ray.config import (
     DataConfig,
     MethodConfig,
     OnBadRow,
+    PoolConfig,
     Target,
     TeacherConfig,
     TeacherContext,
@@ -28,7 +30,7 @@ from sdft_ray.data.fingerprint import fingerprint
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place
 from sdft_ray.data.tokenized import TokenizedDataset, TokenizedRow, TokenizedRows
-from sdft_ray.errors import DataError
+from sdft_ray.errors import ConfigError, DataError
 from tests.tiny import CHAT_TEMPLATE, make_tiny_tokenizer
 
 SDFT = MethodConfig()
@@ -133,6 +135,23 @@ def test_a_file_beside_the_data_has_no_part_in_the_fingerprint(
     assert fingerprint(data, SDFT, builder()) == first
     monkeypatch.setattr(dataset, "load_rows", reading_again)
     assert contents(read_dataset(data, SDFT, builder())) == kept
+
+
+def test_a_file_that_cannot_be_read_is_said_of_the_setting_that_names_it(
+    data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = tmp_path / "pool.jsonl"
+    pool.write_text('{"prompt": "Who?", "demonstration": "She."}\n')
+    opened = Path.open
+
+    def refusing(path: Path, *arguments: Any) -> Any:
+        if path == pool:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    with pytest.raises(ConfigError, match=r"^teacher\.pool\.source=.*pool\.jsonl: cannot be read \(Permission denied\)"):
+        fingerprint(data, SDFT, builder(pool=PoolConfig(source=str(pool))))
 
 
 def test_a_row_a_template_file_and_a_chat_template_count_with_their_content(data: DataConfig, tmp_path: Path) -> None:
