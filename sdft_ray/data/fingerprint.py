@@ -25,9 +25,10 @@ from sdft_ray.examples import Example
 
 # What is done with rows once they are token ids, and whether these are kept.
 UNRELATED_DATA = ("cache", "max_prompt_tokens", "max_teacher_prompt_tokens", "rehearsal", "shuffle", "too_long")
-PACKAGES = ("datasets", "jinja2", "tokenizers", "transformers")
+PACKAGES = ("bm25s", "datasets", "jinja2", "tokenizers", "transformers")
 LONGEST_NAME = 1000  # characters of a setting that may be the name of a file
 _CODE = Path(__file__).parent
+_RECORDS = (_CODE.parent / "conversation.py", _CODE.parent / "examples.py")
 _QUESTION = Message(role="user", content="Where is it?")
 _PROBES = tuple(
     Example(example_id="", prompt=prompt, demonstration="In the north.", text="It is in the north.")
@@ -56,7 +57,7 @@ def fingerprint(data: DataConfig, method: MethodConfig, builder: PromptBuilder) 
         "tokenizer": builder.tokenizer_digest,
         "probes": [_probed(builder, example) for example in _PROBES],
         "code": _code_digest(),
-        "packages": [importlib.metadata.version(package) for package in PACKAGES],
+        "packages": [_version(package) for package in PACKAGES],
     }
     text = json.dumps(parts, default=_plain, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -113,11 +114,19 @@ def _content_digest(path: Path, key: str) -> str:
         raise ConfigError(key, path, problem, "give a file that can be read") from error
 
 
+def _version(package: str) -> str | None:
+    """None of a package that is not installed, as the one that searches pools may be."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 @cache
 def _code_digest() -> str:
-    """Of the modules that read, render and encode."""
+    """Of the modules that read, render and encode, and of those that say what a row is."""
     digest = hashlib.blake2b()
-    for path in sorted(_CODE.rglob("*.py")):
+    for path in (*sorted(_CODE.rglob("*.py")), *_RECORDS):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

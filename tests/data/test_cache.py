@@ -1,5 +1,6 @@
 """A tokenised data set is kept under the fingerprint of all it depends on, and a kept one is as good as a new one."""
 
+import importlib.metadata
 import json
 import os
 import threading
@@ -24,6 +25,7 @@ from sdft_ray.config import (
 )
 from sdft_ray.config.cache import cache_folder
 from sdft_ray.data import cache, dataset
+from sdft_ray.data import fingerprint as fingerprints
 from sdft_ray.data.cache import DatasetCache
 from sdft_ray.data.dataset import read_dataset
 from sdft_ray.data.fingerprint import fingerprint
@@ -152,6 +154,36 @@ def test_a_file_that_cannot_be_read_is_said_of_the_setting_that_names_it(
     monkeypatch.setattr(Path, "open", refusing)
     with pytest.raises(ConfigError, match=r"^teacher\.pool\.source=.*pool\.jsonl: cannot be read \(Permission denied\)"):
         fingerprint(data, SDFT, builder(pool=PoolConfig(source=str(pool))))
+
+
+@pytest.mark.parametrize("name", ["conversation.py", "examples.py", "pool.py"])
+def test_code_that_says_what_a_row_is_counts_with_its_content(
+    data: DataConfig, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    before = fingerprint(data, SDFT, builder())
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read_bytes(path) + b"#" * (path.name == name))
+    monkeypatch.setattr(fingerprints, "_code_digest", fingerprints._code_digest.__wrapped__)
+    assert fingerprint(data, SDFT, builder()) != before
+
+
+def test_the_package_that_searches_pools_counts_with_its_version_and_may_be_missing(
+    data: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = importlib.metadata.version
+    prints = []
+    for searching in ("1", "2", None):
+
+        def known(package: str, searching: str | None = searching) -> str:
+            if package != "bm25s":
+                return version(package)
+            if searching is None:
+                raise importlib.metadata.PackageNotFoundError(package)
+            return searching
+
+        monkeypatch.setattr(importlib.metadata, "version", known)
+        prints.append(fingerprint(data, SDFT, builder()))
+    assert len(set(prints)) == 3
 
 
 def test_a_row_a_template_file_and_a_chat_template_count_with_their_content(data: DataConfig, tmp_path: Path) -> None:
