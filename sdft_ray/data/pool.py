@@ -79,10 +79,11 @@ def open_pool(
         fields: as for `Pool`.
 
     Raises:
-        ConfigError, DataError: the source does not exist or none is named beside a mix, has a malformed row, or too few rows.
+        ConfigError, DataError: the source does not exist, has a malformed row, or too few rows; or none is named beside
+            a mix.
     """
     source = settings.source or data.source
-    if not source:
+    if not source and not training:
         problem = "stands for the training data, of which data.mix has several sources"
         raise ConfigError("teacher.pool.source", settings.source, problem, "name one source")
     if settings.source or not training:

@@ -152,7 +152,9 @@ def test_a_file_that_cannot_be_read_is_said_of_the_setting_that_names_it(
         return opened(path, *arguments)
 
     monkeypatch.setattr(Path, "open", refusing)
-    with pytest.raises(ConfigError, match=r"^teacher\.pool\.source=.*pool\.jsonl: cannot be read \(Permission denied\)"):
+    with pytest.raises(
+        ConfigError, match=r"^teacher\.pool\.source=.*pool\.jsonl: cannot be read \(Permission denied\)"
+    ):
         fingerprint(data, SDFT, builder(pool=PoolConfig(source=str(pool))))
 
 

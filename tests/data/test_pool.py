@@ -143,7 +143,9 @@ def test_a_thousand_rows_with_one_prompt_are_one_row_of_the_pool() -> None:
 
 def test_prompts_differ_by_their_calls_and_tools_and_not_by_a_developers_instructions() -> None:
     def calling(name: str, city: str, instruction: str = "Be brief.", tools: str = "") -> Example:
-        call = Message(role="assistant", content="", tool_calls=(ToolCall(name="find", arguments=f'{{"at": "{city}"}}'),))
+        call = Message(
+            role="assistant", content="", tool_calls=(ToolCall(name="find", arguments=f'{{"at": "{city}"}}'),)
+        )
         turns = (Message(role="developer", content=instruction), Message(role="user", content="Is it near?"), call)
         prompt = (*turns, Message(role="tool", content="Found."))
         return Example(example_id=name, prompt=prompt, demonstration="Yes.", tools=tools)
