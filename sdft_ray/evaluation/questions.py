@@ -130,7 +130,7 @@ def _question(row: Example, builder: PromptBuilder, context: EvaluationContext) 
 
 
 def _with_context(row: Example, context: EvaluationContext) -> tuple[Message, ...]:
-    """The turns that replace the user's last one: demonstrations as turns, nearest last, and texts above the question."""
+    """The turns that replace the user's last: demonstrations as turns, nearest last, and texts above the question."""
     question = row.prompt[last_of("user", row.prompt)]
     texts: list[str] = []
     demonstrations: list[tuple[str, str]] = []
