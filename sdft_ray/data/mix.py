@@ -35,16 +35,19 @@ def read_examples(
     parts: list[MixPart] = []
     notes: list[str] = []
     num_skipped = 0
+    is_own_pool = not builder.turns.settings.pool.source
     for name, source in data.mix_sources().items():
         try:
             dataset = read(data.of_source(source), method, builder)
         except (ConfigError, DataError) as error:
             raise error.of(f"data.mix.{name}") from error
-        parts_rows.append(dataset.rows.named(f"{name}:"))
+        parts_rows.append(dataset.rows.named(f"{name}:", names_hits=is_own_pool))
         places += dataset.places
         parts.append(MixPart(name, source.weight, len(dataset.rows)))
         notes += dataset.notes
         num_skipped += dataset.num_skipped
+    if is_own_pool and any(any(part.pool_hits) for part in parts_rows):
+        notes.append("data.mix: every source is a pool of its own; teacher.pool.source would name one for all")
     return TokenizedDataset(
         rows=TokenizedRows.joined(parts_rows),
         places=tuple(places),

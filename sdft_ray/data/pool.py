@@ -9,10 +9,12 @@ from dataclasses import replace
 from itertools import islice
 
 from sdft_ray.config import DataConfig, PoolConfig
+from sdft_ray.conversation import Message
 from sdft_ray.data.readers import Selection
 from sdft_ray.data.retrieval import MAKERS, Query
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import Loaded, load_rows
+from sdft_ray.data.turns import DEVELOPER, SYSTEM
 from sdft_ray.errors import ConfigError
 from sdft_ray.examples import Example
 
@@ -77,9 +79,13 @@ def open_pool(
         fields: as for `Pool`.
 
     Raises:
-        ConfigError, DataError: the source does not exist, has a malformed row, or too few rows.
+        ConfigError, DataError: the source does not exist, has a malformed row, or too few rows; or none is named beside
+            a mix.
     """
     source = settings.source or data.source
+    if not source and not training:
+        problem = "stands for the training data, of which data.mix has several sources"
+        raise ConfigError("teacher.pool.source", settings.source, problem, "name one source")
     if settings.source or not training:
         training = _read(settings, data).examples
     return Pool(training, settings, source=source, fields=fields)
@@ -93,14 +99,19 @@ def _read(settings: PoolConfig, data: DataConfig) -> Loaded:
 
 
 def _key(example: Example) -> PromptKey:
-    """What two rows with the same prompt share: its turns, whatever their spaces, without a system message.
+    """What two rows with the same prompt share: tools and turns, whatever their spaces, without instructions.
 
     A row without a prompt goes by its text.
     """
-    turns = tuple((turn.role, " ".join(turn.content.split())) for turn in example.prompt if turn.role != "system")
-    return turns or (("text", " ".join(example.text.split())),)
+    turns = tuple((turn.role, " ".join(turn.text.split())) for turn in _asking(example))
+    return (("tools", example.tools), *turns) if turns else (("text", " ".join(example.text.split())),)
 
 
 def _text(example: Example) -> str:
-    """What is searched by and searched in: the prompt without a system message, or the text of a row that has none."""
-    return "\n".join(turn.content for turn in example.prompt if turn.role != "system") or example.text
+    """What is searched by and searched in: the prompt without instructions, or the text of a row that has none."""
+    return "\n".join(turn.text for turn in _asking(example)) or example.text
+
+
+def _asking(example: Example) -> list[Message]:
+    """The turns of a prompt that do not instruct the model."""
+    return [turn for turn in example.prompt if turn.role not in (SYSTEM, DEVELOPER)]

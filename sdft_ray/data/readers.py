@@ -81,13 +81,15 @@ def open_rows(name: str, selection: Selection) -> Iterator[PlacedRow]:
 
 
 def source_files(name: str) -> list[Path]:
-    """The files that a name, a pattern or a list of both stands for; none where it stands for no file.
+    """The files that a name, a pattern or a list of both stands for; none where it stands for no file, as "" does.
 
     Of a folder these are all files below it.
 
     Raises:
         ConfigError: a part of a list or a pattern stands for none, or a file is of no kind that can be read.
     """
+    if not name:  # Path("") is the working folder
+        return []
     if Path(name).expanduser().is_dir():
         return [path for path in sorted(Path(name).expanduser().rglob("*")) if path.is_file()]
     if Path(name).expanduser().exists():

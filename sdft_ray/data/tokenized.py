@@ -141,9 +141,12 @@ class TokenizedRows(Sequence[TokenizedRow]):
             digest.update(column.tokens.astype("<i4", copy=False).data)
         return digest.hexdigest()
 
-    def named(self, prefix: str) -> "TokenizedRows":
-        """The rows with `prefix` before their ids."""
-        return TokenizedRows(tuple(prefix + name for name in self.example_ids), self.pool_hits, *self.columns)
+    def named(self, prefix: str, *, names_hits: bool) -> "TokenizedRows":
+        """The rows with `prefix` before their ids, and before those of their hits where these are of the same rows."""
+        pool_hits = self.pool_hits
+        if names_hits:
+            pool_hits = tuple(tuple((prefix + name, score) for name, score in hits) for hits in pool_hits)
+        return TokenizedRows(tuple(prefix + name for name in self.example_ids), pool_hits, *self.columns)
 
     def with_teacher_prompts(self, teacher_prompts: TokenColumn) -> "TokenizedRows":
         """The rows with other teacher prompts."""

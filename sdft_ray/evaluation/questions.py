@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sdft_ray.config import DataConfig, EvaluationContext, EvaluationSetConfig, Match
-from sdft_ray.conversation import Message
+from sdft_ray.conversation import Message, last_of
 from sdft_ray.data.pool import open_pool
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place, Selection
@@ -26,7 +26,7 @@ class Question(NamedTuple):
     answer_tokens: tuple[int, ...]  # [T] a gold completion (the demonstration, else the answer) with its end token
     acceptable: str = ""  # see `scorers.Gold`
     turns: tuple[Message, ...] = ()  # the prompt before it became tokens, without the set's context
-    context: tuple[Message, ...] = ()  # the turns that stand in place of the last one, under the set's context
+    context: tuple[Message, ...] = ()  # the turns that stand in place of the user's last one, under the set's context
 
     @property
     def text(self) -> str:
@@ -116,7 +116,8 @@ def _check_answer(key: str, settings: EvaluationSetConfig, place: Place, row: Ex
 
 def _question(row: Example, builder: PromptBuilder, context: EvaluationContext) -> Question:
     given = _with_context(row, context)
-    asked = replace(row, prompt=(*row.prompt[:-1], *given) if given else row.prompt)
+    place = last_of("user", row.prompt)
+    asked = replace(row, prompt=(*row.prompt[:place], *given, *row.prompt[place + 1 :]) if given else row.prompt)
     return Question(
         example_id=row.example_id,
         prompt_tokens=builder.student(asked),
@@ -129,8 +130,8 @@ def _question(row: Example, builder: PromptBuilder, context: EvaluationContext) 
 
 
 def _with_context(row: Example, context: EvaluationContext) -> tuple[Message, ...]:
-    """The turns that replace the last one: demonstrations as turns, the nearest last, and texts above the question."""
-    question = row.prompt[-1]
+    """The turns that replace the user's last: demonstrations as turns, nearest last, and texts above the question."""
+    question = row.prompt[last_of("user", row.prompt)]
     texts: list[str] = []
     demonstrations: list[tuple[str, str]] = []
     if context is EvaluationContext.NONE:

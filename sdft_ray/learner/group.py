@@ -163,8 +163,7 @@ class LearnerGroup:
                 num_before += 1
 
     def _weigh(self, samples: Sequence[Sample], num_before: int = 0) -> list[WeightedSample]:
-        rollouts = [sample.rollout for sample in samples]
-        counts = [self._num_counted(rollout.completion_tokens, rollout.truncated) for rollout in rollouts]
+        counts = [self._num_counted(sample) for sample in samples]
         mode = self._loss.normalization.name.lower()
         weights = token_weights(counts, mode, self._plan.at(self.weight_version).batch_size)  # type: ignore[arg-type]
         return [
@@ -193,10 +192,13 @@ class LearnerGroup:
             is_rehearsal=sample.is_rehearsal,
         )
 
-    def _num_counted(self, completion_tokens: tuple[int, ...], truncated: bool) -> int:
+    def _num_counted(self, sample: Sample) -> int:
         """How many tokens, at the completion's end, carry loss; none of one whose answer has not begun."""
-        start = 0 if self._answer_start is None else self._answer_start(completion_tokens)
-        if start is None or (self._loss.drop_truncated and truncated):
+        completion_tokens = sample.rollout.completion_tokens
+        # Rehearsal keeps all that the initial model writes, which need not hold the text that an answer begins behind.
+        answer_start = None if sample.is_rehearsal else self._answer_start
+        start = 0 if answer_start is None else answer_start(completion_tokens)
+        if start is None or (self._loss.drop_truncated and sample.rollout.truncated):
             return 0
         return max(0, len(completion_tokens) - max(start, self._plan.at(self.weight_version).skip_first_tokens))
 

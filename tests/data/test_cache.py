@@ -1,5 +1,6 @@
 """A tokenised data set is kept under the fingerprint of all it depends on, and a kept one is as good as a new one."""
 
+import importlib.metadata
 import json
 import os
 import threading
@@ -7,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from sdft_ray.config import (
     DataConfig,
     MethodConfig,
     OnBadRow,
+    PoolConfig,
     Target,
     TeacherConfig,
     TeacherContext,
@@ -22,13 +25,14 @@ from sdft_ray.config import (
 )
 from sdft_ray.config.cache import cache_folder
 from sdft_ray.data import cache, dataset
+from sdft_ray.data import fingerprint as fingerprints
 from sdft_ray.data.cache import DatasetCache
 from sdft_ray.data.dataset import read_dataset
 from sdft_ray.data.fingerprint import fingerprint
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place
 from sdft_ray.data.tokenized import TokenizedDataset, TokenizedRow, TokenizedRows
-from sdft_ray.errors import DataError
+from sdft_ray.errors import ConfigError, DataError
 from tests.tiny import CHAT_TEMPLATE, make_tiny_tokenizer
 
 SDFT = MethodConfig()
@@ -121,6 +125,67 @@ def test_what_has_no_part_in_the_tokens_keeps_the_fingerprint(data: DataConfig) 
         replace(data, max_prompt_tokens=9, shuffle=False), replace(SDFT, name="mine"), builder(ema_decay=0.9, top_k=7)
     )
     assert same == fingerprint(data, SDFT, builder())
+
+
+def test_a_file_beside_the_data_has_no_part_in_the_fingerprint(
+    data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = contents(read_dataset(data, SDFT, builder()))
+    first = fingerprint(data, SDFT, builder())
+    (tmp_path / "beside.txt").write_text("of another run")
+    assert fingerprint(data, SDFT, builder()) == first
+    monkeypatch.setattr(dataset, "load_rows", reading_again)
+    assert contents(read_dataset(data, SDFT, builder())) == kept
+
+
+def test_a_file_that_cannot_be_read_is_said_of_the_setting_that_names_it(
+    data: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = tmp_path / "pool.jsonl"
+    pool.write_text('{"prompt": "Who?", "demonstration": "She."}\n')
+    opened = Path.open
+
+    def refusing(path: Path, *arguments: Any) -> Any:
+        if path == pool:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    with pytest.raises(
+        ConfigError, match=r"^teacher\.pool\.source=.*pool\.jsonl: cannot be read \(Permission denied\)"
+    ):
+        fingerprint(data, SDFT, builder(pool=PoolConfig(source=str(pool))))
+
+
+@pytest.mark.parametrize("name", ["conversation.py", "examples.py", "pool.py"])
+def test_code_that_says_what_a_row_is_counts_with_its_content(
+    data: DataConfig, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    before = fingerprint(data, SDFT, builder())
+    read_bytes = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read_bytes(path) + b"#" * (path.name == name))
+    monkeypatch.setattr(fingerprints, "_code_digest", fingerprints._code_digest.__wrapped__)
+    assert fingerprint(data, SDFT, builder()) != before
+
+
+def test_the_package_that_searches_pools_counts_with_its_version_and_may_be_missing(
+    data: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = importlib.metadata.version
+    prints = []
+    for searching in ("1", "2", None):
+
+        def known(package: str, searching: str | None = searching) -> str:
+            if package != "bm25s":
+                return version(package)
+            if searching is None:
+                raise importlib.metadata.PackageNotFoundError(package)
+            return searching
+
+        monkeypatch.setattr(importlib.metadata, "version", known)
+        prints.append(fingerprint(data, SDFT, builder()))
+    assert len(set(prints)) == 3
 
 
 def test_a_row_a_template_file_and_a_chat_template_count_with_their_content(data: DataConfig, tmp_path: Path) -> None:

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from sdft_ray.config import CompletionSource, DataConfig, MethodConfig, RehearsalConfig, Target, TeacherConfig
+from sdft_ray.config import (
+    CompletionSource,
+    DataConfig,
+    DemonstrationSource,
+    MethodConfig,
+    PoolConfig,
+    RehearsalConfig,
+    Target,
+    TeacherConfig,
+)
 from sdft_ray.data.mix import read_examples
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.rehearsal import read_rehearsal
@@ -36,6 +45,19 @@ def test_rows_stand_source_by_source_and_bear_its_name(tmp_path: Path) -> None:
     assert dataset.mix == (MixPart("own", 1.0, 1), MixPart("other", 2.0, 2))
     (row,) = read(easy={"source": other, "columns": columns, "filter": {"level": 1}}).rows
     assert row.example_id == "easy:line-2"
+
+
+def test_hits_bear_the_name_of_the_source_that_is_its_own_pool_and_a_note_says_so(tmp_path: Path) -> None:
+    def read_from_pool(pool: PoolConfig) -> TokenizedDataset:
+        teacher = TeacherConfig(template="turns", demonstrations=DemonstrationSource.POOL, pool=pool)
+        builder = PromptBuilder(make_tiny_tokenizer(), teacher)
+        return read_examples(DataConfig(source="", mix={"one": rows, "other": rows}), MethodConfig(), builder)
+
+    rows = write(tmp_path / "rows.jsonl", *[{"prompt": f"Who {n}?", "demonstration": f"She {n}."} for n in range(2)])
+    own, named = read_from_pool(PoolConfig()), read_from_pool(PoolConfig(source=rows))
+    assert [row.pool_hits[0][0] for row in own.rows] == ["one:line-2", "one:line-1", "other:line-2", "other:line-1"]
+    assert [row.pool_hits[0][0] for row in named.rows] == ["line-2", "line-1"] * 2
+    assert ["a pool of its own" in dataset.notes[-1] for dataset in (own, named)] == [True, False]
 
 
 def test_a_split_of_its_own_is_read() -> None:

@@ -18,7 +18,7 @@ from sdft_ray.config import (
     TeacherConfig,
     TeacherContext,
 )
-from sdft_ray.conversation import Message
+from sdft_ray.conversation import Message, ToolCall
 from sdft_ray.data.dataset import read_dataset
 from sdft_ray.data.pool import Pool, open_pool
 from sdft_ray.data.prompts import PromptBuilder
@@ -139,6 +139,24 @@ def test_a_thousand_rows_with_one_prompt_are_one_row_of_the_pool() -> None:
     pool = Pool(examples, PoolConfig(), source="here", fields=["demonstration"])
     assert {hit.example_id for e in pool.fill(examples[:1000]) for hit, _ in e.pool_hits} == {"other"}
     assert pool.fill(examples[1000:])[0].pool_hits[0][0].example_id == "same-0"
+
+
+def test_prompts_differ_by_their_calls_and_tools_and_not_by_a_developers_instructions() -> None:
+    def calling(name: str, city: str, instruction: str = "Be brief.", tools: str = "") -> Example:
+        call = Message(
+            role="assistant", content="", tool_calls=(ToolCall(name="find", arguments=f'{{"at": "{city}"}}'),)
+        )
+        turns = (Message(role="developer", content=instruction), Message(role="user", content="Is it near?"), call)
+        prompt = (*turns, Message(role="tool", content="Found."))
+        return Example(example_id=name, prompt=prompt, demonstration="Yes.", tools=tools)
+
+    rows = [calling("oslo", "Oslo"), calling("rome", "Rome"), calling("other tools", "Rome", tools="[{}]")]
+    again = calling("again", "Oslo", instruction="Rome Rome Rome.")
+    pool = Pool([*rows, again], PoolConfig(num=1), source="own", fields=["demonstration"])
+    assert pool.note.startswith("pool           3 rows of own")
+    keeping = Pool(rows, PoolConfig(num=1, exclude_own=False), source="own", fields=["demonstration"])
+    [asked] = keeping.fill([again])
+    assert [hit.example_id for hit, _ in asked.pool_hits] == ["oslo"]
 
 
 def test_rows_of_articles_are_found_by_their_text(tmp_path: Path) -> None:

@@ -213,6 +213,32 @@ def test_a_context_keeps_the_turns_before_the_question(tmp_path: Path) -> None:
     assert len(told.prompt_tokens) == 4 and told.prompt_tokens[:3] == (9, 3, 3)
 
 
+def test_a_context_stands_above_the_question_and_not_between_a_call_and_its_answer(tmp_path: Path) -> None:
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "find", "arguments": {}}}]}
+    turns = [{"role": "user", "content": "Which port?"}, call, {"role": "tool", "content": "Found."}]
+    row = ROW | {"prompt": turns}
+    [told] = read(tmp_path, row, context=EvaluationContext.TEXT)
+    [(role, content)] = contents(told)
+    assert role == "user" and content.endswith("\n\nWhich port?")
+    assert told.prompt_tokens == (len(content), 0, len("Found."))
+    [shown] = read(tmp_path, row, context=EvaluationContext.DEMONSTRATION)
+    assert [role for role, _ in contents(shown)] == ["user", "assistant", "user"]
+    assert contents(shown)[0] == contents(shown)[2] == ("user", "Which port?")
+    assert len(shown.prompt_tokens) == 5 and shown.prompt_tokens[-2:] == (0, len("Found."))
+
+
+def test_a_mix_is_no_pool_of_a_set(tmp_path: Path) -> None:
+    builder = PromptBuilder(make_tiny_tokenizer(), TeacherConfig())
+    source = tmp_path / "set.jsonl"
+    source.write_text(json.dumps(ROW) + "\n")
+    of_set = EvaluationSetConfig(
+        source=str(source), match=Match.CONTAINS, max_new_tokens=8, context=EvaluationContext.POOL
+    )
+    data = DataConfig(source="", mix={"one": str(source), "other": str(source)})
+    with pytest.raises(ConfigError, match=r"^teacher\.pool\.source=.*data\.mix has several sources.*name one"):
+        read_questions(KEY, of_set, data, builder)
+
+
 def test_a_pool_gives_a_rows_article_or_where_it_has_none_its_demonstration(tmp_path: Path) -> None:
     pool = tmp_path / "pool.jsonl"
     others = [

@@ -338,6 +338,18 @@ async def test_tokens_up_to_the_answer_carry_no_loss_and_a_completion_without_an
     assert 0 < expected.count(0) < len(expected)
 
 
+async def test_rehearsal_counts_from_the_start_though_it_never_holds_the_text_that_an_answer_begins_behind() -> None:
+    async def mixed() -> AsyncIterator[Sample]:
+        for index in range(len(LENGTHS)):
+            yield replace(make_sample(index), is_rehearsal=index % 2 == 1)
+
+    report = await make_group([FakeRank()], answer_start=lambda tokens: None).step(mixed())
+    first_skipped = 1 + 2  # loss.skip_first_tokens, and the prompt
+    assert [sample.num_counted for sample in report.samples] == [
+        (length - first_skipped) * (index % 2) for index, length in enumerate(LENGTHS)
+    ]
+
+
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 4])
 async def test_the_divergence_by_position_is_that_of_the_batch_however_many_ranks_share_it(num_ranks: int) -> None:
     """Lengths and ids differ, and with four ranks fillers are trained on that must not count."""
