@@ -122,7 +122,8 @@ def preflight(cfg: RunConfig, *, on_log: OnLog = lambda log: None) -> RunResult:
     Raises:
         SdftError: what a user can mend, with the key, the value and the remedy.
     """
-    from sdft_ray.cluster.preflight_job import PREFLIGHT_FILE, PreflightJob
+    from sdft_ray.cluster.preflight_job import PreflightJob
+    from sdft_ray.cluster.run_folder import PREFLIGHT_FILE
 
     return run_job(PreflightJob(checked(_single(cfg), Mode.preflight)), PREFLIGHT_FILE, on_log)
 

@@ -18,7 +18,7 @@ from sdft_ray.cluster.termination import Termination
 from sdft_ray.cluster.topology import Roles, start_roles
 from sdft_ray.config import RunConfig, Target, Wandb
 from sdft_ray.config.saved import plain_settings
-from sdft_ray.errors import AlarmError, ClusterError, NonFiniteError, WorkerError
+from sdft_ray.errors import AlarmError, ClusterError, NonFiniteError, WeightVersionError, WorkerError
 from sdft_ray.evaluation.judge import unscored_note
 from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.loop import LoopConfig, Stopped, train
@@ -110,6 +110,7 @@ class Job:
         """From the checks of the roles to the export; once they have passed the folder is this run's."""
         for note in await roles.notes():
             self.console.say(f"checked        {note}")
+        await roles.record_completions(self._stages, self.console.phase)
         await self._resume(roles)
         await self._check_engines(roles)
         roles.channel.take_metrics()  # of no step
@@ -245,7 +246,7 @@ class Job:
                     f"{self._alarm()}. tracking.alarms.stop=true ends the run there; mend what it says, and go on with "
                     "resume=auto, or from an earlier checkpoint with resume=PATH."
                 ) from None
-        except* (WorkerError, ClusterError) as failed:
+        except* (WorkerError, ClusterError, WeightVersionError) as failed:
             failures = failed
         if failures is None and self._termination.is_asked and roles.learner.weight_version < self.inputs.num_steps:
             raise asyncio.CancelledError

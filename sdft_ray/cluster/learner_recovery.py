@@ -14,9 +14,16 @@ from sdft_ray.cluster.run_folder import EVALUATED_FILES, RunFolder
 from sdft_ray.cluster.stages import Stage
 from sdft_ray.cluster.topology import Roles
 from sdft_ray.config import RunConfig
-from sdft_ray.errors import CheckpointError, PayloadLostError, WorkerError, WorkerLostError, first_line
+from sdft_ray.errors import (
+    BrokenWeightsError,
+    CheckpointError,
+    PayloadLostError,
+    WorkerError,
+    WorkerLostError,
+    first_line,
+)
 from sdft_ray.faults import Fault, FaultKind
-from sdft_ray.learner.checkpoint import newest_sound, read_state
+from sdft_ray.learner.checkpoint import abandon_later, newest_sound, read_state
 from sdft_ray.outcome import first_cause
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.teacher.pool import TeacherPool
@@ -46,9 +53,11 @@ class LearnerRecovery:
             await self._save(stage, roles)
             raise failures
         await roles.learner.checkpoints.abandon()
-        checkpoint, damages = newest_sound(self._folder.checkpoints)
+        checkpoint, damages = await asyncio.to_thread(newest_sound, self._folder.checkpoints)
         for damage in damages:
             self._console.say(f"damaged        {damage}; its checkpoint is passed over")
+        if checkpoint is not None:
+            abandon_later(checkpoint, self._folder.checkpoints)  # damaged ones must not outlive sound ones
         checkpoint = checkpoint or self._folder.resumed
         first = 0 if checkpoint is None else read_state(checkpoint)["weight_version"]
         if first < stage.first_step:  # the run saves no checkpoints, and has finished a stage
@@ -67,12 +76,16 @@ class LearnerRecovery:
     async def _save(self, stage: Stage, roles: Roles) -> None:
         """Saves a checkpoint of the last whole step, if the run saves any and none is there."""
         version = roles.learner.weight_version
+        try:
+            await roles.learner.checkpoints.finish()
+        except (WorkerError, CheckpointError) as error:
+            self._console.say(f"not saved      {first_line(error)}")
         if not self._cfg.checkpoint_every or version in (0, roles.learner.checkpoints.saved_version):
             return
         num_trained = (version - stage.first_step) * stage.cfg.batch_size
         try:
             await roles.learner.save_checkpoint(stage.inputs.examples.state_at(num_trained), wait=True)
-        except (WorkerError, CheckpointError) as error:
+        except (WorkerError, CheckpointError, BrokenWeightsError) as error:
             self._console.say(f"not saved      step {version}: {first_line(error)}")
         else:
             if roles.learner.checkpoints.saved_version == version:  # else it has said why not

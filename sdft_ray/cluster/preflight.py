@@ -15,13 +15,14 @@ from pathlib import Path
 
 import psutil
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sdft_ray.cluster.run_folder import LOCK_FILE
+from sdft_ray.cluster.run_folder import LOCK_FILE, UNFINISHED
 from sdft_ray.cluster.run_inputs import RunInputs
 from sdft_ray.cluster.session import alive_nodes
 from sdft_ray.config import RunConfig
-from sdft_ray.errors import ClusterError, PreflightError
+from sdft_ray.errors import ClusterError, PreflightError, first_line
 from sdft_ray.learner.checkpoint import complete_checkpoints
 from sdft_ray.models.arithmetic import ADAMW_BYTES_PER_PARAMETER, FP32_BYTES, read_shape
 from sdft_ray.models.identity import fingerprint
@@ -103,7 +104,13 @@ def facts_of_all_nodes(folders: Sequence[str], run_dir: str) -> list[NodeFacts]:
         raise ClusterError(
             f"node {address} does not answer within {FACTS_TIMEOUT_S:.0f} s; see 'ray status', or take it out."
         )
-    facts: list[NodeFacts] = ray.get(answers, timeout=FACTS_TIMEOUT_S)
+    try:
+        facts: list[NodeFacts] = ray.get(answers, timeout=FACTS_TIMEOUT_S)
+    except RayError as error:
+        raise ClusterError(
+            f"a node cannot say what is installed there ({first_line(error)}); install this package on every node of "
+            f"{', '.join(node['NodeManagerAddress'] for node in nodes)}, in the environment that Ray was started in."
+        ) from error
     return facts
 
 
@@ -159,7 +166,12 @@ def check_storage(cfg: RunConfig, model_path: str, run_dir: Path) -> Iterator[Li
         problem="the run would fill the disk" if needed > free else "",
         remedy="make room, set runs_dir to a larger disk, or lower keep_checkpoints",
     )
-    rate = write_rate(run_dir)
+    try:
+        rate = write_rate(run_dir)
+    except OSError as error:
+        problem = f"cannot be written to ({error.strerror or error})"
+        yield Line(what="run folder", value=str(run_dir), problem=problem, remedy="make room, or set another runs_dir")
+        return
     seconds = saved / rate
     yield Line(
         what="write speed",
@@ -180,7 +192,7 @@ def checkpoint_bytes(cfg: RunConfig, model_path: str) -> int:
 
 def write_rate(folder: Path) -> float:
     """Bytes a second that reach the disk."""
-    file, content = folder / ".preflight.partial", os.urandom(WRITTEN_BYTES)
+    file, content = folder / f"preflight{UNFINISHED}", os.urandom(WRITTEN_BYTES)
     started = time.perf_counter()
     try:
         with file.open("wb") as opened:

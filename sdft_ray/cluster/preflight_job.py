@@ -5,12 +5,12 @@ import time
 from dataclasses import asdict, replace
 
 from sdft_ray.cluster.job import Job
+from sdft_ray.cluster.run_folder import PREFLIGHT_FILE
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.cluster.topology import start_roles
 from sdft_ray.config import NEVER, RunConfig
 from sdft_ray.errors import ConfigError
-
-PREFLIGHT_FILE = "preflight.json"
+from sdft_ray.tracking.earlier import move_to_earlier
 
 
 class PreflightJob(Job):
@@ -51,5 +51,6 @@ class PreflightJob(Job):
                 roles.close()
         seconds = time.monotonic() - started
         result = {"lines": [asdict(line) for line in lines], "seconds": round(seconds, 1)}
+        move_to_earlier(self.folder.path / PREFLIGHT_FILE)
         (self.folder.path / PREFLIGHT_FILE).write_text(json.dumps(result, indent=2), encoding="utf-8")
         self.console.say(f"preflight      passed in {seconds:.0f} s; leave mode=preflight out to train")

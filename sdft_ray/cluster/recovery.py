@@ -7,12 +7,13 @@ A rollout engine in an NCCL group is not replaced: in a broadcast its neighbours
 outside of one all of them would have to meet anew. There a loss stops the run, with a checkpoint if there is a learner.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError
+from ray.exceptions import GetTimeoutError, ObjectLostError
 from ray.experimental import get_local_object_locations
 
 from sdft_ray.cluster.actors import Maker
@@ -29,6 +30,7 @@ READY = Work("ready", pace=Pace.START)
 
 Tell = Callable[[Fault], None]
 IsLost = Callable[[Any], bool]  # of a payload's handle
+POLL_S = 0.2  # between two looks whether the weights of a step are loaded
 LOOK_TIMEOUT_S = 5.0  # for a payload on this node, which takes no time
 
 
@@ -43,6 +45,7 @@ def replace_lost(
     make: Maker,
     pool: RolloutPool | TeacherPool,
     unchanged: AbstractAsyncContextManager[None],
+    learners: Callable[[], int],
     budget: RestartBudget,
     tell: Tell,
 ) -> None:
@@ -53,6 +56,7 @@ def replace_lost(
         make: makes the actor of a rank.
         pool: of the group.
         unchanged: inside it the learner changes no weights.
+        learners: the version that the learner holds, which alone it can publish.
         budget: of all groups together.
         tell: is told what happens.
     """
@@ -60,8 +64,14 @@ def replace_lost(
     @asynccontextmanager
     async def joining(newcomer: WorkerGroup) -> AsyncIterator[None]:
         await start_workers(newcomer)
-        async with unchanged, pool.holding_current(newcomer):
-            yield
+        while True:
+            # Behind a step, until its weights are loaded, the others hold what no learner has any more.
+            async with unchanged:
+                if pool.holds(learners()):
+                    async with pool.holding_current(newcomer):
+                        yield
+                    return
+            await asyncio.sleep(POLL_S)
 
     group.replace_lost(Recovery(make=make, joining=joining, budget=budget, tell=tell))
 
@@ -96,4 +106,6 @@ def _is_lost(payload: Any) -> bool:
         ray.get(payload, timeout=LOOK_TIMEOUT_S)
     except ObjectLostError:
         return True
+    except GetTimeoutError:
+        return False  # a rank may still have it
     return False

@@ -47,7 +47,8 @@ async def rollout_workers_only(
         with phase(f"starting {group.size} rollout worker{'s' if group.size > 1 else ''}"):
             await start_workers(group)
         pool = RolloutPool(group, WeightChannel(publish, cfg.weights.timeout_s))
-        replace_lost(group, make, pool, asyncio.Lock(), RestartBudget(cfg.faults.max_restarts), tell)
+        budget = RestartBudget(cfg.faults.max_restarts)
+        replace_lost(group, make, pool, asyncio.Lock(), lambda: 0, budget, tell)  # none but the folder's weights
         yield pool
     finally:
         close_all([group])

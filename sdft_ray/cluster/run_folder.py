@@ -39,6 +39,7 @@ from sdft_ray.workers.worker import write_for_no_stranger
 
 EVALUATION_FILE = "evaluation.json"  # what mode=evaluate comes to
 CHECK_FILE = "check_teacher.json"  # what mode=check_teacher comes to
+PREFLIGHT_FILE = "preflight.json"
 MODEL = "model"
 LOGS = "logs"
 UNFINISHED = ".new"  # suffix of a file until it is whole
@@ -251,7 +252,9 @@ def _written(path: Path) -> Iterator[Path]:
     """What runs have written into the folder, except logs and the settings of a start that came to nothing."""
     for file in _files(path):
         inside = file.relative_to(path)
-        is_own = inside.parts[0] not in (LOGS, EARLIER, LOCK_FILE, CONFIG_FILE) and file.suffix != UNFINISHED
+        is_own = (
+            inside.parts[0] not in (LOGS, EARLIER, LOCK_FILE, CONFIG_FILE, PREFLIGHT_FILE) and file.suffix != UNFINISHED
+        )
         if is_own and file.stat().st_size:
             yield file
 

@@ -24,7 +24,7 @@ GIB = 2**30
 ROLES = ("rollout", "teacher", "learner")
 NOBODY = "start one with 'ray start --head', or unset RAY_ADDRESS to run on a Ray of this command's own"
 ANSWER_TIMEOUT_S = 20.0  # of a head node; ray.init alone waits for 300 s
-FOUND_BY_RAY = ("auto", "local")  # what RAY_ADDRESS may be besides HOST:PORT
+AUTO, LOCAL = "auto", "local"  # what RAY_ADDRESS may be besides HOST:PORT: a Ray that Ray finds, and one's own
 
 
 class RaySession:
@@ -49,7 +49,7 @@ class RaySession:
             )
         os.environ.update(DRIVER)
         logging.getLogger("ray").setLevel(logging.ERROR)  # it would tell on the terminal how to do without a token
-        if address := os.environ.get("RAY_ADDRESS"):
+        if (address := os.environ.get("RAY_ADDRESS", "")) not in ("", LOCAL):
             context = self._join(address)
             self.warning = exposure_of_cluster()
         else:
@@ -66,7 +66,7 @@ class RaySession:
         ray.shutdown()
 
     def _join(self, address: str) -> ray.runtime_context.RuntimeContext:
-        if address not in FOUND_BY_RAY:
+        if address != AUTO:
             prepare_to_join(address)
         try:
             return ray.init(log_to_driver=False, logging_level="ERROR")

@@ -72,6 +72,12 @@ class Roles:
         said = [note for group in groups for notes in await group.on_all(_notes, Work("notes")) for note in notes]
         return list(dict.fromkeys(said))
 
+    async def record_completions(self, stages: Stages, phase: Phase) -> None:
+        """Has completions that the run's first weights write sampled, before others are loaded."""
+        if isinstance(self.completions, RecordedCompletions | RehearsedCompletions):
+            with phase("sampling completions with the weights the run begins with"):
+                await self.completions.record(stages.drawn())
+
     async def status(self) -> list[WorkerStatus]:
         """The status of every worker of every role."""
         return [status for group in self.groups.values() for status in await group.status()]
@@ -139,9 +145,6 @@ async def start_roles(
         channel.take_metrics()  # of no step
         await learner.measure_matmuls()
         _replace_lost(cfg, roles, weights, tell)
-        if isinstance(roles.completions, RecordedCompletions | RehearsedCompletions):
-            with phase("sampling completions with the weights the run begins with"):
-                await roles.completions.record(stages.drawn())
         on_failure.pop_all()
     return roles
 
@@ -171,7 +174,9 @@ def _replace_lost(cfg: RunConfig, roles: Roles, weights: WeightPlan, tell: Tell)
     for role, pool in pools.items():
         is_pushed = role == "rollout" and weights.student_channel.reach.gpu_to_gpu
         if isinstance(pool, RolloutPool | TeacherPool) and not is_pushed:
-            replace_lost(roles.groups[role], roles.makers[role], pool, roles.learner.unchanged, budget, tell)
+            learner = roles.learner
+            versions = partial(getattr, learner, "weight_version")
+            replace_lost(roles.groups[role], roles.makers[role], pool, learner.unchanged, versions, budget, tell)
     if isinstance(roles.teacher, TeacherPool):
         score_lost_again(roles.learner, roles.teacher, roles.groups["teacher"], tell)
 

@@ -17,7 +17,7 @@ from sdft_ray.learner.saving import CheckpointWriter, SavingPlan
 from sdft_ray.learner.schedule import Round, StagePlan, WeightedSample, cut_rounds, token_weights
 from sdft_ray.learner.step_metrics import step_metrics
 from sdft_ray.models.packing import Packing
-from sdft_ray.records import MatmulSeconds, Publication, Sample, SampleReport, StepReport, TokenViews
+from sdft_ray.records import MatmulSeconds, Publication, RankReport, Sample, SampleReport, StepReport, TokenViews
 from sdft_ray.tracking.phases import PhaseTimer
 from sdft_ray.weights.channel import WeightKind
 from sdft_ray.workers.deadlines import Pace, Work
@@ -81,13 +81,12 @@ class LearnerGroup:
         """
         version = self.weight_version
         trained, wait_s = await self._accumulate(samples)
-        async with self.unchanged:
-            try:
-                reports = await self.workers.on_all(lambda actor: actor.apply.remote(), Work("apply"))
-            except NonFiniteError as error:
-                error.samples = tuple(trained)
-                raise
-            self.weight_version += 1
+        applying = asyncio.create_task(self._apply(trained))
+        try:
+            reports = await asyncio.shield(applying)
+        except asyncio.CancelledError:
+            await asyncio.wait([applying])  # the ranks end the step all the same, so it has to be counted
+            raise
         metrics = step_metrics(
             trained, reports, weight_version=version, sampled=self._sampled, matmuls=self._matmuls
         ) | {
@@ -96,6 +95,16 @@ class LearnerGroup:
             "loop/wait_s": wait_s,
         }
         return StepReport(metrics=metrics, samples=tuple(trained[: self._num_report_samples]))
+
+    async def _apply(self, trained: Sequence[SampleReport]) -> list[RankReport]:
+        async with self.unchanged:
+            try:
+                reports = await self.workers.on_all(lambda actor: actor.apply.remote(), Work("apply"))
+            except NonFiniteError as error:
+                error.samples = tuple(trained)
+                raise
+            self.weight_version += 1
+        return reports
 
     async def _accumulate(self, samples: AsyncIterator[Sample]) -> tuple[list[SampleReport], float]:
         """Has the ranks accumulate the gradient of a batch; returns when all have, so that `apply` finds it whole.

@@ -77,6 +77,10 @@ class RolloutPool:
         """Has the next version loaded whatever its number: the learner has begun again at an earlier one."""
         self._weight_version, self._holds_folder = None, False
 
+    def holds(self, version: int) -> bool:
+        """True when the workers hold this version, or none but that of the model folder yet."""
+        return self._weight_version is None or self._holds_folder or self._weight_version == version
+
     @asynccontextmanager
     async def holding_current(self, newcomer: WorkerGroup) -> AsyncIterator[None]:
         """Inside the block a newcomer, which has started, holds the weights of all others, and none are loaded."""

@@ -77,6 +77,11 @@ class TeacherPool:
         """Has the next version loaded whatever its number: the learner has begun again at an earlier one."""
         self._weight_version = None
 
+    def holds(self, version: int) -> bool:
+        """True when the workers hold this version, or weights that no version changes."""
+        is_fixed = self._weights.teacher_kind is None or self._weight_version is None or self._holds_folder
+        return is_fixed or self._weight_version == version
+
     @asynccontextmanager
     async def holding_current(self, newcomer: WorkerGroup) -> AsyncIterator[None]:
         """Inside the block a newcomer, which has started, holds the weights of all others, and none are loaded."""

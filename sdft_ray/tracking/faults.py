@@ -7,6 +7,7 @@ from pathlib import Path
 from sdft_ray.faults import Fault, FaultKind
 from sdft_ray.tracking.earlier import move_to_earlier
 from sdft_ray.tracking.jsonl import line_of
+from sdft_ray.tracking.line_file import LineFile
 
 FAULTS_FILE = "faults.jsonl"
 RECOVERY = "faults/recovery_s"
@@ -28,17 +29,19 @@ class FaultLog:
 
     def __init__(self, say: Callable[[str], None]):
         """`say` prints a line."""
+        self._say_line = say
         self._say = say_faults(say)
         self._step = lambda: 0
-        self._path: Path | None = None
+        self._lines: LineFile | None = None
         self._unwritten: list[str] = []  # faults of the start, before the folder was the run's
         self._metrics: dict[str, float] = {}
 
     def open(self, run_dir: Path, step: Callable[[], int], *, resumes: bool) -> None:
         """Begins faults.jsonl, or goes on with it if the run `resumes`; `step` tells where the learner is."""
-        self._step, self._path = step, run_dir / FAULTS_FILE
+        path = run_dir / FAULTS_FILE
         if not resumes:
-            move_to_earlier(self._path)
+            move_to_earlier(path)
+        self._step, self._lines = step, LineFile(path, self._say_line)
         self._write()
 
     def tell(self, fault: Fault) -> None:
@@ -68,8 +71,7 @@ class FaultLog:
         return taken
 
     def _write(self) -> None:
-        if self._path is None or not self._unwritten:
+        if self._lines is None or not self._unwritten:
             return
-        with self._path.open("a", encoding="utf-8") as file:
-            file.writelines(self._unwritten)
+        self._lines.write(self._unwritten)
         self._unwritten.clear()

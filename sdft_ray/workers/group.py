@@ -175,9 +175,9 @@ class WorkerGroup:
         if recovery is None:
             return
         recovery.kill(seat.actor)
-        recovery.tell(Fault(kind=kind, role=self.role, rank=seat.rank, node=seat.node, text=text))
         self._replacements[seat.rank] = asyncio.create_task(self._replace(seat, recovery))
         self._replacements[seat.rank].add_done_callback(self._notify)
+        recovery.tell(Fault(kind=kind, role=self.role, rank=seat.rank, node=seat.node, text=text))
 
     async def _replace(self, lost: Seat, recovery: Recovery) -> None:
         """Starts workers in the place of a lost one until one serves, or the budget is spent."""
@@ -207,6 +207,11 @@ class WorkerGroup:
             except SdftError as error:
                 recovery.kill(actor)
                 tell(FaultKind.START_FAILED, f"{lost.name} could not be started again: {first_line(error)}")
+            except Exception as error:  # a fault of this program's own, for which nobody waits
+                recovery.kill(actor)
+                what = f"{type(error).__name__}: {first_line(error)}"
+                tell(FaultKind.GIVEN_UP, f"{lost.name} is not started again: {what}")
+                raise
             else:
                 tell(FaultKind.REPLACED, f"{lost.name} serves again", arrived.node)
                 return

@@ -30,7 +30,7 @@ class Learner:
 
     def __init__(self, version: int, deaths: int, checkpoints: Path):
         self.weight_version, self.deaths, self.root = version, deaths, checkpoints
-        self.checkpoints = SimpleNamespace(saved_version=0, abandon=self.abandon)
+        self.checkpoints = SimpleNamespace(saved_version=0, abandon=self.abandon, finish=self.finish)
         self.num_abandoned = 0
         self.unchanged = asyncio.Lock()
         self.resumed: list[str] = []
@@ -56,6 +56,9 @@ class Learner:
     async def resume(self, folder: Path) -> None:
         self.resumed.append(folder.name)
         self.weight_version = int(folder.name[5:])
+
+    async def finish(self) -> None:
+        """Nothing is being written."""
 
     async def abandon(self) -> None:
         self.num_abandoned += 1

@@ -62,7 +62,7 @@ async def run():
     await group.on_all(lambda actor: actor.ready.remote())
     pool = TeacherPool(group, None, make_plan(teacher=TeacherConfig(weights=TeacherWeights.FROZEN)))
     faults, looked_at = [], []
-    replace_lost(group, make, pool, asyncio.Lock(), RestartBudget(9), faults.append)
+    replace_lost(group, make, pool, asyncio.Lock(), lambda: 0, RestartBudget(9), faults.append)
     score_lost_again(SimpleNamespace(check_payloads=looked_at.append), pool, group, faults.append)
     (with_payload,) = looked_at
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -137,12 +138,16 @@ class Started:
     async def notes(self) -> list[str]:
         return []
 
+    async def record_completions(self, stages: Any, phase: Any) -> None:
+        """Samples nothing."""
+
 
 class StartedJob(Job):
     """A job whose workers have started."""
 
     def __init__(self, folder: RunFolder, cfg: RunConfig):
         self.folder, self._cfg, self._settings = folder, cfg, {"num_steps": 6}
+        self._stages: Any = ()
         self.console = ConsoleSink(6)
 
 
