@@ -133,7 +133,14 @@ class TeacherTurns:
         if example.teacher_messages:
             return ""
         for field in self.shown:
-            filled = self.demonstrations(example) if field == "demonstration" else getattr(example, field).strip()
-            if not filled:
+            if not (self._has_demonstration(example) if field == "demonstration" else getattr(example, field).strip()):
                 return field
         return ""
+
+    def _has_demonstration(self, example: Example) -> bool:
+        """True when the row or the pool gives one, whether or not the chat template can write it."""
+        of_teacher = self.settings.demonstrations
+        own = bool(example.demonstration.strip() or example.further_demonstrations)
+        return (of_teacher is not DemonstrationSource.POOL and own) or (
+            of_teacher is not DemonstrationSource.OWN and bool(example.pool_hits)
+        )
