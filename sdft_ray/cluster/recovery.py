@@ -107,5 +107,5 @@ def _is_lost(payload: Any) -> bool:
     except ObjectLostError:
         return True
     except GetTimeoutError:
-        return False  # a rank may still have it
+        pass  # a rank may still have it
     return False

@@ -1,19 +1,16 @@
 """Settings of what is measured before, during and after training: evaluation sets and the judge."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 from urllib.parse import urlsplit
 
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING
 
 from sdft_ray.config.data import OnBadRow
-from sdft_ray.config.keys import check_keys
+from sdft_ray.config.named_sources import named_source
 from sdft_ray.config.validation import at_least, positive, require
-from sdft_ray.errors import ConfigError
 
 PRIOR = "prior"  # the name under which the results of evaluation.prior stand
 PLACEHOLDERS = ("{question}", "{reference}", "{completion}")
@@ -181,17 +178,7 @@ class EvaluationConfig:
             "metrics are named after it, which takes letters, digits, - and _, and no _lenient at its end",
             "choose another name",
         )
-        given = {"source": value} if isinstance(value, str) else value
-        known = [known.name for known in fields(EvaluationSetConfig)]
-        if not isinstance(given, Mapping):
-            raise ConfigError(key, value, "is neither a source nor settings of a set", f"use {', '.join(known)}")
-        check_keys(given, EvaluationSetConfig, f"{key}.")
         defaults = EvaluationSetConfig(match=self.match, max_new_tokens=self.max_new_tokens)
-        try:
-            settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(defaults), given))
-        except OmegaConfBaseException as error:
-            problem = str(error).splitlines()[0]
-            raise ConfigError(key, dict(given), problem, f"the settings of a set are {', '.join(known)}") from error
-        assert isinstance(settings, EvaluationSetConfig)
+        settings = named_source(key, value, defaults, entry="a set", settings_of="a set")
         settings.check(key)
         return settings

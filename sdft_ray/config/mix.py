@@ -1,16 +1,11 @@
 """Settings of a mix of several sources."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from sdft_ray.config.keys import check_keys
+from sdft_ray.config.named_sources import named_source
 from sdft_ray.config.validation import at_least, require
-from sdft_ray.errors import ConfigError
 
 
 @dataclass(kw_only=True)
@@ -45,16 +40,6 @@ def mix_source(key: str, value: Any) -> MixSourceConfig:
     Raises:
         ConfigError: it is neither, or a setting of it cannot be used.
     """
-    given = {"source": value} if isinstance(value, str) else value
-    known = ", ".join(known.name for known in fields(MixSourceConfig))
-    if not isinstance(given, Mapping):
-        raise ConfigError(key, value, "is neither a source nor settings of one", f"use {known}")
-    check_keys(given, MixSourceConfig, f"{key}.")
-    try:
-        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(MixSourceConfig), given))
-    except OmegaConfBaseException as error:
-        problem = str(error).splitlines()[0]
-        raise ConfigError(key, dict(given), problem, f"the settings of a source are {known}") from error
-    assert isinstance(settings, MixSourceConfig)
+    settings = named_source(key, value, MixSourceConfig(), entry="a source", settings_of="one")
     settings.check(key)
     return settings

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from sdft_ray.errors import ConfigError
 from sdft_ray.preview.rows import Preview
+from sdft_ray.report.page import page_environment
 from sdft_ray.report.palette import DARK, DARK_ARMS, LIGHT, LIGHT_ARMS, style
 
 FOLDER = Path(__file__).parent
@@ -29,16 +28,13 @@ def write_page(preview: Preview, path: Path) -> None:
 
 def render_page(preview: Preview) -> str:
     """The page as text; everything of the data is escaped in it, and no script runs."""
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.jinja").render(
-        preview=preview,
-        light=style(LIGHT, LIGHT_ARMS),
-        dark=style(DARK, DARK_ARMS),
-        page_style=REPORT_STYLE.read_text(encoding="utf-8") + (FOLDER / "preview.css").read_text(encoding="utf-8"),
+    return (
+        page_environment(FOLDER)
+        .get_template("page.html.jinja")
+        .render(
+            preview=preview,
+            light=style(LIGHT, LIGHT_ARMS),
+            dark=style(DARK, DARK_ARMS),
+            page_style=REPORT_STYLE.read_text(encoding="utf-8") + (FOLDER / "preview.css").read_text(encoding="utf-8"),
+        )
     )

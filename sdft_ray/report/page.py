@@ -17,16 +17,21 @@ FOLDER = Path(__file__).parent
 MAX_METHODS = 5  # named in the title
 
 
-def render_page(study: Study, sections: Sequence[Section]) -> str:
-    """The page as text; everything a run has written is escaped in it."""
-    script = (FOLDER / "page.js").read_text(encoding="utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
+def page_environment(folder: Path) -> Environment:
+    """What renders the templates of a folder as pages: all that is put in is escaped, and nothing may be missing."""
+    return Environment(
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def render_page(study: Study, sections: Sequence[Section]) -> str:
+    """The page as text; everything a run has written is escaped in it."""
+    script = (FOLDER / "page.js").read_text(encoding="utf-8")
+    environment = page_environment(FOLDER)
     environment.filters["visible"] = visible
     return environment.get_template("page.html.jinja").render(
         title=_title(study),
