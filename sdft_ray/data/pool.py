@@ -4,7 +4,7 @@ What a row is shown depends on the pool, the settings and the row alone: neither
 was shown before. It is chosen once, before training, and is the same in every epoch.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -65,6 +65,18 @@ class Pool:
             others = islice((hit for hit in hits if hit.place != own), num)
             filled.append(replace(example, pool_hits=tuple((self._examples[hit.place], hit.score) for hit in others)))
         return tuple(filled)
+
+
+class PoolOfEach:
+    """A pool for every source of a mix: an example is shown rows of its own source."""
+
+    def __init__(self, pool_of: Mapping[str, Pool]):
+        """`pool_of` gives the pool of every example's id."""
+        self._pool_of = pool_of
+
+    def fill(self, examples: Sequence[Example]) -> tuple[Example, ...]:
+        """As `Pool.fill`; one search an example, which is for samples and not for whole data sets."""
+        return tuple(self._pool_of[example.example_id].fill([example])[0] for example in examples)
 
 
 def open_pool(

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-from sdft_ray.cluster.check import TeacherCheck, read_check_inputs, templates_to_check
+from sdft_ray.cluster.check import TeacherCheck
+from sdft_ray.cluster.check_inputs import read_check_inputs, templates_to_check
 from sdft_ray.config import CheckConfig, RunConfig, TeacherConfig, TeacherContext
 from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.launch import CONF, typed_config
@@ -140,6 +141,34 @@ def test_rows_without_a_demonstration_are_not_asked_and_a_pool_without_others_is
     assert any(note.startswith("the pool is left out: teacher.pool.num=1: ") for note in alike.notes)
     with pytest.raises(ConfigError, match=r"teacher\.pool\.num=1: .* has 1 rows of different prompts"):
         read_check_inputs(config(folder, rows("One.", "Two.", prompt="The same?"), "teacher.demonstrations=POOL"))
+
+
+MIX = ["data=mix", "data.source=''", "+data.mix.facts='builtin:facts:taught'", "+data.mix.worded='builtin:facts:train'"]
+
+
+def test_of_a_mix_every_source_gives_its_share_and_is_its_own_pool(folder: str) -> None:
+    weights = ["+data.mix.facts={source: 'builtin:facts:taught', weight: 3}", *MIX[3:]]
+    inputs = read_check_inputs(config(folder, *MIX[:2], *weights, "check.num_examples=8", "data.system=''"))
+    probes = inputs.sample.probes
+    assert [probe.example_id.partition(":")[0] for probe in probes] == ["facts"] * 6 + ["worded"] * 2
+    for probe in probes:
+        for pool in probe.pools.values():
+            assert {hit.partition(":")[0] for hit in pool.ids} == {probe.example_id.partition(":")[0]}
+            assert probe.example_id not in pool.ids
+
+
+def test_a_pool_that_is_named_serves_every_source_of_a_mix(folder: str) -> None:
+    pool = "teacher.pool.source=builtin:facts:taught"
+    inputs = read_check_inputs(config(folder, *MIX, "check.num_examples=4", pool))
+    hits = {hit for probe in inputs.sample.probes for pool in probe.pools.values() for hit in pool.ids}
+    assert hits and not any(":" in hit for hit in hits)
+
+
+def test_a_bad_source_of_a_mix_is_named(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "bare.jsonl").write_text('{"prompt": "A?"}\n')
+    bare = f"+data.mix.bare={tmp_path}/bare.jsonl"
+    with pytest.raises(DataError, match=r"^data\.mix\.bare: .*line 1: has no column demonstration"):
+        read_check_inputs(config(folder, *MIX[:3], bare))
 
 
 def test_one_example_is_refused(folder: str) -> None:

@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 from sdft_ray.config import DataConfig, Match, TeacherContext
 from sdft_ray.conversation import Message, last_of
-from sdft_ray.data.pool import Pool
+from sdft_ray.data.passes import whole_counts
+from sdft_ray.data.pool import Pool, PoolOfEach
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place
 from sdft_ray.data.teacher_template import SHOWN
+from sdft_ray.data.tokenized import MixPart
 from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.evaluation.questions import given_texts
 from sdft_ray.evaluation.scorers import Gold, check_gold, score
@@ -23,7 +25,7 @@ STUDENT = "student"  # under whose name the plain prompts are counted
 class PoolSource(NamedTuple):
     """A pool that is compared, and what shows its demonstrations."""
 
-    pool: Pool
+    pool: Pool | PoolOfEach
     builders: Mapping[str, PromptBuilder]  # by template
 
 
@@ -98,6 +100,7 @@ def draw_sample(
     context_length: int,
     seed: int,
     places: Sequence[Place] = (),
+    mix: Sequence[MixPart] = (),
     pools: Mapping[str, PoolSource] = MappingProxyType({}),
 ) -> CheckSample:
     """Draws examples and makes their prompts. Nothing is cut: what is over a budget is counted.
@@ -113,6 +116,7 @@ def draw_sample(
         context_length: tokens the model reads.
         seed: the same seed draws the same examples.
         places: of the examples; () counts them from 1.
+        mix: which examples are of which source, in their order, each of which gives its share; () for one source.
         pools: by retriever.
 
     Raises:
@@ -122,10 +126,10 @@ def draw_sample(
     """
     if len(examples) < 2:
         problem = "is the only example, so there is no other's demonstration to mislead the teacher with"
-        raise DataError(data.source, 1, problem, "give two examples at least")
-    indices = _draw(len(examples), num_examples, seed)
+        raise DataError(data.origin, 1, problem, "give two examples at least")
+    indices = _draw(mix or [MixPart("", 1.0, len(examples))], num_examples, seed)
     drawn = [examples[index] for index in indices]
-    of_drawn = [places[index] if places else Place(data.source, index + 1) for index in indices]
+    of_drawn = [places[index] if places else Place(data.origin, index + 1) for index in indices]
     passes = [_passes(*row, builders, match) for row in zip(drawn, of_drawn, strict=True)]
     partners = _wrong_partners(drawn, SHOWN[context], match, seed)
     found = {name: source.pool.fill(drawn) for name, source in pools.items()}
@@ -166,9 +170,17 @@ def _readable(
     return readable
 
 
-def _draw(num_available: int, num_examples: int, seed: int) -> list[int]:
-    """Places in the data, ascending, each at most once."""
-    return sorted(random.Random(f"check-{seed}").sample(range(num_available), min(num_examples, num_available)))
+def _draw(mix: Sequence[MixPart], num_examples: int, seed: int) -> list[int]:
+    """Places in the data, ascending, each at most once; of every source its share, or all that it has."""
+    shares = whole_counts(num_examples, [part.weight for part in mix])
+    drawn: list[int] = []
+    start = 0
+    for part, share in zip(mix, shares, strict=True):
+        key = f"check-{seed}" + f"-{part.name}" * bool(part.name)
+        rows = range(start, start + part.num_rows)
+        drawn += sorted(random.Random(key).sample(rows, min(share, part.num_rows)))
+        start += part.num_rows
+    return drawn
 
 
 def _passes(example: Example, place: Place, builders: Mapping[str, PromptBuilder], match: Match) -> bool:
