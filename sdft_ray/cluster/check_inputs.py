@@ -24,6 +24,7 @@ from sdft_ray.data.sources import Loaded, load_rows
 from sdft_ray.data.teacher_template import TEMPLATES, check_template
 from sdft_ray.data.tokenized import MixPart
 from sdft_ray.errors import ConfigError, DataError
+from sdft_ray.evaluation.questions import with_called_answer
 from sdft_ray.evaluation.teacher_check.sample import CheckSample, PoolSource, draw_sample
 from sdft_ray.examples import Example
 from sdft_ray.models.folder import load_tokenizer
@@ -78,7 +79,7 @@ def read_check_inputs(cfg: RunConfig) -> CheckInputs:
 
     pools = _pools(cfg, sources, builders, notes)
     asked = [_with_demonstrations(source, notes) for source in sources]
-    examples = [example for rows in asked for example, _ in rows]
+    examples = [with_called_answer(example, match_of(cfg)) for rows in asked for example, _ in rows]
     if match_of(cfg) is Match.JUDGE:
         examples = [replace(example, answer="") for example in examples]
         notes.append(

@@ -46,6 +46,14 @@ def given_texts(turns: Sequence[Message]) -> tuple[str, ...]:
     return tuple(turn.content for turn in turns if turn.role not in ("assistant", "tool"))
 
 
+def with_called_answer(row: Example, match: Match) -> Example:
+    """The row with the calls of its demonstration as the answer, where tool calls are matched and it has no other."""
+    turn = row.demonstration_turn
+    if match is not Match.TOOL_CALL or turn is None or row.answer.strip():
+        return row
+    return replace(row, answer=f"[{', '.join(call.text for call in turn.tool_calls)}]")
+
+
 class QuestionSet(NamedTuple):
     """An evaluation set as it was read."""
 
@@ -92,8 +100,9 @@ def read_questions(key: str, settings: EvaluationSetConfig, data: DataConfig, bu
     questions: list[Question] = []
     for place, row in zip(loaded.places, examples, strict=True):
         with bad.reading(place):
-            _check_answer(key, settings, place, row)
-            questions.append(_question(row, builder, settings.context))
+            scored = with_called_answer(row, settings.match)
+            _check_answer(key, settings, place, scored)
+            questions.append(_question(scored, builder, settings.context))
     if not questions:
         raise bad.none_good()
     return QuestionSet(questions, [*notes, *bad.notes()])

@@ -19,6 +19,7 @@ from sdft_ray.conversation import Message
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.errors import ConfigError, DataError, ModelError
 from sdft_ray.evaluation.questions import Question, QuestionSet, read_questions
+from sdft_ray.evaluation.scorers import is_right
 from sdft_ray.examples import Example
 from tests.tiny import make_tiny_tokenizer
 
@@ -77,6 +78,21 @@ def test_tool_calls_keep_their_acceptable_values(tmp_path: Path) -> None:
     [question] = read(tmp_path, row, match=Match.TOOL_CALL)
     assert json.loads(question.answer) == row["answer"]
     assert json.loads(question.acceptable) == row["acceptable"]
+
+
+def test_a_call_to_be_learned_is_the_answer_where_calls_are_matched(tmp_path: Path) -> None:
+    turns = [
+        {"role": "user", "content": "How warm is it in Tosk?"},
+        {"role": "assistant", "tool_calls": [{"function": {"name": "weather", "arguments": {"city": "Tosk"}}}]},
+    ]
+    [question] = read(tmp_path, {"messages": turns}, match=Match.TOOL_CALL)
+    completion = '<tool_call>{"name": "weather", "arguments": {"city": "Tosk"}}</tool_call>'
+    assert is_right(completion, question.answer, Match.TOOL_CALL)
+    given = {"messages": turns, "answer": '{"name": "weather", "arguments": {"city": "Velm"}}'}
+    [question] = read(tmp_path, given, match=Match.TOOL_CALL)
+    assert not is_right(completion, question.answer, Match.TOOL_CALL)
+    with pytest.raises(DataError, match="has no answer"):
+        read(tmp_path, {"messages": turns})
 
 
 def test_a_row_without_an_answer_is_refused(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """TOOL_CALL: the calls of a completion are the answer's, each as often, in any order.
 
-A call is "Action: NAME" with "Action Input: {JSON object}" on a line below it. The input is read by a JSON parser from
-where it begins, so nested objects and text behind it are no trouble. Values are compared as JSON: the order of keys is
-free, 1 and 1.0 are the same number, but "1" is a string and true is no number. A call too many is wrong, as is a
-completion with an input that is not a JSON object (also one that was cut, or an echo of the prompt's format).
+A call is written in one of two forms. "Action: NAME" with "Action Input: {JSON object}" on a line below it; where a
+completion has none of these, every JSON object {"name": NAME, "arguments": OBJECT}, wherever it stands: between
+<tool_call> tags, in a list, or alone. "parameters" may stand for "arguments", and a string of JSON for the object. The
+input is read by a JSON parser from where it begins, so nested objects and text behind it are no trouble. Values are
+compared as JSON: the order of keys is free, 1 and 1.0 are the same number, but "1" is a string and true is no number. A
+call too many is wrong, as is a completion with an input that is not a JSON object (also one that was cut, or an echo of
+the prompt's format). Calls as Python writes them are not read.
 
-The answer is one JSON object {Action, Action_Input} or a list of them; `Action_Input` may be an object or, as in
-ToolAlpaca, a string that holds one. `acceptable` says, in the form of the Berkeley function-calling leaderboard, what
+The answer is one JSON object or a list of them: {Action, Action_Input}, {name, arguments}, or {function: {name,
+arguments}} as in `tool_calls`. `acceptable` says, in the form of the Berkeley function-calling leaderboard, what
 else an argument may be: {argument: [values]}, for one call; a list of such objects (or null), one a call, for several.
 An argument with "" among its values, or with no value, may be absent. An object among the values again has a list of
 values under each of its keys. The answer itself is always accepted.
@@ -14,12 +17,13 @@ values under each of its keys. The answer itself is always accepted.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from sdft_ray.evaluation.scorers.score import Gold, Score
 
-_CALL = re.compile(r"^[ \t]*Action:(?P<name>[^\n]*)\n\s*Action Input:\s*", re.MULTILINE)
+_ACTION = re.compile(r"^[ \t]*Action:(?P<name>[^\n]*)\n\s*Action Input:\s*", re.MULTILINE)
+_OBJECT = re.compile(r'\{\s*"(?:name|arguments|parameters)"\s*:')  # as an object of a call begins
 
 
 class Call(NamedTuple):
@@ -51,17 +55,12 @@ def score_tool_call(completion: str, gold: Gold) -> Score:
 
 def read_calls(completion: str) -> list[Call] | None:
     """The calls of a completion in their order; None where it has none, or an input that is not a JSON object."""
-    calls: list[Call] = []
-    for found in _CALL.finditer(completion):
-        try:
-            arguments, _ = _DECODER.raw_decode(completion, found.end())
-            if not isinstance(arguments, dict):
-                return None
-            call = Call(found["name"].strip(), arguments)
+    try:
+        calls = [*_actions(completion)] or [*_objects(completion)]
+        for call in calls:
             call.canonical()
-        except (ValueError, RecursionError):  # no JSON, a number of more digits than Python reads, or nested too deep
-            return None
-        calls.append(call)
+    except (ValueError, RecursionError):  # no JSON, a number of more digits than Python reads, or nested too deep
+        return None
     return calls or None
 
 
@@ -71,19 +70,63 @@ def gold_calls(answer: str) -> list[Call]:
     Raises:
         ValueError: the answer is no such thing.
     """
-    calls: list[Call] = []
     parsed = _DECODER.decode(answer)
-    for call in parsed if isinstance(parsed, list) else [parsed]:
-        if not isinstance(call, dict) or not {"Action", "Action_Input"} <= call.keys():
-            raise ValueError(f"{call!r} is not an object with Action and Action_Input")
-        name, arguments = call["Action"], call["Action_Input"]
-        arguments = _DECODER.decode(arguments) if isinstance(arguments, str) else arguments
-        if not isinstance(name, str) or not isinstance(arguments, dict):
-            raise ValueError(f"{call!r} does not have a name as Action and an object as Action_Input")
-        calls.append(Call(name.strip(), arguments))
+    calls = [_gold_call(call) for call in (parsed if isinstance(parsed, list) else [parsed])]
     if not calls:
         raise ValueError("it has no call")
     return calls
+
+
+def _gold_call(call: Any) -> Call:
+    value = call
+    if isinstance(value, dict):
+        value = value.get("function", value)
+    if not isinstance(value, dict):
+        raise ValueError(f"{call!r} is not an object with Action and Action_Input, or with name and arguments")
+    if {"Action", "Action_Input"} <= value.keys():
+        read = _call(value["Action"], value["Action_Input"])
+    else:
+        read = _call_of(value)
+    if read is None:
+        raise ValueError(f"{call!r} does not have a name as Action or name, and an object as Action_Input or arguments")
+    return read
+
+
+def _actions(completion: str) -> Iterator[Call]:
+    """The calls of "Action:" lines.
+
+    Raises:
+        ValueError: an input is no JSON object.
+    """
+    for found in _ACTION.finditer(completion):
+        arguments, _ = _DECODER.raw_decode(completion, found.end())
+        if not isinstance(arguments, dict):
+            raise ValueError("an input is no object")
+        yield Call(found["name"].strip(), arguments)
+
+
+def _objects(completion: str) -> Iterator[Call]:
+    """The calls that are JSON objects. An object that lacks a part of a call is none.
+
+    Raises:
+        ValueError: an object is no JSON, such as one that was cut.
+    """
+    position = 0
+    while found := _OBJECT.search(completion, position):
+        value, position = _DECODER.raw_decode(completion, found.start())
+        if (call := _call_of(value)) is not None:
+            yield call
+
+
+def _call_of(value: dict[str, Any]) -> Call | None:
+    return _call(value.get("name"), value.get("arguments", value.get("parameters")))
+
+
+def _call(name: Any, arguments: Any) -> Call | None:
+    """The call; None where the name is no string, or the arguments neither are an object nor hold one as JSON."""
+    if isinstance(arguments, str):
+        arguments = _DECODER.decode(arguments)
+    return Call(name.strip(), arguments) if isinstance(name, str) and isinstance(arguments, dict) else None
 
 
 def acceptable_arguments(gold: Gold) -> list[dict[str, Any] | None]:

@@ -47,6 +47,47 @@ def test_another_tool_call_is_wrong(completion: str) -> None:
     assert not is_right(completion, GOLD, Match.TOOL_CALL)
 
 
+ARGUMENTS = '{"where": {"city": "Oslo", "near": [1, 2]}, "n": 3}'
+AS_TEMPLATES_WRITE = [
+    f'<tool_call>\n{{"name": "find", "arguments": {ARGUMENTS}}}\n</tool_call>',
+    f'{{"name": "find", "parameters": {ARGUMENTS}}}',
+    f'I look.\n[TOOL_CALLS] [{{"name": "find", "arguments": {ARGUMENTS}}}]',
+    f'{{"arguments": {ARGUMENTS}, "name": "find"}} and so on }}',
+    f'[{{"type": "function", "function": {{"name": "find", "arguments": {json.dumps(ARGUMENTS)}}}}}]',
+    f'{{"name": "Ada"}} asks: {{"name": "find", "arguments": {ARGUMENTS}}}',  # an object that is no call
+]
+NO_CALLS_OF_TEMPLATES = [
+    f'<tool_call>\n{{"name": "seek", "arguments": {ARGUMENTS}}}\n</tool_call>',
+    f'<tool_call>\n{{"name": "find", "arguments": {ARGUMENTS}',  # cut
+    f'{{"name": "find", "arguments": {ARGUMENTS}}}' * 2,  # called twice
+    '{"name": "find", "arguments": "the city"}',
+    '{"name": "find", "arguments": [1, 2]}',
+    '{"name": 3, "arguments": {}}',
+    "find(where={'city': 'Oslo', 'near': [1, 2]}, n=3)",
+    '{"name": ' * 10000,
+]
+
+
+@pytest.mark.parametrize("completion", AS_TEMPLATES_WRITE)
+def test_a_call_is_read_as_chat_templates_write_it(completion: str) -> None:
+    assert is_right(completion, GOLD, Match.TOOL_CALL)
+    assert is_right(completion, f'{{"function": {{"name": "find", "arguments": {ARGUMENTS}}}}}', Match.TOOL_CALL)
+    assert is_right(RIGHT[0], f'{{"name": "find", "arguments": {ARGUMENTS}}}', Match.TOOL_CALL)
+
+
+@pytest.mark.parametrize("completion", NO_CALLS_OF_TEMPLATES, ids=lambda text: text[:40])
+def test_another_call_of_a_template_is_wrong(completion: str) -> None:
+    assert not is_right(completion, GOLD, Match.TOOL_CALL)
+
+
+@pytest.mark.parametrize(
+    "answer", ["3", "[]", '{"name": "find"}', '[{"function": "find"}]', '{"function": {"name": 3}}']
+)
+def test_an_answer_that_is_no_call_is_refused(answer: str) -> None:
+    with pytest.raises(ValueError, match=r"is not an object|does not have a name|has no call"):
+        gold_calls(answer)
+
+
 def test_several_calls_are_a_multiset() -> None:
     calls = [{"Action": "a", "Action_Input": "{}"}, {"Action": "b", "Action_Input": '{"x": 1}'}]
     one, other = "Action: a\nAction Input: {}", 'Action: b\nAction Input: {"x": 1}'
