@@ -44,8 +44,10 @@ def load(name: str, split: str, num: int | None = None) -> list[Row]:
         return _facts.facts(split) if num is None else _facts.facts(split, num_facts=num)
     if name == "tools":
         return _tools.tools(split, num_rows=num)
-    if name == "general":
-        return _general.general(split, num_rows=num)
-    if name == "everyday":
-        return _everyday.everyday(split) if num is None else _everyday.everyday(split, num_rows=num)
-    return _prior.prior(split) if num is None else _prior.prior(split, num_rows=num)
+    rows = _general.general(split) if name == "general" else _QUESTIONS[name]()
+    if num is not None and not 1 <= num <= len(rows):
+        raise ValueError(f"num={num} is out of range: {name} has 1 to {len(rows)} rows")
+    return rows[:num]
+
+
+_QUESTIONS = {"prior": _prior.prior, "everyday": _everyday.everyday}

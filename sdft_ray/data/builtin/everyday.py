@@ -61,16 +61,6 @@ _QUESTIONS: tuple[str, ...] = (
 )
 
 
-def everyday(split: str = "train", *, num_rows: int = len(_QUESTIONS)) -> list[Row]:
-    """Returns the first `num_rows` of the 48 questions; there is only a `train` split.
-
-    Raises:
-        ValueError: The split or the number does not exist.
-    """
-    if split not in SPLITS:
-        raise ValueError(f"everyday has no split {split!r}; it has {', '.join(SPLITS)}")
-    if not 1 <= num_rows <= len(_QUESTIONS):
-        raise ValueError(f"num_rows={num_rows} is out of range: there are 1 to {len(_QUESTIONS)} rows")
-    return [
-        {"id": f"everyday-{number:02d}", "prompt": question} for number, question in enumerate(_QUESTIONS[:num_rows])
-    ]
+def everyday() -> list[Row]:
+    """Returns the 48 questions of the `train` split, the only one."""
+    return [{"id": f"everyday-{number:02d}", "prompt": question} for number, question in enumerate(_QUESTIONS)]

@@ -127,19 +127,10 @@ _PROMPTS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
-def general(split: str = "train", *, num_rows: int | None = None) -> list[Row]:
-    """Returns the first `num_rows` of the 32 prompts of a split (None: all), one of each kind in turn.
-
-    Raises:
-        ValueError: The split or the number does not exist.
-    """
-    if split not in SPLITS:
-        raise ValueError(f"general has no split {split!r}; it has {', '.join(SPLITS)}")
+def general(split: str) -> list[Row]:
+    """Returns the 32 prompts of a split, one of each kind in turn."""
     kinds = [[(kind, prompt) for prompt in splits[split]] for kind, splits in _PROMPTS.items()]
     rows = [row for turn in zip(*kinds, strict=True) for row in turn]
-    if num_rows is not None and not 1 <= num_rows <= len(rows):
-        raise ValueError(f"num_rows={num_rows} is out of range: there are 1 to {len(rows)} rows")
     return [
-        {"id": f"general-{split}-{number:02d}-{kind}", "prompt": prompt}
-        for number, (kind, prompt) in enumerate(rows[:num_rows])
+        {"id": f"general-{split}-{number:02d}-{kind}", "prompt": prompt} for number, (kind, prompt) in enumerate(rows)
     ]

@@ -73,17 +73,9 @@ _PAIRS: tuple[tuple[str, str, str], ...] = (
 )
 
 
-def prior(split: str = "test", *, num_rows: int = len(_PAIRS)) -> list[Row]:
-    """Returns the first `num_rows` of the 40 questions; there is only a `test` split.
-
-    Raises:
-        ValueError: The split or the number does not exist.
-    """
-    if split not in SPLITS:
-        raise ValueError(f"prior has no split {split!r}; it has {', '.join(SPLITS)}")
-    if not 1 <= num_rows <= len(_PAIRS):
-        raise ValueError(f"num_rows={num_rows} is out of range: there are 1 to {len(_PAIRS)} rows")
+def prior() -> list[Row]:
+    """Returns the 40 questions of the `test` split, the only one."""
     return [
         {"id": f"prior-{number:02d}", "prompt": question, "demonstration": demonstration, "answer": answer}
-        for number, (question, answer, demonstration) in enumerate(_PAIRS[:num_rows])
+        for number, (question, answer, demonstration) in enumerate(_PAIRS)
     ]
