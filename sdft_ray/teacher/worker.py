@@ -35,7 +35,7 @@ class TeacherWorker(Worker, ABC):
             rank: of this worker in its group.
             log_dir: where its log file lies.
             device: "cpu", or "cuda" where the actor was given a GPU.
-            max_tokens_per_forward: requests are scored together up to this many tokens.
+            max_tokens_per_forward: requests are scored together up to this many tokens; at 0, one by one.
         """
         super().__init__(rank, log_dir)
         if device == "cpu":
