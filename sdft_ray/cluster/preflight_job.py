@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from sdft_ray.cluster.job import Job
@@ -16,16 +17,18 @@ from sdft_ray.tracking.earlier import move_to_earlier
 class PreflightJob(Job):
     """A job that ends before its first step."""
 
-    def __init__(self, cfg: RunConfig):
-        """As `Job`, in a folder of its own: the run's name stays free.
+    def __init__(self, configs: Sequence[tuple[str, RunConfig]]):
+        """As `Job`, in a folder of its own: the run's name stays free. Every stage's data is read.
 
         Raises:
             ConfigError: a checkpoint is to be resumed, which is not looked at.
         """
-        if cfg.resume != NEVER:
+        _, first = configs[0]
+        if first.resume != NEVER:
             problem = "mode=preflight looks at a run from its beginning"
-            raise ConfigError("resume", cfg.resume, problem, "set resume=never")
-        super().__init__([("", replace(cfg, name=f"{cfg.name}-preflight" if cfg.name else ""))])
+            raise ConfigError("resume", first.resume, problem, "set resume=never")
+        name = f"{first.name}-preflight" if first.name else ""
+        super().__init__([(stage, replace(cfg, name=name)) for stage, cfg in configs])
 
     async def run(self) -> None:
         """Prints a line each, then starts the workers as a run does; leaves no process behind however it ends.
