@@ -9,6 +9,7 @@ from sdft_ray.config import ModelConfig, RolloutConfig
 from sdft_ray.examples import TokenizedExample
 from sdft_ray.records import Publication, Rollout, SampleRequest, WorkerStatus
 from sdft_ray.weights.channel import Meeting, ends_of
+from sdft_ray.weights.checksum import checksum
 from sdft_ray.weights.plan import WeightPlan
 from sdft_ray.workers.worker import Worker
 
@@ -199,6 +200,10 @@ class RolloutWorker(Worker):
             self.weight_version = publication.version
             await self._engine.resume()
         return self.weight_version
+
+    def checksum(self, publication: Publication) -> tuple[str, str]:
+        """This worker's name, and what it reads of a publication, which it does not load."""
+        return self.name, checksum(publication)
 
     async def connect(self, meeting: Meeting, first_rank: int) -> None:
         """Joins the learner, which pushes weights from now on, with this engine's ranks from `first_rank`."""

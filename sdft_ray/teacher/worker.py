@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from sdft_ray.records import INITIAL_VERSION, Publication, TeacherPayload
 from sdft_ray.teacher.batching import TokenBudgetBatcher
+from sdft_ray.weights.checksum import checksum
 from sdft_ray.workers.worker import Worker
 
 LOWEST_PRIORITY = 19
@@ -68,6 +69,10 @@ class TeacherWorker(Worker, ABC):
             ModelError: the publication lacks a parameter of the network.
         """
         return await self._change_weights(publication, self._replace_weights)
+
+    def checksum(self, publication: Publication) -> tuple[str, str]:
+        """This worker's name, and what it reads of a publication, which it does not load."""
+        return self.name, checksum(publication)
 
     async def _change_weights(self, publication: Publication, change: Callable[[Publication], Awaitable[None]]) -> int:
         async with self._batcher.between_batches():
