@@ -15,7 +15,7 @@ def checksum(publication: Publication) -> str:
     digest = xxhash.xxh3_128()
     for name, tensor in open_publication(publication):
         digest.update(name.encode())
-        digest.update(np.ascontiguousarray(to_array(tensor)))
+        digest.update(np.ascontiguousarray(to_array(tensor)).data)
     return digest.hexdigest()
 
 

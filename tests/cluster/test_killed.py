@@ -37,8 +37,8 @@ def test_a_run_killed_twice_at_any_moment_is_the_undisturbed_run_bit_for_bit(
 ) -> None:
     undisturbed, _ = launch("undisturbed", *RUN)
     generator = random.Random(time.time_ns())  # another moment every time; what was drawn is in the message
-    killed_behind = [generator.randint(1, 4), generator.randint(5, NUM_STEPS - 2)]
-    pauses_s = [generator.uniform(0.0, 0.5) for _ in killed_behind]
+    killed_behind = [generator.randint(1, 4), generator.randint(5, NUM_STEPS - 4)]
+    pauses_s = [generator.uniform(0.0, 0.2) for _ in killed_behind]
     drawn = f"killed behind steps {killed_behind}, {pauses_s} s later"
     for num_steps, pause_s in zip(killed_behind, pauses_s, strict=True):
         kill_behind(num_steps, pause_s, folder, tmp_path)
