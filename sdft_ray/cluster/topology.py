@@ -213,7 +213,12 @@ def _completions(cfg: RunConfig, inputs: RunInputs, folder: RunFolder, rollouts:
     if rollouts is None:
         return GivenCompletions()
     recorded = partial(
-        RecordedCompletions, rollouts, folder.path, inputs.decode(keep_special=True), resumes=cfg.resume != NEVER
+        RecordedCompletions,
+        rollouts,
+        folder.path,
+        inputs.decode(keep_special=True),
+        resumes=cfg.resume != NEVER,
+        together=cfg.deterministic,
     )
     if cfg.method.completion is CompletionSource.TEACHER:
         return recorded()
