@@ -63,10 +63,7 @@ def train(cfg: RunConfig | Sequence[tuple[str, RunConfig]], *, on_log: OnLog = l
     Raises:
         SdftError: what a user can mend, with the key, the value and the remedy.
     """
-    stages = [("", _single(cfg))] if isinstance(cfg, RunConfig) else list(cfg)
-    if not stages:
-        raise ConfigError("stages", "[]", "there is nothing to train", "name one stage or more")
-    stages = [(name, checked(of_stage, Mode.train)) for name, of_stage in stages]
+    stages = _stages(cfg, Mode.train)
     if (finished := finished_run(stages[0][1])) is not None:
         print(finished)
         return RunResult(finished.path, _read(finished.path / SUMMARY_FILE))
@@ -112,11 +109,11 @@ def check_teacher(
     return run_job(TeacherCheck(cfg, overrides), CHECK_FILE, on_log)
 
 
-def preflight(cfg: RunConfig, *, on_log: OnLog = lambda log: None) -> RunResult:
+def preflight(cfg: RunConfig | Sequence[tuple[str, RunConfig]], *, on_log: OnLog = lambda log: None) -> RunResult:
     """Does what a run does before its first step, and tells what would go wrong.
 
     Args:
-        cfg: the settings.
+        cfg: the settings; or name and settings of every stage, in their order.
         on_log: is called with logs/driver.log once the run folder is there.
 
     Raises:
@@ -125,7 +122,7 @@ def preflight(cfg: RunConfig, *, on_log: OnLog = lambda log: None) -> RunResult:
     from sdft_ray.cluster.preflight_job import PreflightJob
     from sdft_ray.cluster.run_folder import PREFLIGHT_FILE
 
-    return run_job(PreflightJob(checked(_single(cfg), Mode.preflight)), PREFLIGHT_FILE, on_log)
+    return run_job(PreflightJob(_stages(cfg, Mode.preflight)), PREFLIGHT_FILE, on_log)
 
 
 def show(cfg: RunConfig) -> "Preview":
@@ -245,6 +242,14 @@ class _DriverLog(logging.FileHandler):
         """Closes the file, with or without what was left to write."""
         with suppress(OSError):
             super().close()
+
+
+def _stages(cfg: RunConfig | Sequence[tuple[str, RunConfig]], mode: Mode) -> list[tuple[str, RunConfig]]:
+    """Name and checked settings of every stage; raises as `checked`."""
+    stages = [("", _single(cfg))] if isinstance(cfg, RunConfig) else list(cfg)
+    if not stages:
+        raise ConfigError("stages", "[]", "there is nothing to train", "name one stage or more")
+    return [(name, checked(of_stage, mode)) for name, of_stage in stages]
 
 
 def _single(cfg: RunConfig) -> RunConfig:

@@ -36,6 +36,17 @@ class Rollout:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SampleRequest:
+    """A completion that a rollout worker is asked for."""
+
+    prompt_tokens: tuple[int, ...]  # [P]
+    max_new_tokens: int
+    temperature: float  # 0 is greedy
+    top_p: float
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LogitsPayload:
     """The teacher's full-vocabulary logits at every completion position, before any temperature."""
 

@@ -100,7 +100,7 @@ class Job:
 
     def _look_first(self, is_shown: Callable[[Line], bool]) -> list[Line]:
         """What can be looked at before workers start, printed where `is_shown`; refuses what is wrong."""
-        lines = look(self._cfg, self.inputs, self.folder.path)
+        lines = look(self._stages, self.folder.path)
         for line in filter(is_shown, lines):
             self.console.say(str(line))
         refuse_failed(lines)

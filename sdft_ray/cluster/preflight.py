@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sdft_ray.cluster.run_folder import LOCK_FILE, UNFINISHED
 from sdft_ray.cluster.run_inputs import RunInputs
 from sdft_ray.cluster.session import alive_nodes
+from sdft_ray.cluster.stages import Stage, Stages
 from sdft_ray.config import RunConfig
 from sdft_ray.errors import ClusterError, PreflightError, first_line
 from sdft_ray.learner.checkpoint import complete_checkpoints
@@ -237,20 +238,31 @@ def check_memory(cfg: RunConfig, inputs: RunInputs) -> Iterator[Line]:
     )
 
 
-def look(cfg: RunConfig, inputs: RunInputs, run_dir: Path) -> list[Line]:
+def look(stages: Stages, run_dir: Path) -> list[Line]:
     """Everything that can be looked at before a worker starts. Raises as `facts_of_all_nodes`."""
+    cfg, inputs = stages.shared
     folders = list(dict.fromkeys([inputs.model_path, inputs.teacher_path]))
     return [
         *check_nodes(facts_of_all_nodes(folders, str(run_dir)), trains="learner" in cfg.needed_roles()),
         *check_storage(cfg, inputs.model_path, run_dir),
+        *(line for stage in stages for line in look_at_stage(stage)),
+        Line(what="vocabulary", value=f"{inputs.facts.num_tokens} tokens, template and tokenizer of one model"),
+    ]
+
+
+def look_at_stage(stage: Stage) -> Iterator[Line]:
+    """What each stage has of its own: the lengths of its sequences, and with them the memory of a step."""
+    cfg, inputs = stage.cfg, stage.inputs
+    lines = [
         *check_memory(cfg, inputs),
         Line(
             what="longest",
             value=f"{inputs.max_model_len - 1} tokens for the student, {inputs.max_teacher_len} for the teacher, "
             f"{inputs.facts.context_length} that the model reads",
         ),
-        Line(what="vocabulary", value=f"{inputs.facts.num_tokens} tokens, template and tokenizer of one model"),
     ]
+    for line in lines:
+        yield replace(line, value=f"stage {stage.name}: {line.value}") if stage.name else line
 
 
 def refuse_failed(lines: Sequence[Line]) -> None:

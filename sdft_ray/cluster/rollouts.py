@@ -12,6 +12,7 @@ from sdft_ray.cluster.session import num_alive_nodes
 from sdft_ray.config import RunConfig
 from sdft_ray.errors import WeightVersionError
 from sdft_ray.records import Publication
+from sdft_ray.rollout.ordered_pool import make_pool
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.weights.channel import WeightChannel, WeightKind
 from sdft_ray.weights.plan import plan_weights
@@ -46,7 +47,7 @@ async def rollout_workers_only(
     try:
         with phase(f"starting {group.size} rollout worker{'s' if group.size > 1 else ''}"):
             await start_workers(group)
-        pool = RolloutPool(group, WeightChannel(publish, cfg.weights.timeout_s))
+        pool = make_pool(group, WeightChannel(publish, cfg.weights.timeout_s), ordered=cfg.deterministic)
         budget = RestartBudget(cfg.faults.max_restarts)
         replace_lost(group, make, pool, asyncio.Lock(), lambda: 0, budget, tell)  # none but the folder's weights
         yield pool

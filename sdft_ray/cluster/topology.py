@@ -38,6 +38,7 @@ from sdft_ray.rollout.completions import (
     RecordedCompletions,
     RehearsedCompletions,
 )
+from sdft_ray.rollout.ordered_pool import make_pool
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.teacher.token_target import TokenTarget
@@ -193,7 +194,7 @@ def _wire(
     reservations: dict[str, Reservation],
     counting: Counting,
 ) -> Roles:
-    rollouts = RolloutPool(groups["rollout"], channel) if "rollout" in groups else None
+    rollouts = make_pool(groups["rollout"], channel, ordered=cfg.deterministic) if "rollout" in groups else None
     return Roles(
         completions=_completions(cfg, inputs, folder, rollouts),
         teacher=TeacherPool(groups["teacher"], channel, weights) if "teacher" in groups else TokenTarget(),
@@ -212,7 +213,12 @@ def _completions(cfg: RunConfig, inputs: RunInputs, folder: RunFolder, rollouts:
     if rollouts is None:
         return GivenCompletions()
     recorded = partial(
-        RecordedCompletions, rollouts, folder.path, inputs.decode(keep_special=True), resumes=cfg.resume != NEVER
+        RecordedCompletions,
+        rollouts,
+        folder.path,
+        inputs.decode(keep_special=True),
+        resumes=cfg.resume != NEVER,
+        together=cfg.deterministic,
     )
     if cfg.method.completion is CompletionSource.TEACHER:
         return recorded()

@@ -13,6 +13,7 @@ class RolloutConfig:
     top_p: float = 1.0  # anything below 1 trains on another distribution than it scores: refused
     max_new_tokens: int = 1024
     max_concurrent: int = 64  # completions in flight in one engine
+    async_scheduling: bool = True  # on GPUs, plan an engine's step while the last one runs; false if deterministic=true
     gpu_memory_share: float = 0.9  # of the worker's part of its GPUs, for weights and KV cache
     kv_cache_gib: float = 1.0  # KV cache of an engine on a CPU, or on a GPU that it shares with other workers
 

@@ -95,6 +95,7 @@ class RunConfig:
     )  # conf/data names, each with settings behind it; [] for `data` alone
     stage_boundary: StageBoundaryConfig = field(default_factory=StageBoundaryConfig)
     max_staleness: int = 0  # steps the completions may lag behind the weights; 0 is exactly on-policy
+    deterministic: bool = False  # whether two runs, or a resumed one, agree bit for bit; samples and scores more slowly
     checkpoint_every: int = 50  # steps, and after the last of a run; 0 keeps only the final model, and cannot resume
     keep_checkpoints: int = 2  # of one run; older ones are deleted as newer ones are complete
     keep_best: str = ""  # a metric, such as evaluation/taught_accuracy: the checkpoint with its best value is kept, too
@@ -156,6 +157,7 @@ class RunConfig:
             f"leaves some of the {self.cluster.learner.num_workers} learner workers without a sample",
             f"set batch_size={self.cluster.learner.num_workers} or more",
         )
+        self._settle_deterministic()
         self._check_seeds()
         self._check_method()
         self.data.rehearsal.check_fit(self.batch_size, self.method, self.teacher)
@@ -205,6 +207,18 @@ class RunConfig:
             "learner": True,
         }
         return [role for role, is_needed in needed.items() if is_needed]
+
+    def _settle_deterministic(self) -> None:
+        """Fixes what is computed together, and refuses what cannot be fixed."""
+        self.teacher.one_by_one |= self.deterministic
+        self.rollout.async_scheduling &= not self.deterministic
+        require(
+            not self.deterministic or not self.max_staleness,
+            "deterministic",
+            self.deterministic,
+            f"cannot hold with max_staleness={self.max_staleness}: which weights write a token is a matter of time",
+            "set max_staleness=0, or deterministic=false",
+        )
 
     def _check_seeds(self) -> None:
         """Refuses seeds that cannot each have a run of their own."""

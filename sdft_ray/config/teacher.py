@@ -70,6 +70,7 @@ class TeacherConfig:
     top_k: int = 100  # tokens of a TOPK payload
     tail: Tail = Tail.BUCKET  # of a TOPK payload
     max_tokens_per_forward: int = 8192  # requests waiting together are scored in one forward up to this many tokens
+    one_by_one: bool = False  # each completion has a forward pass of its own; true where deterministic=true
     gpu_memory_share: float = 0.9  # backend=VLLM: of the worker's part of its GPUs, for weights and KV cache
     kv_cache_gib: float = 1.0  # backend=VLLM: KV cache on a CPU, or on a GPU that is shared with other workers
 
@@ -109,6 +110,11 @@ class TeacherConfig:
         at_least(1, "teacher.max_tokens_per_forward", self.max_tokens_per_forward)
         positive("teacher.gpu_memory_share", self.gpu_memory_share)
         positive("teacher.kv_cache_gib", self.kv_cache_gib)
+
+    @property
+    def tokens_scored_together(self) -> int:
+        """What requests that wait together may have in all; 0 has each scored by itself."""
+        return 0 if self.one_by_one else self.max_tokens_per_forward
 
     @property
     def shows_pool(self) -> bool:

@@ -85,7 +85,7 @@ def _run_all(runs: Sequence[Sequence[Stage]], outcome: Outcome) -> None:
 
 def run(stages: Sequence[Stage], outcome: Outcome) -> Path:
     """Does one run, unless it is finished, and returns its folder."""
-    _, cfg = stages[0]  # what trains nothing has no stages
+    _, cfg = stages[0]  # what only asks the model has no stages
     outcome.log = None  # that of the run before
     if cfg.mode is Mode.evaluate:
         return evaluate(cfg, on_log=outcome.follow).folder
@@ -93,5 +93,5 @@ def run(stages: Sequence[Stage], outcome: Outcome) -> Path:
         overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else None
         return check_teacher(cfg, overrides=overrides, on_log=outcome.follow).folder
     if cfg.mode is Mode.preflight:
-        return preflight(cfg, on_log=outcome.follow).folder
+        return preflight(stages, on_log=outcome.follow).folder
     return train(stages, on_log=outcome.follow).folder

@@ -14,6 +14,7 @@ from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.models.packing import Packing
 from sdft_ray.records import MatmulSeconds, Microbatch, Publication, RankReport, TokenViews
 from sdft_ray.weights.channel import Meeting, WeightKind
+from sdft_ray.weights.checksum import checksum
 from sdft_ray.workers.worker import Worker
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ class LearnerWorker(Worker):
     def publish(self, kind: WeightKind) -> Publication | None:
         """Makes the current weights of `kind` available to the workers."""
         return self._inner.publish(kind)
+
+    def checksum(self, publication: Publication) -> tuple[str, str]:
+        """This worker's name, and what it reads of a publication, which it does not load."""
+        return self.name, checksum(publication)
 
     def connect(self, meeting: Meeting) -> Publication | None:
         """Joins the rollout engines, to which the student's weights are pushed from now on."""

@@ -79,8 +79,19 @@ class RecordedCompletions:
     the plain prompt. The record is a file in the run folder, so a run that goes on after a kill samples nothing twice.
     """
 
-    def __init__(self, sampler: Completions, run_dir: Path, decode: Callable[[tuple[int, ...]], str], *, resumes: bool):
+    def __init__(
+        self,
+        sampler: Completions,
+        run_dir: Path,
+        decode: Callable[[tuple[int, ...]], str],
+        *,
+        resumes: bool,
+        together: bool = False,
+    ):
         """Takes over what the file holds if the run `resumes`, and begins it anew otherwise.
+
+        With `together`, as in a deterministic run, a record that lacks a completion is made anew as a whole: what is
+        sampled alone is rounded in another way. Of two lines of one example the later one counts.
 
         Raises:
             CheckpointError: a line of the file before the last is not JSON.
@@ -89,6 +100,7 @@ class RecordedCompletions:
         self._path = run_dir / RECORD_FILE
         self._decode = decode
         self._kept_step = 0 if resumes else None
+        self._together = together
         lines = lines_until(self._path, self._kept_step)
         self._recorded = {
             line["key"]: (tuple(line["tokens"]), tuple(line["logprobs"]), line["truncated"]) for line in lines
@@ -98,7 +110,10 @@ class RecordedCompletions:
     async def record(self, examples: Sequence[TokenizedExample]) -> None:
         """Samples a completion of every example that has none yet; called before any weights are loaded."""
         cut_after(self._path, self._kept_step)
-        missing = {_key(example): example for example in examples if _key(example) not in self._recorded}
+        wanted = {_key(example): example for example in examples}
+        missing = {key: example for key, example in wanted.items() if key not in self._recorded}
+        if missing and self._together:
+            missing = wanted
         with self._path.open("a", encoding="utf-8") as file:
             async with asyncio.TaskGroup() as tasks:
                 for example in missing.values():

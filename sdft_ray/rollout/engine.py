@@ -14,6 +14,7 @@ from vllm.sampling_params import RequestOutputKind
 
 from sdft_ray.config import RolloutConfig
 from sdft_ray.inference.engine import InferenceEngine
+from sdft_ray.records import SampleRequest
 from sdft_ray.rollout.padded_rows import PaddedRows
 
 PREFILL_TOKENS = 1024  # read in one forward pass on a CPU
@@ -47,6 +48,8 @@ class SamplingEngine(InferenceEngine):
             gpu_memory_share=rollout.gpu_memory_share,
             kv_cache_gib=rollout.kv_cache_gib,
             enable_prefix_caching=True,
+            # Planned ahead, what shares a step depends on whether the last one has already ended.
+            async_scheduling=None if rollout.async_scheduling else False,
             generation_config="vllm",  # the model folder's own would change the sampling
             logprobs_mode="processed_logprobs",
             # The learner adds up its logits in fp32. In bf16 the sampler's would be rounded to three digits besides.
@@ -83,22 +86,35 @@ class SamplingEngine(InferenceEngine):
             New token ids, a stop token among them, and their logprobs [nats] in the distribution sampled from
             (that of temperature 1 for greedy completions); without logprobs an empty list in their place.
         """
-        params = SamplingParams(
+        params = self._sampling(
+            with_logprobs=with_logprobs,
             temperature=temperature,
             top_p=top_p,
             seed=seed,
             max_tokens=max_new_tokens,
-            stop_token_ids=self._stop_token_ids,
-            ignore_eos=True,  # the ids above stop a completion, not what vLLM reads from the model folder
-            logprobs=0 if with_logprobs else None,
-            flat_logprobs=True,
-            detokenize=False,
             output_kind=RequestOutputKind.DELTA,
             stream_interval=max_new_tokens,
         )
         async for output in self._requested(prompt_tokens, params):
-            completion = output.outputs[0]
-            yield list(completion.token_ids), list(completion.logprobs.logprobs) if with_logprobs else []
+            yield _completion(output)
+
+    async def generate_together(
+        self, requests: Sequence[SampleRequest], *, with_logprobs: bool
+    ) -> list[tuple[list[int], list[float]]]:
+        """The completions of all requests, as `generate` yields them, computed as `_together` says."""
+        params = [
+            self._sampling(
+                with_logprobs=with_logprobs,
+                temperature=request.temperature,
+                top_p=request.top_p,
+                seed=request.seed,
+                max_tokens=request.max_new_tokens,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            for request in requests
+        ]
+        outputs = await self._together([request.prompt_tokens for request in requests], params)
+        return [_completion(output) for output in outputs]
 
     async def logprobs(
         self, prompt_tokens: Sequence[int], completion_tokens: Sequence[int]
@@ -107,19 +123,48 @@ class SamplingEngine(InferenceEngine):
 
         vLLM recomputes such a prompt in full: a cached prefix has no logits.
         """
-        params = SamplingParams(
-            max_tokens=1,  # vLLM has no request that samples nothing
-            prompt_logprobs=0,
+        sequence = [*prompt_tokens, *completion_tokens]
+        (output,) = [output async for output in self._requested(sequence, _reading())]
+        return _read(output, len(completion_tokens))
+
+    async def logprobs_together(
+        self, sequences: Sequence[tuple[Sequence[int], Sequence[int]]]
+    ) -> list[tuple[list[float], list[int]]]:
+        """What `logprobs` gives for each prompt and completion, computed as `_together` says."""
+        tokens = [[*prompt, *completion] for prompt, completion in sequences]
+        outputs = await self._together(tokens, [_reading() for _ in tokens])
+        return [_read(output, len(completion)) for output, (_, completion) in zip(outputs, sequences, strict=True)]
+
+    def _sampling(self, *, with_logprobs: bool, **params: Any) -> SamplingParams:
+        return SamplingParams(
+            stop_token_ids=self._stop_token_ids,
+            ignore_eos=True,  # the ids above stop a completion, not what vLLM reads from the model folder
+            logprobs=0 if with_logprobs else None,
             flat_logprobs=True,
             detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
+            **params,
         )
-        (output,) = [output async for output in self._requested([*prompt_tokens, *completion_tokens], params)]
-        num_tokens = len(completion_tokens)
-        return output.prompt_logprobs.logprobs[-num_tokens:], output.prompt_logprobs.ranks[-num_tokens:]
 
     def _requested(self, tokens: Sequence[int], params: SamplingParams) -> AsyncIterator[RequestOutput]:
         return self._outputs(self._llm.generate(tokens_input(list(tokens)), params, request_id=self._next_request_id()))
+
+    async def _together(
+        self, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]
+    ) -> list[RequestOutput]:
+        """The last output of every request; nothing else may be asked meanwhile.
+
+        The engine takes them up between two steps, with empty caches. So what shares a step depends on the requests and
+        their order alone.
+        """
+        await self.pause()
+        try:
+            queues = [
+                await self._answered(self._llm.add_request(self._next_request_id(), tokens_input(list(tokens)), each))
+                for tokens, each in zip(prompts, params, strict=True)
+            ]
+        finally:
+            await self.resume()
+        return [await self._answered(queue.get()) for queue in queues]
 
     async def pause(self) -> None:
         """Pauses generation, for new weights.
@@ -132,3 +177,22 @@ class SamplingEngine(InferenceEngine):
     async def resume(self) -> None:
         """Goes on generating."""
         await self._answered(self._llm.resume_generation())
+
+
+def _reading() -> SamplingParams:
+    return SamplingParams(
+        max_tokens=1,  # vLLM has no request that samples nothing
+        prompt_logprobs=0,
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+
+def _completion(output: RequestOutput) -> tuple[list[int], list[float]]:
+    completion = output.outputs[0]
+    return list(completion.token_ids), [] if completion.logprobs is None else list(completion.logprobs.logprobs)
+
+
+def _read(output: RequestOutput, num_tokens: int) -> tuple[list[float], list[int]]:
+    return output.prompt_logprobs.logprobs[-num_tokens:], output.prompt_logprobs.ranks[-num_tokens:]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from sdft_ray.config import ModelConfig, RolloutConfig
 from sdft_ray.examples import TokenizedExample
-from sdft_ray.records import Publication, Rollout, WorkerStatus
+from sdft_ray.records import Publication, Rollout, SampleRequest, WorkerStatus
 from sdft_ray.weights.channel import Meeting, ends_of
+from sdft_ray.weights.checksum import checksum
 from sdft_ray.weights.plan import WeightPlan
 from sdft_ray.workers.worker import Worker
 
@@ -59,6 +60,7 @@ class RolloutWorker(Worker):
         self._num_tokens = num_tokens
         self._eos_token_ids = frozenset(eos_token_ids)
         self._loading = asyncio.Lock()
+        self._together = asyncio.Lock()  # held while requests are computed apart from others
         self._engine_settings: dict[str, Any] = {
             "model_path": model_path,
             "model": model,
@@ -107,6 +109,45 @@ class RolloutWorker(Worker):
                 version = self.weight_version
             tokens.extend(new_tokens)
             logprobs.extend(new_logprobs)
+        return self._sampled(example, tokens, logprobs, version)
+
+    async def complete_together(self, examples: Sequence[TokenizedExample]) -> list[Rollout]:
+        """What `complete` gives for each example, computed together and apart from everything else."""
+        requests = [
+            SampleRequest(
+                prompt_tokens=example.prompt_tokens,
+                max_new_tokens=example.max_new_tokens,
+                temperature=self._rollout.temperature,
+                top_p=1.0,
+                seed=example.seed,
+            )
+            for example in examples
+        ]
+        async with self._together:
+            version = self.weight_version
+            completions = await self._engine.generate_together(requests, with_logprobs=True)
+        return [
+            self._sampled(example, *completion, version)
+            for example, completion in zip(examples, completions, strict=True)
+        ]
+
+    async def sample_together(self, requests: Sequence[SampleRequest]) -> list[tuple[int, ...]]:
+        """The completions of all requests, computed together and apart from everything else."""
+        async with self._together:
+            completions = await self._engine.generate_together(requests, with_logprobs=False)
+        return [tuple(tokens) for tokens, _ in completions]
+
+    async def read_together(
+        self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
+    ) -> list[tuple[tuple[float, ...], tuple[int, ...]]]:
+        """Logprobs [T] and ranks [T] of the completion behind each prompt, computed as `sample_together`."""
+        async with self._together:
+            read = await self._engine.logprobs_together(sequences)
+        return [(tuple(logprobs), tuple(ranks)) for logprobs, ranks in read]
+
+    def _sampled(
+        self, example: TokenizedExample, tokens: Sequence[int], logprobs: Sequence[float], version: int
+    ) -> Rollout:
         return Rollout(
             prompt_tokens=example.prompt_tokens,
             completion_tokens=tuple(tokens),
@@ -152,13 +193,17 @@ class RolloutWorker(Worker):
 
         A failure in between leaves the engine paused with half of its weights: the error ends the run.
         """
-        async with self._loading:
+        async with self._loading, self._together:
             await self._engine.pause()
             await self._engine.load_weights(publication)
             # Before generation goes on: the first token after it already counts as the new version's.
             self.weight_version = publication.version
             await self._engine.resume()
         return self.weight_version
+
+    def checksum(self, publication: Publication) -> tuple[str, str]:
+        """This worker's name, and what it reads of a publication, which it does not load."""
+        return self.name, checksum(publication)
 
     async def connect(self, meeting: Meeting, first_rank: int) -> None:
         """Joins the learner, which pushes weights from now on, with this engine's ranks from `first_rank`."""

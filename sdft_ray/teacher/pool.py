@@ -33,6 +33,11 @@ class TeacherPool:
         self._holds_folder = not weights.teachers_map  # workers start with the model folder's weights
         self._loading = asyncio.Lock()
 
+    @property
+    def kind(self) -> WeightKind | None:
+        """Which of the learner's weights the workers score with; None where they are frozen."""
+        return self._weights.teacher_kind
+
     async def score(self, example: TokenizedExample, rollout: Rollout) -> TeacherScores:
         """The teacher's scores of the sampled ids under the teacher prompt; the payload stays where it is."""
         return await self._score(example.teacher_prompt_tokens, rollout.completion_tokens, example.is_rehearsal)

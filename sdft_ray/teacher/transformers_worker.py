@@ -62,7 +62,7 @@ class TransformersTeacher(TeacherWorker):
             max_len: tokens of the longest teacher prompt with its completion.
         """
         super().__init__(
-            rank=rank, log_dir=log_dir, device=device, max_tokens_per_forward=teacher.max_tokens_per_forward
+            rank=rank, log_dir=log_dir, device=device, max_tokens_per_forward=teacher.tokens_scored_together
         )
         self._teacher = teacher
         self._load = partial(

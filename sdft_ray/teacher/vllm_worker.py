@@ -50,7 +50,7 @@ class VllmTeacher(TeacherWorker):
             weights: what brings new ones.
         """
         super().__init__(
-            rank=rank, log_dir=log_dir, device=device, max_tokens_per_forward=teacher.max_tokens_per_forward
+            rank=rank, log_dir=log_dir, device=device, max_tokens_per_forward=teacher.tokens_scored_together
         )
         self._payload_dtype = TORCH_DTYPE[teacher.payload_precision]
         self._engine_settings: dict[str, Any] = {

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from sdft_ray.records import INITIAL_VERSION, Publication, TeacherPayload
 from sdft_ray.teacher.batching import TokenBudgetBatcher
+from sdft_ray.weights.checksum import checksum
 from sdft_ray.workers.worker import Worker
 
 LOWEST_PRIORITY = 19
@@ -35,7 +36,7 @@ class TeacherWorker(Worker, ABC):
             rank: of this worker in its group.
             log_dir: where its log file lies.
             device: "cpu", or "cuda" where the actor was given a GPU.
-            max_tokens_per_forward: requests are scored together up to this many tokens.
+            max_tokens_per_forward: requests are scored together up to this many tokens; at 0, one by one.
         """
         super().__init__(rank, log_dir)
         if device == "cpu":
@@ -68,6 +69,10 @@ class TeacherWorker(Worker, ABC):
             ModelError: the publication lacks a parameter of the network.
         """
         return await self._change_weights(publication, self._replace_weights)
+
+    def checksum(self, publication: Publication) -> tuple[str, str]:
+        """This worker's name, and what it reads of a publication, which it does not load."""
+        return self.name, checksum(publication)
 
     async def _change_weights(self, publication: Publication, change: Callable[[Publication], Awaitable[None]]) -> int:
         async with self._batcher.between_batches():

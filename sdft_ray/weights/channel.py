@@ -167,6 +167,10 @@ class WeightChannel:
         async with self._publication(kind, version) as publication:
             await self._load(publication, receivers, load)
 
+    def pushes(self, kind: WeightKind) -> bool:
+        """True when the learner sends these weights, and there is nothing that workers could read."""
+        return False
+
     async def connect(self, learner: Workers, engines: Workers, ranks_per_engine: int) -> None:
         """Brings both ends together before the first delivery, where weights are pushed."""
 

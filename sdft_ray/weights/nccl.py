@@ -142,6 +142,10 @@ class NcclChannel(WeightChannel):
         super().__init__(publish, timeout_s)
         self.announcement: Publication | None = None  # what is sent, without values; set when both ends have met
 
+    def pushes(self, kind: WeightKind) -> bool:
+        """See `WeightChannel`."""
+        return kind is WeightKind.STUDENT
+
     async def connect(self, learner: Workers, engines: Workers, ranks_per_engine: int) -> None:
         """See `WeightChannel`."""
         address, port = await learner.on_first(lambda actor: actor.rendezvous.remote(), MEET)
@@ -166,7 +170,7 @@ class NcclChannel(WeightChannel):
         load: Callable[[Any, Publication], Awaitable[int]],
     ) -> None:
         """See `WeightChannel`."""
-        if kind is not WeightKind.STUDENT:
+        if not self.pushes(kind):
             await super().deliver(kind, version, receivers, load)
             return
         assert self.announcement is not None

@@ -33,11 +33,13 @@ def measure(num_steps: int = 6) -> dict[str, Any]:
         rows = builtin_rows("facts", "train")[: num_steps * BATCH_SIZE]
         prompts = write_rows(folder / "prompts.jsonl", rows)
         sdft = [
-            run_command(f"sdft-{bound}", _settings(prompts, num_steps, "sdft", f"max_staleness={bound}", *more), folder)
+            run_command(
+                f"sdft-{bound}", step_settings(prompts, num_steps, "sdft", f"max_staleness={bound}", *more), folder
+            )
             for bound, more in ((0, ()), (1, ONE_THREAD_EACH))
         ]
         completions = write_rows(folder / "completions.jsonl", _with_completions(rows, sdft[0]))
-        sft = run_command("sft", _settings(completions, num_steps, "sft"), folder)
+        sft = run_command("sft", step_settings(completions, num_steps, "sft"), folder)
     names = ("sdft, max_staleness=0", "sdft, max_staleness=1", "sft")
     table = [_row(name, run) for name, run in zip(names, (*sdft, sft), strict=True)]
     return {
@@ -47,7 +49,8 @@ def measure(num_steps: int = 6) -> dict[str, Any]:
     }
 
 
-def _settings(examples: Path, num_steps: int, method: str, *more: str) -> list[str]:
+def step_settings(examples: Path, num_steps: int, method: str, *more: str) -> list[str]:
+    """A run of steps and nothing else."""
     return [
         *STEPS_ONLY,
         f"data.source={examples}",

@@ -35,7 +35,7 @@ def run_in_process(*overrides: str) -> tuple[int, str]:
     """The command's exit code, and what it has said."""
     said, code = io.StringIO(), 0
     with pytest.MonkeyPatch.context() as patch, logging_of_its_own(), redirect_stdout(said), redirect_stderr(said):
-        for module in ("job", "evaluation", "check"):
+        for module in ("job", "evaluation", "check", "preflight_job"):
             patch.setattr(f"sdft_ray.cluster.{module}.RaySession", JoinedSession)
         patch.setattr(sys, "argv", ["sdft", *overrides])
         patch.setenv("HYDRA_FULL_ERROR", "1")  # as the command does, whose process ends

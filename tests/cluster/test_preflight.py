@@ -1,9 +1,12 @@
 """What is looked at before workers start: one line each, and a refusal of what would go wrong."""
 
+import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -20,8 +23,9 @@ from sdft_ray.cluster.preflight import (
     refuse_failed,
     source_hash,
 )
+from sdft_ray.cluster.preflight_job import publication_line
 from sdft_ray.cluster.run_folder import LOCK_FILE
-from sdft_ray.cluster.run_inputs import read_inputs
+from sdft_ray.cluster.stages import Stages
 from sdft_ray.config import ClusterConfig, ModelConfig, RunConfig
 from sdft_ray.errors import PreflightError
 from sdft_ray.launch.composing import compose_config
@@ -116,7 +120,8 @@ def test_a_whole_start_is_looked_at_without_a_problem(
     )
     settings = [*SETTINGS, f"method={method}", f"model.path={model}", f"runs_dir={tmp_path}"]
     cfg = compose_config(*settings)
-    lines = look(cfg, read_inputs(cfg), tmp_path)
+    stages = Stages([("", cfg)])
+    lines = look(stages, tmp_path)
     assert [line.what for line in lines] == [
         "versions",
         "deepspeed",
@@ -130,5 +135,40 @@ def test_a_whole_start_is_looked_at_without_a_problem(
     ]
     assert not [line for line in lines if line.problem and line.is_fatal]
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2**20))
-    (memory,) = (line for line in look(cfg, read_inputs(cfg), tmp_path) if line.what == "memory")
+    (memory,) = (line for line in look(stages, tmp_path) if line.what == "memory")
     assert memory.problem == "may not be enough" and not memory.is_fatal
+
+
+def test_every_stage_is_looked_at_by_its_own_lengths(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        preflight, "facts_of_all_nodes", lambda folders, run_dir: [replace(HERE, models=tuple(folders))]
+    )
+    settings = [*SETTINGS, f"model.path={model}", f"runs_dir={tmp_path}"]
+    configs = [compose_config(*settings, f"rollout.max_new_tokens={tokens}") for tokens in (12, 150)]
+    lines = look(Stages([("short", configs[0]), ("long", configs[1])]), tmp_path)
+    lengths = [line.value.split(" tokens for the student")[0] for line in lines if line.what == "longest"]
+    (short, _, first), (long, _, second) = (length.rpartition(": ") for length in lengths)
+    assert (short, long) == ("stage short", "stage long") and int(second) > int(first)
+    assert [line.value.split(":")[0] for line in lines if line.what == "memory"] == [short, long]
+
+
+def test_a_worker_that_reads_other_weights_than_were_published_is_named() -> None:
+    read = {"learner worker 0": "a" * 32, "rollout worker 0": "a" * 32, "rollout worker 1": "b" * 32}
+    assert publication_line("student", read).problem == "rollout worker 1 read other weights"
+    line = publication_line("student", read | {"rollout worker 1": "a" * 32})
+    assert str(line).endswith("student weights, checksum aaaaaaaaaaaa, of learner worker 0, read by 2 more")
+
+
+def test_a_preflight_starts_the_workers_of_all_stages_and_has_them_read_one_publication(
+    launch: Callable[..., Any], runs: Path
+) -> None:
+    stages = "stages=[jsonl,jsonl rollout.max_new_tokens=24]"
+    _, output = launch("looked-at", stages, "mode=preflight", "num_steps=2")
+    lines = json.loads((runs / "looked-at-preflight" / "preflight.json").read_text())["lines"]
+    published = [line["value"] for line in lines if line["what"] == "publication"]
+    assert [value.split(" weights")[0] for value in published] == ["student", "ema"]
+    assert all(value.endswith("of learner worker 0, read by 1 more") for value in published)
+    assert not any(line["problem"] for line in lines if line["is_fatal"]), output
+    assert not (runs / "looked-at").exists(), "the run's name stays free"

@@ -34,9 +34,11 @@ class Writer:
         raise AssertionError("a record depends on no weights")
 
 
-def recorded(folder: Path, *examples: TokenizedExample, resumes: bool = False) -> tuple[RecordedCompletions, Writer]:
+def recorded(
+    folder: Path, *examples: TokenizedExample, resumes: bool = False, together: bool = False
+) -> tuple[RecordedCompletions, Writer]:
     writer = Writer()
-    completions = RecordedCompletions(writer, folder, str, resumes=resumes)
+    completions = RecordedCompletions(writer, folder, str, resumes=resumes, together=together)
     asyncio.run(completions.record(examples))
     return completions, writer
 
@@ -69,6 +71,17 @@ def test_a_run_that_goes_on_samples_only_what_is_missing(tmp_path: Path) -> None
     assert sorted(map(json.loads, path.read_text().splitlines()), key=str) == sorted(
         map(json.loads, whole.splitlines()), key=str
     )
+
+
+def test_a_deterministic_run_that_goes_on_samples_all_of_them_together(tmp_path: Path) -> None:
+    examples = [make_example(1), make_example(2)]
+    recorded(tmp_path, *examples)
+    path = tmp_path / RECORD_FILE
+    path.write_text(path.read_text()[:-10])
+    _, writer = recorded(tmp_path, *examples, resumes=True, together=True)
+    assert writer.prompts == [(1, 9, 2, 1), (1, 9, 2, 2)]
+    _, writer = recorded(tmp_path, *examples, resumes=True, together=True)
+    assert writer.prompts == [], "a whole record is kept"
 
 
 def test_a_record_made_under_another_teacher_prompt_is_not_used(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def test_a_channel_is_the_one_module_that_has_its_name() -> None:
         "__init__",
         "buckets",
         "channel",
+        "checksum",
         "fragments",
         "plan",
     }
