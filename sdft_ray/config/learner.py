@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from sdft_ray.config.cluster import ClusterConfig
 from sdft_ray.config.validation import at_least, positive, require, share
 
 
@@ -92,6 +93,16 @@ class LearnerConfig:
             "has no fp32 masters beside bf16 weights (learner.precision, by default on GPUs), so small updates would "
             "be rounded away",
             "set learner.zero_stage=1 or more, or learner.precision=FLOAT32",
+        )
+
+    def check_turns(self, cluster: ClusterConfig) -> None:
+        """Refuses what cannot leave a GPU between two turns."""
+        require(
+            not (cluster.turns and cluster.learner.device == "cuda") or self.zero_stage > 0,
+            "learner.zero_stage",
+            self.zero_stage,
+            "keeps weights and moments where DeepSpeed cannot move them from the GPU, as cluster.turns=true asks",
+            "set learner.zero_stage=2, or cluster.turns=false",
         )
 
     def holds_all(self, num_ranks: int) -> bool:

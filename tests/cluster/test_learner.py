@@ -488,6 +488,7 @@ def engine(make_worker: Any) -> Any:
         max_model_len=128,
         tensor_parallel_size=1,
         shares_device=True,
+        sleeps=False,
         weights=make_plan(Channel.SHARED_MEMORY),
         seed=0,
     )
