@@ -19,7 +19,7 @@ from sdft_ray.records import Rollout, Sample, StepReport
 from sdft_ray.roles import Completions, Evaluator, Learner
 
 WOKE_WITH_OTHERS = (
-    "It woke with other weights than it fell asleep with, or missed a load: set cluster.turns=false with a share of the "
+    "It woke with other weights than it fell asleep with, or missed a load: set cluster.turns=false with a part of a "
     "GPU for every role, and report the versions of vLLM and driver."
 )
 

@@ -25,6 +25,8 @@ ORDER = ("teacher", "rollout", "learner")  # of roles that wait at the same time
 SLEEP = Work("sleep", pace=Pace.STORAGE, in_turn=False)
 WAKE = Work("wake", pace=Pace.STORAGE, in_turn=False)
 
+PAUSE_S = 0.005  # before a turn passes: what follows from an answer is asked for in the same turn
+
 
 class Turns:
     """The one owner of turns."""
@@ -79,12 +81,17 @@ class Turns:
 
     async def _wait_for(self, role: str) -> None:
         self._waiting[role] += 1
+        has_paused = False
         try:
             while self._holder != role or self._change is not None:
                 if self._change is not None:
                     await asyncio.wait([self._change])
                 elif self._num_open or self._waiting[self._holder] or role != self._first_in_line():
+                    has_paused = False
                     await self._closed.wait()
+                elif not has_paused:
+                    has_paused = True
+                    await asyncio.sleep(PAUSE_S)
                 else:
                     await self._pass_to(role)
         finally:
