@@ -113,7 +113,7 @@ class Job:
         await roles.record_completions(self._stages, self.console.phase)
         await self._resume(roles)
         await self._check_engines(roles)
-        roles.channel.take_metrics()  # of no step
+        roles.forget_metrics()
         self.folder.begin(self._settings)
         decode, resumed_step = self.inputs.decode(keep_special=True), self.folder.resumed_step
         lines = JsonLines(self.folder.path, decode, resumed_step, self.console.say)

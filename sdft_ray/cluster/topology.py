@@ -87,6 +87,12 @@ class Roles:
         """The status of every worker of every role."""
         return [status for group in self.groups.values() for status in await group.status()]
 
+    def forget_metrics(self) -> None:
+        """Forgets what belongs to no step: the start's weights and turns."""
+        self.channel.take_metrics()
+        if self.turns is not None:
+            self.turns.take_metrics()
+
     def close(self) -> None:
         """Ends every worker; safe to call after any failure."""
         close_all(list(self.groups.values()))

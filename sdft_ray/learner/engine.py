@@ -43,7 +43,7 @@ class StudentEngine:
         clear_compile_locks()
         self._stage = cfg.zero_stage
         deepspeed.init_distributed(dist_backend="nccl" if device == "cuda" else "gloo")
-        settings = deepspeed_settings(cfg)
+        settings = deepspeed_settings(cfg, on_gpu=device == "cuda")
         # transformers asks a weak reference to this object whether to load in parts: it must outlive the loading.
         partitioned_loading = HfDeepSpeedConfig(settings) if cfg.zero_stage == 3 else None
         self.network: PreTrainedModel = load_network(model_path, cfg.precision, model)
