@@ -52,6 +52,8 @@ class HardwareConfig:
     memory_gb_per_s: float = 15.0  # decimal gigabytes, as vendors count
     intra_node_gb_per_s: float = 1.0  # between two workers of one node, in one direction
     inter_node_gb_per_s: float = 1.0  # between two nodes, for each GPU, in one direction
+    host_memory_gib: float = 0.0  # of a node with GPUs; 0 where it is not known, and then no limit
+    host_memory_gb_per_s: float = 100.0  # of that memory, in which learner.offload updates the weights
     host_gb_per_s: float = 1.0  # between a worker and the object store in its host's memory, in one direction
     attainable_share: float = 0.4  # of every peak figure, what a well-fed run reaches
 
@@ -64,9 +66,11 @@ class HardwareConfig:
             "intra_node_gb_per_s",
             "inter_node_gb_per_s",
             "host_gb_per_s",
+            "host_memory_gb_per_s",
             "attainable_share",
         ):
             positive(f"cluster.hardware.{key}", getattr(self, key))
+        at_least(0, "cluster.hardware.host_memory_gib", self.host_memory_gib)
         share("cluster.hardware.attainable_share", self.attainable_share)
 
 
