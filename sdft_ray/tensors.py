@@ -5,6 +5,7 @@ bfloat16, which NumPy lacks, travels as its bit pattern in uint16.
 """
 
 import ctypes
+import mmap
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+PAGE, MADV_DONTNEED = mmap.PAGESIZE, mmap.MADV_DONTNEED
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -44,6 +46,24 @@ def peak_gpu_memory_gib() -> float:
 def release_freed_memory() -> None:
     """Gives this process's freed memory back to the system, which glibc may have been told to keep."""
     ctypes.CDLL(None).malloc_trim(0)
+
+
+def release_pages(tensor: torch.Tensor) -> None:
+    """Gives the memory of a CPU tensor's storage back to the system; it holds zeros then, and is there when written to.
+
+    Of memory that others map nothing is given back, and the first and last page stay: others may lie on them.
+
+    Raises:
+        OSError: the system refuses.
+    """
+    storage = tensor.untyped_storage()
+    begin = -(-storage.data_ptr() // PAGE) * PAGE
+    num_bytes = (storage.data_ptr() + storage.nbytes()) // PAGE * PAGE - begin
+    if num_bytes <= 0:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(num_bytes), MADV_DONTNEED):
+        raise OSError(ctypes.get_errno(), f"madvise of {num_bytes} bytes")
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -46,12 +46,13 @@ def rollout_maker(
         log_dir=logs,
         model_path=inputs.model_path,
         model=cfg.model,
-        rollout=replace(cfg.rollout, gpu_memory_share=cfg.rollout.gpu_memory_share * placement.gpu_share),
+        rollout=replace(cfg.rollout, gpu_memory_share=cfg.rollout.gpu_memory_share * cfg.cluster.gpu_share("rollout")),
         num_tokens=inputs.facts.num_tokens,
         eos_token_ids=inputs.facts.eos_token_ids,
         max_model_len=inputs.max_model_len,
         tensor_parallel_size=placement.tensor_parallel_size,
-        shares_device=placement.shares_device,
+        shares_device=not cfg.cluster.fills_device("rollout"),
+        sleeps=cfg.cluster.turns,
         weights=weights,
         seed=cfg.seed,
     )
@@ -72,10 +73,13 @@ def teacher_maker(cfg: RunConfig, inputs: RunInputs, weights: WeightPlan, reserv
             VllmTeacher,
             reservation,
             {"max_concurrency": MAX_OPEN_CALLS},
-            teacher=replace(cfg.teacher, gpu_memory_share=cfg.teacher.gpu_memory_share * placement.gpu_share),
+            teacher=replace(
+                cfg.teacher, gpu_memory_share=cfg.teacher.gpu_memory_share * cfg.cluster.gpu_share("teacher")
+            ),
             max_model_len=inputs.max_teacher_len,
             tensor_parallel_size=placement.tensor_parallel_size,
-            shares_device=placement.shares_device,
+            shares_device=not cfg.cluster.fills_device("teacher"),
+            sleeps=cfg.cluster.turns,
             **shared,
         )
     return _maker(

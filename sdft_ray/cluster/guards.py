@@ -31,6 +31,11 @@ class Gap(NamedTuple):
 # has to allow for attention that rounds its products; the means are a tenth of them.
 ENGINE_TOLERANCE = {Precision.FLOAT32: Gap(0.02, 0.002), Precision.BFLOAT16: Gap(0.5, 0.05)}
 
+RELOADING = (
+    "vLLM does not reload this architecture as the learner publishes it, or computes it in another way: take another "
+    "model, method=sft, which samples nothing, or another weights.channel."
+)
+
 # |folder - student| of a logit over their range. The student may compute on a GPU, the folder on a CPU.
 EXPORT_TOLERANCE = {Precision.FLOAT32: 1e-3, Precision.BFLOAT16: 0.1}
 
@@ -90,24 +95,45 @@ async def check_engines(
     expected = list(chain.from_iterable(await student.logprobs(rows)))
     # Row after row: an engine reads a batch of prompts whole for their logprobs.
     answers = [await engines.logprobs_of_all(row.prompt_tokens, row.completion_tokens) for row in rows]
+    gaps = refuse_other_weights(answers, expected, cfg, f"the student's weights {student.weight_version}", RELOADING)
+    worst = Gap(max(gap.largest for gap in gaps), max(gap.mean for gap in gaps))
+    say(
+        f"checked        {_counted(len(gaps), 'rollout engine')} with the student's weights: logprobs differ from the "
+        f"learner's by up to {worst.largest:.1e} nats, by {worst.mean:.1e} on average"
+    )
+
+
+def refuse_other_weights(
+    answers: Sequence[Sequence[tuple[float, ...]]],
+    expected: Sequence[float],
+    cfg: RunConfig,
+    weights: str,
+    remedy: str,
+) -> list[Gap]:
+    """How far the rollout workers' logprobs are from the learner's, in rank order.
+
+    Args:
+        answers: logprobs [T, nats] of every row, from every worker.
+        expected: those of the learner, of all rows in one.
+        cfg: the precision of both sides.
+        weights: what the workers were given.
+        remedy: why they may compute others, and what to do.
+
+    Raises:
+        GuardError: a worker's logprobs are not those of the weights it was given.
+    """
     precision = coarser(cfg.model.dtype, cfg.learner.precision)
     gaps = [gap_between(chain.from_iterable(of_worker), expected) for of_worker in zip(*answers, strict=True)]
     tolerance = ENGINE_TOLERANCE[precision]
     for rank, gap in enumerate(gaps):
         if not (gap.largest <= tolerance.largest and gap.mean <= tolerance.mean):  # NaN is no small gap
             raise GuardError(
-                f"rollout worker {rank} was given the student's weights {student.weight_version} and computes others: "
+                f"rollout worker {rank} was given {weights} and computes others: "
                 f"the logprobs of {len(expected)} tokens differ from the learner's by up to {gap.largest:.3g} nats, by "
                 f"{gap.mean:.3g} on average; {tolerance.largest:g} and {tolerance.mean:g} are what rounding in "
-                f"{precision.name} explains. It would train on samples of another model. vLLM does not reload "
-                "this architecture as the learner publishes it, or computes it in another way: take another model, "
-                "method=sft, which samples nothing, or another weights.channel."
+                f"{precision.name} explains. It would train on samples of another model. {remedy}"
             )
-    worst = Gap(max(gap.largest for gap in gaps), max(gap.mean for gap in gaps))
-    say(
-        f"checked        {_counted(len(gaps), 'rollout engine')} with the student's weights: logprobs differ from the "
-        f"learner's by up to {worst.largest:.1e} nats, by {worst.mean:.1e} on average"
-    )
+    return gaps
 
 
 async def check_export(

@@ -113,7 +113,7 @@ class Job:
         await roles.record_completions(self._stages, self.console.phase)
         await self._resume(roles)
         await self._check_engines(roles)
-        roles.channel.take_metrics()  # of no step
+        roles.forget_metrics()
         self.folder.begin(self._settings)
         decode, resumed_step = self.inputs.decode(keep_special=True), self.folder.resumed_step
         lines = JsonLines(self.folder.path, decode, resumed_step, self.console.say)
@@ -134,6 +134,8 @@ class Job:
             tracker.add_source(roles.channel.take_metrics)
             tracker.add_source(roles.learner.checkpoints.take_metrics)
             tracker.add_source(self._faults.take_metrics)
+            if roles.turns is not None:
+                tracker.add_source(roles.turns.take_metrics)
             tracker.add_watcher(alarms.watch)
             tracker.start_clock(lines.elapsed_s)
             try:
@@ -234,7 +236,7 @@ class Job:
                     examples=stage.inputs.examples,
                     completions=roles.completions,
                     teacher=roles.teacher,
-                    learner=roles.learner,
+                    learner=roles.trained,
                     evaluator=roles.evaluator,
                     tracker=tracker,
                     is_asked_to_stop=lambda: self._termination.is_asked or bool(self._alarm()),

@@ -11,19 +11,21 @@ A role that the method does not need is not started.
 import asyncio
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from sdft_ray.cluster.actors import Maker, learner_maker, rollout_maker, teacher_maker
 from sdft_ray.cluster.evaluators import make_evaluator, make_harness
+from sdft_ray.cluster.in_turns import CompletionsInTurns, EvaluatorInTurns, LearnerInTurns, WakeCheck
 from sdft_ray.cluster.placement import Reservation, reserve
 from sdft_ray.cluster.recovery import Tell, replace_lost, score_lost_again, start_workers
 from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.cluster.run_inputs import RunInputs
 from sdft_ray.cluster.session import num_alive_nodes
 from sdft_ray.cluster.stages import Stages
+from sdft_ray.cluster.turns import Turns
 from sdft_ray.config import NEVER, CompletionSource, FaultsConfig, RunConfig
 from sdft_ray.data.reasoning import BehindMark
 from sdft_ray.evaluation.evaluator import NoEvaluation
@@ -31,7 +33,7 @@ from sdft_ray.evaluation.progress import Counting
 from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.learner.saving import SavingPlan
 from sdft_ray.records import WorkerStatus
-from sdft_ray.roles import Completions, Evaluator, Teacher
+from sdft_ray.roles import Completions, Evaluator, Learner, Teacher
 from sdft_ray.rollout.completions import (
     CompletedTogether,
     GivenCompletions,
@@ -49,6 +51,7 @@ from sdft_ray.workers.group import WorkerGroup, close_all
 from sdft_ray.workers.recovery import RestartBudget
 
 STARVED = 10.0  # times as long a process of the lowest priority may take; the scheduler gives it a sixtieth of a core
+NOTES = Work("notes", in_turn=False)
 Phase = Callable[[str], AbstractContextManager[None]]
 
 
@@ -59,6 +62,7 @@ class Roles:
     completions: Completions
     teacher: Teacher
     learner: LearnerGroup
+    trained: Learner  # what the loop asks to learn: the learner itself, or in its turn
     evaluator: Evaluator
     harness: Evaluator  # before and after training only
     rollouts: RolloutPool | None  # who samples and answers; None where nobody is asked
@@ -66,11 +70,12 @@ class Roles:
     groups: dict[str, WorkerGroup]  # by role
     makers: dict[str, Maker]
     reservations: list[Reservation]
+    turns: Turns | None  # where all roles share one device
 
     async def notes(self) -> list[str]:
         """What a person should know of how the workers have started; what all of a role say stands once."""
         groups = self.groups.values()
-        said = [note for group in groups for notes in await group.on_all(_notes, Work("notes")) for note in notes]
+        said = [note for group in groups for notes in await group.on_all(_notes, NOTES) for note in notes]
         return list(dict.fromkeys(said))
 
     async def record_completions(self, stages: Stages, phase: Phase) -> None:
@@ -82,6 +87,12 @@ class Roles:
     async def status(self) -> list[WorkerStatus]:
         """The status of every worker of every role."""
         return [status for group in self.groups.values() for status in await group.status()]
+
+    def forget_metrics(self) -> None:
+        """Forgets what belongs to no step: the start's weights and turns."""
+        self.channel.take_metrics()
+        if self.turns is not None:
+            self.turns.take_metrics()
 
     def close(self) -> None:
         """Ends every worker; safe to call after any failure."""
@@ -113,15 +124,19 @@ async def start_roles(
     reservations = reserve(cfg.cluster, needed)
     weights = plan_weights(cfg, num_alive_nodes())
     makers = _makers(stages, weights, reservations, logs)
+    turns = Turns() if cfg.cluster.turns else None
     groups = {
         role: WorkerGroup(
             role,
             [make(rank) for rank in range(reservations[role].placement.num_workers)],
             logs,
             faults=_faults_of(role, cfg),
+            turn=nullcontext if turns is None else turns.turn_of(role),
         )
         for role, make in makers.items()
     }
+    if turns is not None:
+        turns.begin(groups)
     learner = LearnerGroup(
         groups["learner"],
         learner=cfg.learner,
@@ -133,11 +148,12 @@ async def start_roles(
         answer_start=BehindMark(mark, inputs.decode(keep_special=True)) if (mark := cfg.loss.skip_until) else None,
     )
     channel = ends_of(weights.student_channel).driver(learner.publish, cfg.weights.timeout_s)
-    roles = _wire(cfg, inputs, folder, groups, makers, learner, weights, channel, reservations, counting)
+    roles = _wire(cfg, inputs, folder, groups, makers, learner, weights, channel, reservations, counting, turns)
     with ExitStack() as on_failure:
         on_failure.callback(roles.close)
         async with asyncio.TaskGroup() as tasks:
-            for role, group in groups.items():
+            # An engine that fills its device measures what is free there: it comes before the learner.
+            for role, group in sorted(groups.items(), key=lambda item: item[0] == "learner"):
                 tasks.create_task(_start(role, group, learner, phase))
         if "rollout" in groups:
             size = cfg.cluster.rollout.tensor_parallel_size
@@ -176,9 +192,11 @@ def _replace_lost(cfg: RunConfig, roles: Roles, weights: WeightPlan, tell: Tell)
         is_pushed = role == "rollout" and weights.student_channel.reach.gpu_to_gpu
         if isinstance(pool, RolloutPool | TeacherPool) and not is_pushed:
             learner = roles.learner
+            unchanged = roles.trained if isinstance(roles.trained, LearnerInTurns) else learner.unchanged
             versions = partial(getattr, learner, "weight_version")
-            replace_lost(roles.groups[role], roles.makers[role], pool, learner.unchanged, versions, budget, tell)
-    if isinstance(roles.teacher, TeacherPool):
+            replace_lost(roles.groups[role], roles.makers[role], pool, unchanged, versions, budget, tell)
+    # In turns all payloads lie on the driver's own node, whose loss nothing survives.
+    if isinstance(roles.teacher, TeacherPool) and roles.turns is None:
         score_lost_again(roles.learner, roles.teacher, roles.groups["teacher"], tell)
 
 
@@ -193,28 +211,45 @@ def _wire(
     channel: WeightChannel,
     reservations: dict[str, Reservation],
     counting: Counting,
+    turns: Turns | None,
 ) -> Roles:
     rollouts = make_pool(groups["rollout"], channel, ordered=cfg.deterministic) if "rollout" in groups else None
+    evaluator: Evaluator = NoEvaluation()
+    harness: Evaluator = NoEvaluation()
+    sampler: Completions = GivenCompletions()
+    check: WakeCheck | None = None
+    if rollouts is not None:
+        evaluator = make_evaluator(cfg, inputs, folder, rollouts, counting)
+        harness = make_harness(cfg, inputs, folder, rollouts, counting)
+        sampler = rollouts
+        if turns is not None:
+            row, max_len = inputs.guard_rows[0], inputs.max_model_len
+            check = WakeCheck(turns, rollouts, learner, row, cfg=cfg, max_model_len=max_len)
+            evaluator, harness = EvaluatorInTurns(evaluator, check), EvaluatorInTurns(harness, check)
+            sampler = CompletionsInTurns(rollouts, check)
     return Roles(
-        completions=_completions(cfg, inputs, folder, rollouts),
+        completions=_completions(cfg, inputs, folder, sampler),
         teacher=TeacherPool(groups["teacher"], channel, weights) if "teacher" in groups else TokenTarget(),
         learner=learner,
-        evaluator=NoEvaluation() if rollouts is None else make_evaluator(cfg, inputs, folder, rollouts, counting),
-        harness=NoEvaluation() if rollouts is None else make_harness(cfg, inputs, folder, rollouts, counting),
+        trained=learner if turns is None else LearnerInTurns(learner, turns, check),
+        evaluator=evaluator,
+        harness=harness,
         rollouts=rollouts,
         channel=channel,
         groups=groups,
         makers=makers,
         reservations=list(reservations.values()),
+        turns=turns,
     )
 
 
-def _completions(cfg: RunConfig, inputs: RunInputs, folder: RunFolder, rollouts: RolloutPool | None) -> Completions:
-    if rollouts is None:
-        return GivenCompletions()
+def _completions(cfg: RunConfig, inputs: RunInputs, folder: RunFolder, sampler: Completions) -> Completions:
+    """Whose completions are trained on; `sampler` is the rollout workers, or `GivenCompletions` without any."""
+    if isinstance(sampler, GivenCompletions):
+        return sampler
     recorded = partial(
         RecordedCompletions,
-        rollouts,
+        sampler,
         folder.path,
         inputs.decode(keep_special=True),
         resumes=cfg.resume != NEVER,
@@ -225,7 +260,7 @@ def _completions(cfg: RunConfig, inputs: RunInputs, folder: RunFolder, rollouts:
     completions: Completions = GivenCompletions()
     if cfg.method.completion is CompletionSource.STUDENT:
         together = cfg.cluster.scores_on_sampling_cores(os.cpu_count() or 1)
-        completions = CompletedTogether(rollouts) if together else rollouts
+        completions = CompletedTogether(sampler) if together else sampler
     if not cfg.data.rehearsal.is_on or cfg.method.rehearses_on_policy:
         return completions
     return RehearsedCompletions(completions, recorded())

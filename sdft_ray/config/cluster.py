@@ -52,6 +52,8 @@ class HardwareConfig:
     memory_gb_per_s: float = 15.0  # decimal gigabytes, as vendors count
     intra_node_gb_per_s: float = 1.0  # between two workers of one node, in one direction
     inter_node_gb_per_s: float = 1.0  # between two nodes, for each GPU, in one direction
+    host_memory_gib: float = 0.0  # of a node with GPUs; 0 where it is not known, and then no limit
+    host_memory_gb_per_s: float = 100.0  # of that memory, in which learner.offload updates the weights
     host_gb_per_s: float = 1.0  # between a worker and the object store in its host's memory, in one direction
     attainable_share: float = 0.4  # of every peak figure, what a well-fed run reaches
 
@@ -64,9 +66,11 @@ class HardwareConfig:
             "intra_node_gb_per_s",
             "inter_node_gb_per_s",
             "host_gb_per_s",
+            "host_memory_gb_per_s",
             "attainable_share",
         ):
             positive(f"cluster.hardware.{key}", getattr(self, key))
+        at_least(0, "cluster.hardware.host_memory_gib", self.host_memory_gib)
         share("cluster.hardware.attainable_share", self.attainable_share)
 
 
@@ -82,6 +86,7 @@ class ClusterConfig:
     role_labels: bool = (
         False  # whether workers go to Ray nodes with the label sdft-ray/role of their role, and no others
     )
+    turns: bool = False  # sampling, scoring, learning in turns on one device: each role fills it, the others sleep
     rollout: RolePlacement = field(default_factory=RolePlacement)
     teacher: RolePlacement = field(default_factory=RolePlacement)
     learner: RolePlacement = field(default_factory=RolePlacement)
@@ -124,6 +129,51 @@ class ClusterConfig:
             f"its roles need {self.num_gpus:g} GPUs but {self.num_nodes} x {self.gpus_per_node} are declared",
             "lower num_workers or gpus_per_worker of a role, or raise cluster.num_nodes",
         )
+
+        if self.turns:
+            self._check_turns()
+
+    def _check_turns(self) -> None:
+        """Refuses roles that do not share one device."""
+        require(
+            self.num_nodes == 1,
+            "cluster.num_nodes",
+            self.num_nodes,
+            "has memory that cluster.turns=true cannot hand from one role to another",
+            "set cluster.num_nodes=1, or cluster.turns=false",
+        )
+        for role, placement in self.placements().items():
+            require(
+                placement.num_workers == 1,
+                f"cluster.{role}.num_workers",
+                placement.num_workers,
+                "puts several workers on the one device that roles share with cluster.turns=true",
+                f"set cluster.{role}.num_workers=1, or cluster.turns=false",
+            )
+            require(
+                placement.gpus_per_worker < 1,
+                f"cluster.{role}.gpus_per_worker",
+                placement.gpus_per_worker,
+                "takes a GPU of its own, but with cluster.turns=true all roles share one",
+                f"set cluster.{role}.gpus_per_worker=0.3: a role may fill the GPU in its turn all the same",
+            )
+        devices = {placement.device for placement in self.placements().values()}
+        require(
+            len(devices) == 1,
+            "cluster.turns",
+            self.turns,
+            "has roles on a CPU and others on a GPU, which do not share a device",
+            "give every role gpus_per_worker=0.3, or none, or set cluster.turns=false",
+        )
+
+    def fills_device(self, role: str) -> bool:
+        """True when a worker of the role may take all memory of its GPUs that is free when it starts."""
+        placement = self.placements()[role]
+        return not placement.shares_device or (self.turns and placement.device == "cuda")
+
+    def gpu_share(self, role: str) -> float:
+        """The part of each of its GPUs that a worker of the role may fill."""
+        return 1.0 if self.turns else self.placements()[role].gpu_share
 
     def placements(self) -> dict[str, RolePlacement]:
         """The placement of each role by its name."""

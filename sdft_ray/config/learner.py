@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from sdft_ray.config.cluster import ClusterConfig
 from sdft_ray.config.validation import at_least, positive, require, share
 
 
@@ -57,6 +58,7 @@ class LearnerConfig:
     precision: Precision = Precision.AUTO  # of forward and backward; masters and EMA are fp32 either way
     max_tokens_per_microbatch: int = 8192  # prompts and completions of one forward pass on one rank, together
     saving: Saving = Saving.AUTO  # whether training goes on while a checkpoint is written
+    offload: bool = False  # masters, moments and average in host memory, updated by the CPU while the GPU is free
     gradient_checkpointing: bool = False  # recompute activations in the backward pass: less memory, 1.3x the time
 
     def __post_init__(self) -> None:
@@ -82,6 +84,7 @@ class LearnerConfig:
             "choose 0, 1, 2 or 3",
         )
         self.check_masters()
+        self.check_offload()
 
     def check_masters(self) -> None:
         """Refuses a precision without fp32 masters."""
@@ -92,6 +95,26 @@ class LearnerConfig:
             "has no fp32 masters beside bf16 weights (learner.precision, by default on GPUs), so small updates would "
             "be rounded away",
             "set learner.zero_stage=1 or more, or learner.precision=FLOAT32",
+        )
+
+    def check_offload(self) -> None:
+        """Refuses what DeepSpeed cannot keep in host memory."""
+        require(
+            not self.offload or self.zero_stage > 1,
+            "learner.offload",
+            self.offload,
+            f"is DeepSpeed's ZeRO-Offload, which learner.zero_stage={self.zero_stage} is not a part of",
+            "set learner.zero_stage=2 or 3, or learner.offload=false",
+        )
+
+    def check_turns(self, cluster: ClusterConfig) -> None:
+        """Refuses what cannot leave a GPU between two turns."""
+        require(
+            not (cluster.turns and cluster.learner.device == "cuda") or self.zero_stage > 0,
+            "learner.zero_stage",
+            self.zero_stage,
+            "keeps weights and moments where DeepSpeed cannot move them from the GPU, as cluster.turns=true asks",
+            "set learner.zero_stage=2, or cluster.turns=false",
         )
 
     def holds_all(self, num_ranks: int) -> bool:

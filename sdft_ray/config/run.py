@@ -144,6 +144,14 @@ class RunConfig:
         if self.method.target is Target.TEACHER:
             self.teacher.check_fit(self.cluster)
         require(
+            not self.cluster.turns or self.max_staleness == 0,
+            "max_staleness",
+            self.max_staleness,
+            "samples while the learner is at work, but with cluster.turns=true one of both sleeps",
+            "set max_staleness=0, or cluster.turns=false",
+        )
+        self.learner.check_turns(self.cluster)
+        require(
             self.num_steps > 0 or self.num_epochs > 0,
             "num_epochs",
             self.num_epochs,

@@ -47,6 +47,7 @@ class InferenceEngine:
         max_model_len: int,
         tensor_parallel_size: int,
         shares_device: bool,
+        sleeps: bool,
         gpu_memory_share: float,
         kv_cache_gib: float,
         receiver: Receiver,
@@ -64,6 +65,7 @@ class InferenceEngine:
             max_model_len: tokens of the longest sequence.
             tensor_parallel_size: GPUs of the engine; 1 on a CPU.
             shares_device: whether other workers use the same memory.
+            sleeps: whether it may be asked to sleep.
             gpu_memory_share: of each of its GPUs, what the engine may fill.
             kv_cache_gib: of an engine that shares its device.
             receiver: its end of the channel that brings new weights.
@@ -76,6 +78,7 @@ class InferenceEngine:
         self._request_ids = itertools.count()
         self._receiver = receiver
         self._maps_weights = maps_weights
+        self._is_asleep = False
         self._place = EnginePlace(worker, log, log.stat().st_size, model_path, self.remedy)
         self._llm = self._start(
             model=model_path,
@@ -88,6 +91,8 @@ class InferenceEngine:
             # Where memory is shared, measuring what is free would measure the neighbours. (The environment variable
             # VLLM_CPU_KVCACHE_SPACE takes whole GiB only.)
             kv_cache_memory_bytes=int(kv_cache_gib * 2**30) if shares_device else None,
+            # The CPU's worker takes no part in vLLM's sleep and refuses the setting.
+            enable_sleep_mode=sleeps and not current_platform.is_cpu(),
             worker_extension_cls=f"{extension.__module__}.{extension.__qualname__}",
             **receiver.engine_arguments(),
             **arguments,
@@ -124,6 +129,21 @@ class InferenceEngine:
             ModelError: the engine has a parameter that the publication lacks.
         """
         await self._receiver.load(self, publication)
+
+    async def sleep(self) -> None:
+        """Gives memory to others: open requests end first, then no request is computed until `wake`.
+
+        On a GPU the weights go to pinned host memory, and the memory of the KV cache is free. On a CPU only the latter.
+        """
+        self._is_asleep = True
+        await self._answered(self._llm.sleep(level=1, mode="wait"))
+        await self._on_ranks(WeightLoading.release_cache)
+
+    async def wake(self) -> None:
+        """Takes memory back, with the same weights and an empty cache; at once where it does not sleep."""
+        if self._is_asleep:
+            await self._answered(self._llm.wake_up())
+            self._is_asleep = False
 
     async def connect(self, meeting: Meeting, first_rank: int) -> None:
         """Brings this engine's ranks, from `first_rank` on, to a learner that pushes weights."""

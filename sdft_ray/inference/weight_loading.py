@@ -7,7 +7,7 @@ those of vLLM's own weight transfer engines (`start`, `update`, `finish`) around
 the reload (`stacked_weights`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from vllm.platforms import current_platform
 from sdft_ray.inference.checkpoint_names import CheckpointNames
 from sdft_ray.inference.stacked_weights import NETWORKS, StackedWeights
 from sdft_ray.records import Bucket, ParameterEntry
-from sdft_ray.tensors import one_thread, peak_gpu_memory_gib, release_freed_memory
+from sdft_ray.tensors import one_thread, peak_gpu_memory_gib, release_freed_memory, release_pages
 from sdft_ray.weights.buckets import unpack
 from sdft_ray.weights.shared_memory import MemoryHandle, map_memory
 
@@ -38,6 +38,16 @@ class WeightLoading:
     def release_start_up_memory(self) -> None:
         """Gives back what loading the model folder and trying out the network took."""
         release_freed_memory()
+
+    def release_cache(self) -> None:
+        """Gives the memory of the KV cache back to the system on a CPU, whose worker does not do so when it sleeps.
+
+        It is there again, as zeros, where it is next written to.
+        """
+        if current_platform.is_cpu():
+            for cache in {cache.untyped_storage().data_ptr(): cache for cache in self._caches()}.values():
+                release_pages(cache)
+            release_freed_memory()
 
     def peak_gpu_memory_gib(self) -> float:
         """See `tensors.peak_gpu_memory_gib`."""
@@ -81,6 +91,11 @@ class WeightLoading:
             release_freed_memory()  # the model folder's weights
             self._has_loaded = True
         return missing
+
+    def _caches(self) -> Iterator[torch.Tensor]:
+        """The KV cache of every layer; several may lie in one allocation."""
+        for cache in self.model_runner.kv_caches:
+            yield from cache if isinstance(cache, list) else (cache,)  # a list holds the state of a recurrent layer
 
     def _model(self) -> Any:
         return self.model_runner.get_model()

@@ -8,7 +8,7 @@ import torch
 from sdft_ray.config import LearnerConfig, Precision
 
 
-def deepspeed_settings(cfg: LearnerConfig) -> dict[str, Any]:
+def deepspeed_settings(cfg: LearnerConfig, *, on_gpu: bool) -> dict[str, Any]:
     """The DeepSpeed configuration of one rank.
 
     One micro step a step: the boundary of gradient accumulation is set by hand, since a step has as many
@@ -18,12 +18,16 @@ def deepspeed_settings(cfg: LearnerConfig) -> dict[str, Any]:
     if cfg.zero_stage == 3:
         # Small parameters are otherwise kept whole on every rank, and their partition is not what is averaged.
         zero |= {"stage3_param_persistence_threshold": 0}
+    if cfg.offload:
+        zero |= {"offload_optimizer": {"device": "cpu", "pin_memory": on_gpu}}
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": cfg.max_grad_norm,
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
+        # torch's fused AdamW runs on CPU tensors as well: one optimizer in both places, whose state checkpoints know.
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**31,
     }
     if cfg.precision is Precision.BFLOAT16:

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from sdft_ray.learner.objective import Student
+from sdft_ray.tensors import release_pages
 
 
-def allocate_gradients(student: Student, make_moments: Callable[[], None]) -> None:
+def allocate_gradients(student: Student, make_moments: Callable[[], None]) -> "list[PersistentGradient]":
     """Allocates gradients and moments, before there are any activations; weights stay as they are.
+
+    Returns the gradients.
 
     Args:
         student: whose parameters are whole and in fp32.
@@ -28,6 +31,7 @@ def allocate_gradients(student: Student, make_moments: Callable[[], None]) -> No
     embedding = student.network.get_input_embeddings()
     if type(embedding) is nn.Embedding:  # others do more than to look up
         student.network.set_input_embeddings(AccumulatingEmbedding(embedding, gradients[embedding.weight]))
+    return list(gradients.values())
 
 
 class PersistentGradient:
@@ -44,6 +48,11 @@ class PersistentGradient:
         if self._param.grad is None:
             self._param.grad = self._values.zero_()
         return self._values
+
+    def release(self) -> None:
+        """Gives the memory back to the system between two steps; the next one finds it again."""
+        if self._param.grad is None:
+            release_pages(self._values)
 
     def _move(self, param: Tensor) -> None:
         """A step's first gradient from autograd; torch adds all others to it where it lies."""

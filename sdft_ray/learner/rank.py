@@ -27,6 +27,7 @@ from sdft_ray.learner.objective import Objective
 from sdft_ray.learner.roofline import matmul_seconds, measure_matmul
 from sdft_ray.learner.scoring import check_student_packing, row_logprobs, student_logits
 from sdft_ray.learner.settings import LearnerSettings
+from sdft_ray.learner.sleeping import SleepingMemory
 from sdft_ray.learner.teacher import TeacherHeads, teacher_head_maker
 from sdft_ray.models.network import TORCH_DTYPE, configured_noise, output_head
 from sdft_ray.models.state import published_buffers, saved_buffers
@@ -84,6 +85,7 @@ class LearnerRank:
         self._make_teacher_head(self.weight_version)
         if settings.weights.whole_masters:
             self._engine.allocate_gradients()
+        self.sleeping = SleepingMemory(self._engine, self._average, self._device)
         release_freed_memory()  # weights that have moved
 
     def notes(self) -> tuple[str, ...]:

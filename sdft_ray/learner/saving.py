@@ -22,7 +22,7 @@ from sdft_ray.records import SampleReport
 from sdft_ray.workers.deadlines import Pace, Work
 from sdft_ray.workers.group import WorkerGroup
 
-SAVE, SAVED = Work("save", pace=Pace.STORAGE), Work("saved")
+SAVE, SAVED = Work("save", pace=Pace.STORAGE), Work("saved", in_turn=False)
 
 POLL_S = 0.2  # between two questions whether the ranks have written
 

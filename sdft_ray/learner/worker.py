@@ -113,6 +113,16 @@ class LearnerWorker(Worker):
         """The fp32 masters of `kind` on rank 0."""
         return self._inner.weights(kind)
 
+    def sleep(self) -> None:
+        """See `Worker.sleep`."""
+        if hasattr(self, "_inner"):
+            self._inner.sleeping.put_away()
+
+    def wake(self) -> None:
+        """See `Worker.wake`."""
+        if hasattr(self, "_inner"):
+            self._inner.sleeping.take_back()
+
     def close(self) -> None:
         """Leaves the group of ranks."""
         if torch.distributed.is_initialized():

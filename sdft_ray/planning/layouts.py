@@ -9,6 +9,7 @@ from sdft_ray.planning.workload import Workload
 
 PARTS = 8  # a cluster of more GPUs is divided in eighths
 SHARE_STEPS = 20  # a GPU that roles share is divided in twentieths
+TURNED_SHARE = 0.3  # of roles in turns; three of them make less than a whole GPU
 GROUPS = (1, 2, 4, 8)  # GPUs of one engine
 
 Settings = dict[str, Any]  # by dotted key
@@ -31,7 +32,7 @@ def layouts(work: Workload, num_nodes: int) -> Iterator[Settings]:
         for field, value in (("num_workers", 1), ("gpus_per_worker", 0))
     }
     for settings in divided:
-        yield {"cluster.num_nodes": num_nodes} | settings | idle
+        yield {"cluster.num_nodes": num_nodes} | idle | settings
 
 
 def _whole(work: Workload, num_gpus: int) -> Iterator[Settings]:
@@ -72,7 +73,9 @@ def _groups(work: Workload, role: str, num_gpus: int) -> Sequence[Settings]:
 
 
 def _shared(work: Workload, num_gpus: int) -> Iterator[Settings]:
-    """One worker a role, on shares of a GPU that together make a whole one."""
+    """One worker a role, on shares of a GPU that together make a whole one; or all in turns, where there is but one."""
+    if num_gpus == 1:
+        yield one_gpu_in_turns()
     sharing = [role for role in work.roles if num_gpus == 1 or role != "learner"]
     alone = _placed("learner", 1, 1) if num_gpus > 1 else {}
     for steps in itertools.product(range(1, SHARE_STEPS), repeat=len(sharing) - 1):
@@ -82,6 +85,14 @@ def _shared(work: Workload, num_gpus: int) -> Iterator[Settings]:
             for role, count in zip(sharing, (*steps, rest), strict=True):
                 settings |= _placed(role, 1, count / SHARE_STEPS if count < SHARE_STEPS else 1)
             yield settings
+
+
+def one_gpu_in_turns() -> Settings:
+    """All roles in turns on one GPU; Ray is told of a part of it for each, and each may fill it."""
+    settings: Settings = {"cluster.turns": True, "max_staleness": 0}
+    for role in ("rollout", "teacher", "learner"):
+        settings |= _placed(role, 1, TURNED_SHARE)
+    return settings
 
 
 def _placed(role: str, num_workers: int, gpus_per_worker: float) -> Settings:

@@ -26,6 +26,9 @@ GIB = 2**30
 # Of a worker's GPU memory, what is left once the CUDA context, NCCL's buffers and the allocator's gaps have theirs.
 USABLE_SHARE = 0.92
 
+# What a process keeps on a GPU while its role sleeps: the CUDA context and its kernels. An assumption, not measured.
+CONTEXT_GIB = 0.5
+
 # Resident memory of a CPU worker's processes before they hold a model: Python, torch, Ray, and what the role imports.
 # Measured with a network of 0.1 million parameters; a rollout worker has two processes.
 BARE_PROCESS_GIB = {"rollout": 1.34, "teacher": 0.51, "learner": 0.53}
@@ -109,7 +112,9 @@ def _engine(
     placement, shape, width = work.cfg.cluster.placements()[role], work.shape, work.worker_element_bytes
     parts, on_gpu = placement.tensor_parallel_size, placement.device == "cuda"
     weights = weight_bytes(shape, width) / parts
-    limit = work.cfg.cluster.hardware.memory_gib * (placement.gpu_share * cfg.gpu_memory_share if on_gpu else 1.0)
+    limit = work.cfg.cluster.hardware.memory_gib
+    if on_gpu:
+        limit = min(limit * work.cfg.cluster.gpu_share(role) * cfg.gpu_memory_share, limit - asleep_gib(work, role))
     phases = {
         "forward pass": inference_bytes(shape, batch_tokens, width) / parts + logits,
         # On a CPU they are packed from a mapped file, matrix by matrix; networks that have to go through vLLM's own
@@ -117,7 +122,7 @@ def _engine(
         "loading weights": float(_bucket_elements(work) * width) if on_gpu else weights,
     }
     cache = cfg.kv_cache_gib * GIB
-    if not placement.shares_device:  # it needs room for one whole sequence
+    if work.cfg.cluster.fills_device(role):  # it needs room for one whole sequence
         one_sequence = work.longest_sequence(role) * kv_cache_bytes_per_token(shape, width) / parts
         cache = max(one_sequence, limit * GIB - weights - max(phases.values()))
     return _in_gib(role, work, {"weights": weights, "KV cache": cache}, phases, limit)
@@ -146,19 +151,20 @@ def _teacher(work: Workload) -> RoleMemory:
 
 
 def _learner(work: Workload) -> RoleMemory:
-    device, shape = work.cfg.cluster.learner.device, work.shape
-    width, params = work.learner_element_bytes, work.shape.num_parameters
-    ranks, stage = work.cfg.cluster.learner.num_workers, work.cfg.learner.zero_stage
+    device, shape, cfg = work.cfg.cluster.learner.device, work.shape, work.cfg.learner
+    width, params, trained = work.learner_element_bytes, shape.num_parameters, work.num_trained
+    ranks, stage = work.cfg.cluster.learner.num_workers, cfg.zero_stage
     gradient_width = FP32_BYTES if stage else width
     held = {
         "weights": width * params / (ranks if stage == 3 else 1),
-        "gradients": gradient_width * params / (ranks if stage >= 2 else 1),
-        "fp32 masters": FP32_BYTES * params / ranks if stage else 0,
-        "AdamW moments": ADAMW_BYTES_PER_PARAMETER * params / (ranks if stage else 1),
-        "EMA": FP32_BYTES * params / ranks if work.weights.keeps_average else 0,
+        "gradients": gradient_width * trained / (ranks if stage >= 2 else 1),
+        **optimizer_bytes(work),
         "teacher heads": _teacher_heads(work),
         "publications": _copies_published(work) * weight_bytes(shape, work.worker_element_bytes),
     }
+    if cfg.offload and device == "cuda":  # where they are reduced, bucket by bucket, and leave at once
+        for name in ("gradients", *optimizer_bytes(work)):
+            del held[name]
     whole = min(params, DEEPSPEED_LIVE_ELEMENTS) * width if stage == 3 else 0
     logits = work.microbatch_samples * work.lengths.completion * shape.vocab_size
     chunk = CHUNK_BUFFERS * min(CHUNK_ELEMENTS[device], logits) * FP32_BYTES
@@ -170,6 +176,26 @@ def _learner(work: Workload) -> RoleMemory:
         "publishing": _bucket_elements(work) * (FP32_BYTES + work.worker_element_bytes),
     }
     return _in_gib("learner", work, held, phases, _limit(work, "learner"))
+
+
+def optimizer_bytes(work: Workload) -> dict[str, float]:
+    """Of one rank: what an optimizer step reads and writes beside the gradient, on whichever device."""
+    ranks = work.cfg.cluster.learner.num_workers
+    stage, trained = work.cfg.learner.zero_stage, work.num_trained
+    return {
+        "fp32 masters": FP32_BYTES * trained / ranks if stage else 0.0,
+        "AdamW moments": ADAMW_BYTES_PER_PARAMETER * trained / (ranks if stage else 1),
+        "EMA": FP32_BYTES * trained / ranks if work.weights.keeps_average else 0.0,
+    }
+
+
+def asleep_gib(work: Workload, awake: str) -> float:
+    """What the roles that sleep leave on the GPU in the turn of `awake`."""
+    if not work.cfg.cluster.turns:
+        return 0.0
+    others = [role for role in work.roles if role != awake]
+    heads = _teacher_heads(work) / GIB if "learner" in others else 0.0
+    return CONTEXT_GIB * len(others) + heads
 
 
 def _head_gradient(work: Workload, logits: int) -> int:
@@ -222,7 +248,9 @@ def _step_buffers(work: Workload) -> float:
     """
     if work.cfg.learner.zero_stage == 0:
         return 2 * FP32_BYTES * work.shape.head_parameters
-    elements = work.shape.num_parameters / work.cfg.cluster.learner.num_workers
+    if work.cfg.learner.offload and work.cfg.cluster.learner.device == "cuda":
+        return 0.0
+    elements = work.num_trained / work.cfg.cluster.learner.num_workers
     return 3 * FP32_BYTES * min(elements, DEEPSPEED_LIVE_ELEMENTS)
 
 
@@ -242,8 +270,10 @@ def _bucket_elements(work: Workload) -> int:
 
 
 def _limit(work: Workload, role: str) -> float:
-    placement, memory_gib = work.cfg.cluster.placements()[role], work.cfg.cluster.hardware.memory_gib
-    return memory_gib * placement.gpu_share * USABLE_SHARE if placement.device == "cuda" else memory_gib
+    cluster = work.cfg.cluster
+    if cluster.placements()[role].device == "cpu":
+        return cluster.hardware.memory_gib
+    return cluster.hardware.memory_gib * cluster.gpu_share(role) * USABLE_SHARE - asleep_gib(work, role)
 
 
 def _in_gib(

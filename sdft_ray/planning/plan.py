@@ -1,6 +1,6 @@
 """The plan of a run: everything the planner predicts, as tables for a person and as plain containers for a program."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sdft_ray.config import RunConfig
+from sdft_ray.planning.host import host_memory
 from sdft_ray.planning.memory import RoleMemory, role_memory
 from sdft_ray.planning.proposals import Proposal, propose
 from sdft_ray.planning.seconds import StepSeconds, step_seconds
@@ -45,6 +46,7 @@ class Plan:
                 }
                 for memory in self.memory
             },
+            "host_memory_gib": host_memory(self.work),
             "payload_bytes_per_token": payload_kinds(self.work),
             "link_bytes_per_step": {link.name: link.step_bytes for link in self.links},
             "seconds": self.seconds.phases | {"step": self.seconds.step},
@@ -71,6 +73,8 @@ class Plan:
         )
         for memory in self.memory:
             console.print(_memory_table(memory))
+        if host := host_memory(self.work):
+            console.print(_host_table(host, self.work.cfg.cluster.hardware.host_memory_gib))
         console.print(_traffic_table(self.links))
         kinds = ", ".join(f"{kind} {size:,}" for kind, size in payload_kinds(self.work).items())
         _say(console, f"payload bytes per completion token: {kinds}")
@@ -124,6 +128,16 @@ def _memory_table(memory: RoleMemory) -> Table:
         table.add_row(f"while {name}{counts}", f"{size:.2f}")
     shared = "" if memory.device == "cuda" else " of its node"
     table.add_row(f"in all, of {memory.limit_gib:.1f} that can be used{shared}", f"{memory.total_gib:.2f}")
+    return table
+
+
+def _host_table(held: Mapping[str, float], limit_gib: float) -> Table:
+    table = Table("host memory of a node", "GiB", box=box.SIMPLE_HEAD)
+    table.columns[1].justify = "right"
+    for name, size in held.items():
+        table.add_row(name, f"{size:.2f}")
+    there = f", of {limit_gib:.1f}" if limit_gib else " (cluster.hardware.host_memory_gib tells no limit)"
+    table.add_row(f"in all{there}", f"{sum(held.values()):.2f}")
     return table
 
 

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from sdft_ray.config import Payload, Precision, Target, TeacherEma
-from sdft_ray.planning.layouts import Settings, layouts
+from sdft_ray.planning.layouts import Settings, layouts, one_gpu_in_turns
 from sdft_ray.planning.memory import RoleMemory, kv_cache_gib_of_one_sequence, object_store_gib, role_memory
 from sdft_ray.planning.seconds import step_seconds
 from sdft_ray.planning.traffic import step_traffic
@@ -53,6 +53,13 @@ def propose(work: Workload) -> list[Proposal]:
     return found or _on_more_nodes(work)
 
 
+def in_turns(work: Workload) -> Proposal | None:
+    """Settings with which a run fits one GPU where its roles take turns; None where there are none."""
+    turned = _with(work, one_gpu_in_turns())
+    fitted = _fitted(turned)
+    return None if fitted is None else _proposal("in turns", turned, fitted)
+
+
 def _on_more_nodes(work: Workload) -> list[Proposal]:
     """With as few nodes as possible; with a larger batch where there would be too few samples for the ranks."""
     for times in (1, *LARGER_BATCHES):
@@ -75,7 +82,7 @@ def _best(work: Workload, num_nodes: int) -> Workload | None:
 def with_full_cache(work: Workload) -> Workload:
     """The run with as large a KV cache as its share of a GPU leaves, or as all its sequences need."""
     cluster, cfg = work.cfg.cluster, work.cfg.rollout
-    if "rollout" not in work.roles or cluster.rollout.device == "cpu" or not cluster.rollout.shares_device:
+    if "rollout" not in work.roles or cluster.rollout.device == "cpu" or cluster.fills_device("rollout"):
         return work
     (memory,) = (memory for memory in role_memory(work) if memory.role == "rollout")
     sequences = min(cfg.max_concurrent, work.samples_per_worker("rollout"))
@@ -88,7 +95,8 @@ def with_full_cache(work: Workload) -> Workload:
 def _fitted(work: Workload) -> Workload | None:
     """The run with settings that make it fit its workers, no more of them than needed; None if there are none."""
     before = work
-    if work.cfg.cluster.rollout.shares_device and _smallest_cache_gib(work) > work.cfg.rollout.kv_cache_gib:
+    fills = work.cfg.cluster.fills_device("rollout")
+    if not fills and _smallest_cache_gib(work) > work.cfg.rollout.kv_cache_gib:
         work = _with(work, {"rollout.kv_cache_gib": _smallest_cache_gib(work)})
     for role in work.roles:
         for settings in _candidates(work, role):
@@ -116,12 +124,15 @@ def _without_the_needless(before: Workload, work: Workload) -> Workload:
 
 
 def _may_be_taken_back(key: str, before: Workload, work: Workload) -> bool:
-    """True when the settings without this change are no contradiction: bf16 needs a ZeRO stage above 0."""
+    """True when the settings without this change are no contradiction: bf16 and offload need a ZeRO stage."""
     if key == "learner.zero_stage":
-        return before.cfg.learner.zero_stage > 0 or work.cfg.learner.precision is Precision.FLOAT32
+        least = 2 if work.cfg.learner.offload else 1
+        return before.cfg.learner.zero_stage >= least or (
+            work.cfg.learner.precision is Precision.FLOAT32 and not work.cfg.learner.offload
+        )
     if key == "learner.precision":
         return work.cfg.learner.zero_stage > 0 or before.cfg.learner.precision is Precision.FLOAT32
-    return key not in ("weights.teacher_ema", "cluster.object_store_gib")
+    return key not in ("weights.teacher_ema", "cluster.object_store_gib", "max_staleness", "cluster.turns")
 
 
 def _with_store(work: Workload) -> Workload:
@@ -148,7 +159,7 @@ def _candidates(work: Workload, role: str) -> Iterator[Settings]:
         yield {"weights.teacher_ema": TeacherEma.LEARNER, "model.dtype": Precision.BFLOAT16}
         if role == "teacher":
             yield from _halved("teacher.max_tokens_per_forward", cfg.teacher.max_tokens_per_forward)
-        elif cfg.cluster.rollout.shares_device:
+        elif not cfg.cluster.fills_device("rollout"):
             yield {"rollout.kv_cache_gib": max(cfg.rollout.kv_cache_gib / 2, _smallest_cache_gib(work))}
         return
     yield {"learner.gradient_checkpointing": True}
@@ -159,8 +170,12 @@ def _candidates(work: Workload, role: str) -> Iterator[Settings]:
     yield {"learner.zero_stage": stage, "learner.precision": Precision.BFLOAT16}
     yield {"learner.zero_stage": 3}
     yield from _halved("learner.max_tokens_per_microbatch", cfg.learner.max_tokens_per_microbatch)
-    if cfg.cluster.learner.num_workers == 1:  # fp32 weights that are their own masters, but slow arithmetic on a GPU
-        yield {"learner.precision": Precision.FLOAT32, "learner.zero_stage": 0}
+    if cfg.cluster.learner.device == "cuda":
+        yield {"learner.offload": True, "learner.zero_stage": stage}
+    if (
+        cfg.cluster.learner.num_workers == 1 and not cfg.cluster.turns
+    ):  # fp32 weights that are their own masters, but slow arithmetic on a GPU
+        yield {"learner.precision": Precision.FLOAT32, "learner.zero_stage": 0, "learner.offload": False}
 
 
 def _smallest_cache_gib(work: Workload) -> float:
@@ -202,6 +217,9 @@ KEYS = (  # of everything a proposal may change, the least costly first
     "learner.gradient_checkpointing",
     "teacher.max_tokens_per_forward",
     "learner.max_tokens_per_microbatch",
+    "learner.offload",
+    "max_staleness",
+    "cluster.turns",
     "teacher.backend",
     "cluster.rollout.num_workers",
     "cluster.rollout.gpus_per_worker",
@@ -229,10 +247,9 @@ def _step_s(work: Workload) -> float:
 
 def fullest(work: Workload) -> float:
     """The largest part that a role needs of what it may use; an engine with a GPU of its own fills it at any time."""
-    placements = work.cfg.cluster.placements()
 
     def part(memory: RoleMemory) -> float:
-        takes_rest = memory.role == "rollout" and not placements["rollout"].shares_device
+        takes_rest = memory.role == "rollout" and work.cfg.cluster.fills_device("rollout")
         return 0.0 if takes_rest else memory.total_gib / memory.limit_gib
 
     return max(map(part, role_memory(work)))

@@ -15,6 +15,7 @@ from sdft_ray.models.arithmetic import (
     training_flops,
     weight_bytes,
 )
+from sdft_ray.planning.host import moved_bytes
 from sdft_ray.planning.memory import cached_sequences
 from sdft_ray.planning.traffic import GIGA, During, Link
 from sdft_ray.planning.workload import Workload
@@ -38,8 +39,9 @@ class StepSeconds:
 def step_seconds(work: Workload, links: list[Link]) -> StepSeconds:
     """Predicts one step.
 
-    With max_staleness=0 the roles take turns, except that a completion is scored while others are still written:
-    whichever of both is longer counts. Otherwise the slower side counts: sampling and scoring, or learning.
+    With max_staleness=0 the roles follow each other, except that a completion is scored while others are still
+    written: whichever of both is longer counts. With cluster.turns nothing overlaps, and memory is moved besides.
+    Otherwise the slower side counts: sampling and scoring, or learning.
     """
     phases: dict[str, float] = {}
     if "rollout" in work.roles and work.cfg.method.completion is CompletionSource.STUDENT:
@@ -48,15 +50,19 @@ def step_seconds(work: Workload, links: list[Link]) -> StepSeconds:
         phases["teacher forward"] = _teacher(work)
     phases |= {"learner forward and backward": _learner(work), "optimizer and EMA": _optimizer(work)}
     phases |= {link.name: link.seconds for link in links}
+    changing = moved_bytes(work) / _host_link_bytes_per_s(work)
+    if changing:
+        phases["turns"] = changing
     busy = {part: [link.seconds for link in links if link.during is part] for part in During}
     sampling = phases.get("prefill", 0.0) + phases.get("decode", 0.0)
     scoring = phases.get("teacher forward", 0.0) + sum(busy[During.SCORING])
     learning = phases["learner forward and backward"] + phases["optimizer and EMA"] + sum(busy[During.LEARNING])
     publishing = max(busy[During.PUBLISHING], default=0.0)  # to both roles at once
     on_cpu = work.cfg.cluster.num_gpus == 0
-    producing = sampling + scoring if on_cpu else max(sampling, scoring)  # on a CPU both share the cores
+    together = not on_cpu and not work.cfg.cluster.turns  # on a CPU both share the cores
+    producing = max(sampling, scoring) if together else sampling + scoring
     apart = work.cfg.max_staleness > 0 and not on_cpu
-    step = (max(producing, learning) if apart else producing + learning) + publishing
+    step = (max(producing, learning) if apart else producing + learning) + publishing + changing
     return StepSeconds(phases=phases, step=step)
 
 
@@ -111,7 +117,11 @@ def _optimizer(work: Workload) -> float:
     """Reads and writes masters, moments and average, and reads the gradients, each rank its part."""
     per_parameter = 2 * (FP32_BYTES + ADAMW_BYTES_PER_PARAMETER + FP32_BYTES * work.weights.keeps_average) + FP32_BYTES
     ranks = work.cfg.cluster.learner.num_workers if work.cfg.learner.zero_stage else 1
-    num_bytes = work.shape.num_parameters * per_parameter / ranks
+    num_bytes = work.num_trained * per_parameter / ranks
+    if work.cfg.learner.offload and work.cfg.cluster.learner.device == "cuda":
+        sent = 2 * work.learner_element_bytes * work.num_trained / ranks  # gradients there, new weights back
+        on_a_node = min(ranks, work.cfg.cluster.gpus_per_node)  # ranks that share its memory
+        return on_a_node * num_bytes / _host_memory_bytes_per_s(work) + sent / _host_link_bytes_per_s(work)
     return num_bytes / _memory_bytes_per_s(work)
 
 
@@ -132,3 +142,13 @@ def _flops_per_s(work: Workload, role: str, precision: Precision) -> float:
 def _memory_bytes_per_s(work: Workload) -> float:
     hardware = work.cfg.cluster.hardware
     return hardware.memory_gb_per_s * GIGA * hardware.attainable_share
+
+
+def _host_memory_bytes_per_s(work: Workload) -> float:
+    hardware = work.cfg.cluster.hardware
+    return hardware.host_memory_gb_per_s * GIGA * hardware.attainable_share
+
+
+def _host_link_bytes_per_s(work: Workload) -> float:
+    hardware = work.cfg.cluster.hardware
+    return hardware.host_gb_per_s * GIGA * hardware.attainable_share

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from sdft_ray.planning.host import host_memory
 from sdft_ray.planning.memory import kv_cache_gib_of_one_sequence, object_store_gib, role_memory
 from sdft_ray.planning.workload import Workload
 
@@ -32,10 +33,13 @@ def misfits(work: Workload) -> list[Misfit]:
     if needed > there:
         names = " + ".join(memory.role for memory in on_cpu)
         found.append(Misfit(role=names, needed_gib=needed, limit_gib=there))
-    if "rollout" in work.roles and work.cfg.cluster.rollout.shares_device:
+    if "rollout" in work.roles and not work.cfg.cluster.fills_device("rollout"):
         sequence, cache = kv_cache_gib_of_one_sequence(work), work.cfg.rollout.kv_cache_gib
         if sequence > cache:
             found.append(Misfit(role="one sequence of a rollout's KV cache", needed_gib=sequence, limit_gib=cache))
+    host, limit = sum(host_memory(work).values()), work.cfg.cluster.hardware.host_memory_gib
+    if 0 < limit < host:
+        found.append(Misfit(role="a node's host memory", needed_gib=host, limit_gib=limit))
     # Ray moves what does not fit its store to the disk, which is slow.
     stored, store = object_store_gib(work), work.cfg.cluster.object_store_gib
     if stored > store:

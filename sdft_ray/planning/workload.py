@@ -47,6 +47,11 @@ class Workload:
         return ELEMENT_BYTES[self.cfg.learner.precision]
 
     @property
+    def num_trained(self) -> int:
+        """Parameters that have a gradient, a master, moments and an average: all of them."""
+        return self.shape.num_parameters
+
+    @property
     def weights(self) -> WeightPlan:
         """The plan of a run on as many nodes as the settings declare."""
         return plan_weights(self.cfg, self.cfg.cluster.num_nodes)

@@ -36,6 +36,7 @@ class RolloutWorker(Worker):
         max_model_len: int,
         tensor_parallel_size: int,
         shares_device: bool,
+        sleeps: bool,
         weights: WeightPlan,
         seed: int,
     ):
@@ -52,6 +53,7 @@ class RolloutWorker(Worker):
             max_model_len: tokens of the longest prompt and completion together, and one more for `logprobs`.
             tensor_parallel_size: GPUs of the engine; 1 on a CPU.
             shares_device: whether other workers use the same memory, so that the engine must not take what is free.
+            sleeps: whether it gives its memory to other workers between calls; see `sleep`.
             weights: what brings new ones, and whether they may be used where they lie; see `InferenceEngine`.
             seed: of the engine; completions have their own.
         """
@@ -69,6 +71,7 @@ class RolloutWorker(Worker):
             "max_model_len": max_model_len,
             "tensor_parallel_size": tensor_parallel_size,
             "shares_device": shares_device,
+            "sleeps": sleeps,
             "receiver": ends_of(weights.student_channel).receiver(),
             "maps_weights": weights.engines_map,
             "seed": seed,
@@ -204,6 +207,16 @@ class RolloutWorker(Worker):
     def checksum(self, publication: Publication) -> tuple[str, str]:
         """This worker's name, and what it reads of a publication, which it does not load."""
         return self.name, checksum(publication)
+
+    async def sleep(self) -> None:
+        """See `Worker.sleep`; the weights wait in host memory, and the KV cache is lost with all prefixes in it."""
+        if hasattr(self, "_engine"):
+            await self._engine.sleep()
+
+    async def wake(self) -> None:
+        """See `Worker.wake`."""
+        if hasattr(self, "_engine"):
+            await self._engine.wake()
 
     async def connect(self, meeting: Meeting, first_rank: int) -> None:
         """Joins the learner, which pushes weights from now on, with this engine's ranks from `first_rank`."""

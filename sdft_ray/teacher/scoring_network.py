@@ -58,6 +58,21 @@ class ScoringNetwork:
         """Of its weights; tied ones count once."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.parameters.values())
 
+    def put_away(self) -> None:
+        """Moves the weights to pinned host memory; on a CPU they are there already. Never run on a GPU."""
+        if self._device.type == "cpu":
+            return
+        for param in self._network.parameters():
+            pinned = torch.empty(param.shape, dtype=param.dtype, pin_memory=True)
+            param.data = pinned.copy_(param.data)
+        torch.cuda.empty_cache()
+
+    def take_back(self) -> None:
+        """Moves the weights to the device again; at once where they are there."""
+        for param in self._network.parameters():
+            if param.device.type != self._device.type:
+                param.data = param.data.to(self._device, non_blocking=True)
+
     @torch.inference_mode()
     def payloads(self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[TeacherPayload]:
         """The payload of the completion of every (prompt, completion), made in one forward pass."""

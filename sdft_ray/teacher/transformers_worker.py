@@ -103,6 +103,23 @@ class TransformersTeacher(TeacherWorker):
         """Averages the published student into the weights, between two batches; raises as `average_weights`."""
         return await self._change_weights(publication, self._average_weights)
 
+    async def sleep(self) -> None:
+        """See `Worker.sleep`; loads no weights meanwhile."""
+        for network in self._networks():
+            await self._in_thread(network.put_away)
+        release_freed_memory()
+
+    async def wake(self) -> None:
+        """See `Worker.wake`."""
+        for network in self._networks():
+            await self._in_thread(network.take_back)
+
+    def _networks(self) -> tuple[ScoringNetwork, ...]:
+        """Those that are loaded: none before `ready`, one, or two where the run rehearses."""
+        if not hasattr(self, "_network"):
+            return ()
+        return (self._network,) if self._initial is self._network else (self._network, self._initial)
+
     def close(self) -> None:
         """Ends the thread of the forward passes after the one that runs."""
         self._thread.shutdown(cancel_futures=True)

@@ -32,6 +32,7 @@ class VllmTeacher(TeacherWorker):
         max_model_len: int,
         tensor_parallel_size: int,
         shares_device: bool,
+        sleeps: bool,
         device: str,
         weights: WeightPlan,
     ):
@@ -46,6 +47,7 @@ class VllmTeacher(TeacherWorker):
             max_model_len: tokens of the longest teacher prompt and completion together.
             tensor_parallel_size: GPUs of the engine; 1 on a CPU.
             shares_device: whether other workers use the same memory, so that the engine must not take what is free.
+            sleeps: whether it gives its memory to other workers between calls; see `sleep`.
             device: "cpu", or "cuda" where the actor was given a GPU.
             weights: what brings new ones.
         """
@@ -60,6 +62,7 @@ class VllmTeacher(TeacherWorker):
             "max_model_len": max_model_len,
             "tensor_parallel_size": tensor_parallel_size,
             "shares_device": shares_device,
+            "sleeps": sleeps,
             "receiver": ends_of(weights.average_channel).receiver(),
         }
 
@@ -79,6 +82,16 @@ class VllmTeacher(TeacherWorker):
     async def status(self) -> WorkerStatus:  # type: ignore[override]  # Ray's caller waits for either
         """See `Worker.status`; the GPU is used by the engine's processes."""
         return replace(super().status(), peak_gpu_memory_gib=await self._engine.peak_gpu_memory_gib())
+
+    async def sleep(self) -> None:
+        """See `Worker.sleep`; the weights wait in host memory."""
+        if hasattr(self, "_engine"):
+            await self._engine.sleep()
+
+    async def wake(self) -> None:
+        """See `Worker.wake`."""
+        if hasattr(self, "_engine"):
+            await self._engine.wake()
 
     def close(self) -> None:
         """Ends the engine's processes."""

@@ -47,6 +47,8 @@ METRICS: tuple[Metric, ...] = (
     _metric("weights/load_s", "s", "time from there until the workers of the slowest role had taken them over"),
     _metric("weights/published_bytes", "bytes", "size of the published weights, counted once for all who read them"),
     _metric("loop/staleness_max", "steps", "versions the oldest completion was behind the learner"),
+    _metric("turns/changes", "changes", "times the device went from one role to another, with cluster.turns=true"),
+    _metric("turns/change_s", "s", "time in which workers fell asleep or woke, and nothing was computed"),
     _metric("faults/lost_workers", "workers", "workers that have died, or whose engine has"),
     _metric("faults/hung_workers", "workers", "workers that were killed since they did not answer"),
     _metric("faults/replaced_workers", "workers", "workers that serve in the place of lost ones"),

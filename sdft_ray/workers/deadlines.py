@@ -39,6 +39,7 @@ class Work(NamedTuple):
     amount: float = 1.0  # tokens, or 1
     pace: Pace = Pace.COMPUTE
     most_s: float = float("inf")  # a limit of the user's own
+    in_turn: bool = True  # whether it needs what a worker puts away while another role has the device
 
 
 def written(num_read: int, num_written: int) -> float:

@@ -9,6 +9,7 @@ were open on it again.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, TypeVar
 
 import ray
@@ -26,6 +27,9 @@ T = TypeVar("T")
 
 CLOSING_TIMEOUT_S = 10.0  # a scheduler kills 30 s after it has asked
 OTHER = Work("other")
+NODE, STATUS = Work("node", in_turn=False), Work("status", in_turn=False)
+
+Turn = Callable[[], AbstractAsyncContextManager[None]]  # inside it the workers of a role have their device
 
 
 class WorkerGroup:
@@ -40,6 +44,7 @@ class WorkerGroup:
         faults: FaultsConfig | None = None,
         first_rank: int = 0,
         deadlines: Deadlines | None = None,
+        turn: Turn = nullcontext,
     ):
         """A loss raises, until `replace_lost`.
 
@@ -50,12 +55,14 @@ class WorkerGroup:
             faults: deadlines and waiting times; None takes the defaults.
             first_rank: of the first actor.
             deadlines: of workers of the same kind, which have taught them; None learns anew.
+            turn: is entered around every call that needs the role's device.
         """
         self.role = role
         self.size = len(actors)
         self._log_dir = log_dir
         self._faults = faults or FaultsConfig()
         self._deadlines = deadlines or Deadlines(self._faults)
+        self._turn = turn
         self._seats = [self._seat(rank, actor) for rank, actor in enumerate(actors, first_rank)]
         self._recovery: Recovery | None = None
         self._replacements: dict[int, asyncio.Task[None]] = {}  # by rank
@@ -85,7 +92,9 @@ class WorkerGroup:
             seat = await self._least_busy()
             seat.num_calls += 1
             try:
-                return await seat.ask(call, work)
+                # Not around the wait for a worker: a newcomer loads what another role publishes in its own turn.
+                async with self._turn_for(work):
+                    return await seat.ask(call, work)
             except WorkerLostError as loss:
                 if not self._is_replaced(seat, loss):
                     raise
@@ -94,11 +103,13 @@ class WorkerGroup:
 
     async def on_first(self, call: Callable[[Any], Awaitable[T]], work: Work = OTHER) -> T:
         """Makes `call` on the worker of the first rank. Raises as `on_each`."""
-        return await self._seats[0].ask(call, work)
+        async with self._turn_for(work):
+            return await self._seats[0].ask(call, work)
 
     async def on_all(self, call: Callable[[Any], Awaitable[T]], work: Work = OTHER) -> list[T]:
         """Makes `call` on every worker at once; answers in rank order. Raises as `on_each`."""
-        return list(await asyncio.gather(*(seat.ask(call, work) for seat in self._seats)))
+        async with self._turn_for(work):
+            return list(await asyncio.gather(*(seat.ask(call, work) for seat in self._seats)))
 
     async def on_each(
         self, call: Callable[[Any, Any], Awaitable[T]], items: Sequence[Any], works: Sequence[Work] | None = None
@@ -110,15 +121,28 @@ class WorkerGroup:
                 wait for the failed one in a collective never answer.
         """
         works = works or [OTHER] * self.size
-        calls = (seat.ask(call, work, item) for seat, item, work in zip(self._seats, items, works, strict=True))
-        return list(await asyncio.gather(*calls))
+        async with self._turn_for(works[0]):
+            calls = (seat.ask(call, work, item) for seat, item, work in zip(self._seats, items, works, strict=True))
+            return list(await asyncio.gather(*calls))
 
     async def on_serving(self, call: Callable[[Any], Awaitable[T]], work: Work = OTHER) -> dict[int, T]:
         """Makes `call` on every worker that serves at once; answers by rank.
 
         One that is lost gives no answer where it will be replaced. Raises as `on_each` otherwise.
         """
+        async with self._turn_for(work):
+            return await self._on_serving(call, work)
 
+    async def on_present(self, call: Callable[[Any], Awaitable[T]], work: Work) -> None:
+        """Makes `call` on every worker that serves, and on every newcomer."""
+        await self._on_serving(call, work)
+        for newcomer in list(self._newcomers.values()):
+            await newcomer._on_serving(call, work)
+
+    def _turn_for(self, work: Work) -> AbstractAsyncContextManager[None]:
+        return self._turn() if work.in_turn else nullcontext()
+
+    async def _on_serving(self, call: Callable[[Any], Awaitable[T]], work: Work) -> dict[int, T]:
         async def unless_lost(seat: Seat) -> dict[int, T]:
             try:
                 return {seat.rank: await seat.ask(call, work)}
@@ -132,13 +156,13 @@ class WorkerGroup:
 
     async def locate(self) -> None:
         """Notes the nodes that the workers are on, for the errors that name them."""
-        nodes = await self.on_all(lambda actor: actor.node.remote(), Work("node"))
+        nodes = await self.on_all(lambda actor: actor.node.remote(), NODE)
         for seat, node in zip(self._seats, nodes, strict=True):
             seat.node = node
 
     async def status(self) -> list[WorkerStatus]:
         """The status of every worker that serves."""
-        return list((await self.on_serving(lambda actor: actor.status.remote(), Work("status"))).values())
+        return list((await self.on_serving(lambda actor: actor.status.remote(), STATUS)).values())
 
     def confirm_version(self, acknowledged: Mapping[int, int], version: int) -> None:
         """Checks that every worker, by rank, answered a load with the version it was to load."""
@@ -196,6 +220,7 @@ class WorkerGroup:
                 faults=self._faults,
                 first_rank=rank,
                 deadlines=self._deadlines,
+                turn=self._turn,
             )
             self._newcomers[rank] = newcomer
             (actor,) = (seat.actor for seat in newcomer._seats)

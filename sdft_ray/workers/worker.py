@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import ray
@@ -52,6 +53,15 @@ class Worker:
     def notes(self) -> tuple[str, ...]:
         """What a person should know of how this worker has started, a line each."""
         return ()
+
+    def sleep(self) -> Any:
+        """Gives the device's memory to workers of other roles, between two calls; nothing is asked until `wake`.
+
+        One that has not started has nothing to give.
+        """
+
+    def wake(self) -> Any:
+        """Takes the memory back, with the same contents; at once where it does not sleep."""
 
     def close(self) -> None:
         """Ends what this worker started; called once, before its process ends."""

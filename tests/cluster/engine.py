@@ -25,6 +25,7 @@ def engine_worker(folder: Path, logs: Path, num_tokens: int) -> Any:
         max_model_len=64,
         tensor_parallel_size=1,
         shares_device=True,
+        sleeps=False,
         weights=make_plan(Channel.SHARED_MEMORY),
         seed=0,
     )

@@ -102,6 +102,7 @@ def workers(cluster, tmp_path_factory):
         max_model_len=320,
         tensor_parallel_size=1,
         shares_device=True,
+        sleeps=False,
         weights=make_plan(),
         seed=0,
     )

@@ -26,6 +26,7 @@ def test_logits_of_a_bf16_engine_are_not_rounded_to_bf16(cluster: Any, folder: s
         max_model_len=64,
         tensor_parallel_size=1,
         shares_device=True,
+        sleeps=False,
         weights=make_plan(),
         seed=0,
     )

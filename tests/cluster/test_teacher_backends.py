@@ -56,6 +56,7 @@ def workers(cluster, tmp_path_factory):
             max_model_len=MAX_MODEL_LEN,
             tensor_parallel_size=1,
             shares_device=True,
+            sleeps=False,
             **settings,
         ),
         "transformers": ray.remote(TransformersTeacher).remote(

@@ -22,6 +22,7 @@ async def logprobs(folder: str) -> list[float]:
         max_model_len=64,
         tensor_parallel_size=1,
         shares_device=True,
+        sleeps=False,
     )
     try:
         return [(await engine.logprobs(PROMPT, (token,)))[0][0] for token in TOKENS]

@@ -28,6 +28,7 @@ from sdft_ray.planning.seconds import step_seconds
 from sdft_ray.planning.shapes import KNOWN_MODELS, known_shape
 from sdft_ray.planning.traffic import GIGA, step_traffic
 from sdft_ray.planning.workload import Lengths, Workload
+from tests.planning import one_gpu
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "scaling.md"
@@ -76,7 +77,7 @@ def page() -> str:
     for model in MODELS:
         rows = [row_of(model, num_gpus) for num_gpus in GPUS]
         sections.append("\n".join([f"## {model}\n", HEADER, "|" + " --- |" * HEADER.count(" | ") + " --- |", *rows]))
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join([*sections, *one_gpu.sections(LENGTHS, SAMPLES_PER_RANK)]) + "\n"
 
 
 def row_of(model: str, num_gpus: int) -> str:

@@ -1,0 +1,56 @@
+"""A learner rank that gives its device to the other roles between two calls, and takes it back as it was.
+
+On a GPU everything that a step needs goes to pinned host memory: weights, masters, moments, moving average. Never run
+on one. On a CPU they are in host memory already, and part of it is what workers map: there the memory of gradients is
+given back, and what torch and glibc have kept of activations.
+"""
+
+import torch
+
+from sdft_ray.learner.engine import StudentEngine
+from sdft_ray.tensors import release_freed_memory
+from sdft_ray.weights.fragments import Fragment, TeacherAverage
+
+
+class SleepingMemory:
+    """What one rank puts away."""
+
+    def __init__(self, engine: StudentEngine, average: TeacherAverage | None, device: torch.device):
+        """`average` is None where the rank keeps none."""
+        self._engine = engine
+        self._average = average
+        self._device = device
+        self._is_away = False
+        self._average_device = device
+
+    def put_away(self) -> None:
+        """Gives the device's memory free; nothing may be computed or published until `take_back`."""
+        if self._device.type == "cpu":
+            self._engine.release_gradients()
+            release_freed_memory()
+            return
+        self._is_away = True
+        self._engine.offload()
+        if self._average is not None:
+            self._average_device = next(self._average.fragments()).values.device  # a host's, with learner.offload
+            self._average.move(lambda owned: [_moved(fragment, torch.device("cpu")) for fragment in owned])
+        torch.cuda.empty_cache()
+
+    def take_back(self) -> None:
+        """Restores all; at once where nothing is away."""
+        if not self._is_away:
+            return
+        self._is_away = False
+        self._engine.reload()
+        if self._average is not None:
+            self._average.move(lambda owned: [_moved(fragment, self._average_device) for fragment in owned])
+
+
+def _moved(fragment: Fragment, device: torch.device) -> Fragment:
+    """The fragment on another device; in pinned memory on the host, which a GPU reads at the speed of its link."""
+    if fragment.values.device == device:
+        return fragment
+    if device.type != "cpu":
+        return fragment._replace(values=fragment.values.to(device, non_blocking=True))
+    pinned = torch.empty(fragment.values.shape, dtype=fragment.values.dtype, pin_memory=True)
+    return fragment._replace(values=pinned.copy_(fragment.values))
