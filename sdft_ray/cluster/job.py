@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from sdft_ray.cluster.guards import check_engines, check_export
@@ -208,13 +209,18 @@ class Job:
                     await self._learner_recovery.restore(failures, stage, roles)
                     lines.go_back_to(roles.learner.weight_version)
                 await self._evaluate(roles, tracker)
-        move_to_earlier(self.folder.model)
+        await self._export(roles, self.folder.model)
+        if self._cfg.export.merged:
+            await self._export(roles, self.folder.merged, merged=True)
+
+    async def _export(self, roles: Roles, folder: Path, *, merged: bool = False) -> None:
+        move_to_earlier(folder)
         with self.console.phase("saving the model"):
-            await roles.learner.export(self.folder.model)
-            self.inputs.tokenizer.save_pretrained(self.folder.model)
+            await roles.learner.export(folder, merged=merged)
+            self.inputs.tokenizer.save_pretrained(folder)
         with self.console.phase("loading the saved model again"):
             rows, precision = self.inputs.guard_rows, self._cfg.learner.precision
-            await check_export(roles.learner, self.folder.model, rows, precision, self.console.say)
+            await check_export(roles.learner, folder, rows, precision, self.console.say)
 
     async def _train_stage(self, stage: Stage, roles: Roles, tracker: RunTracker) -> BaseExceptionGroup | None:
         """Runs the loop; returns what it has ended with where workers have failed, None at the stage's end."""

@@ -15,10 +15,11 @@ from safetensors import safe_open
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from sdft_ray.config import ModelConfig, Precision
+from sdft_ray.config import AdapterConfig, ModelConfig, Precision
 from sdft_ray.distill.distributions import Head
 from sdft_ray.errors import ConfigError, ModelError, first_line
 from sdft_ray.models import attention  # noqa: F401 - makes model.attention=packed known to transformers
+from sdft_ray.models.adapter import add_adapter
 from sdft_ray.models.folder import read_config, without_weights
 from sdft_ray.models.lean_layers import make_lean
 from sdft_ray.models.state import published_state
@@ -31,8 +32,12 @@ PROBE_TOKENS = 4
 PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}  # of the largest logit
 
 
-def load_network(path: str, precision: Precision, model: ModelConfig, **kwargs: Any) -> PreTrainedModel:
+def load_network(
+    path: str, precision: Precision, model: ModelConfig, adapter: AdapterConfig | None = None, **kwargs: Any
+) -> PreTrainedModel:
     """Loads a causal language model whose position ids, restarting at 0, separate packed sequences.
+
+    `adapter` is put into it, if it is on.
 
     Raises:
         ModelError: the folder lacks weights of the network, which transformers would make up at random, or a weight
@@ -60,6 +65,8 @@ def load_network(path: str, precision: Precision, model: ModelConfig, **kwargs: 
         )
     check_finite(path, published_state(network).items())
     network.config.use_cache = False
+    if adapter is not None and adapter.is_on:
+        add_adapter(network, adapter)
     if precision is Precision.FLOAT32:
         make_lean(network)
     return network

@@ -1,0 +1,80 @@
+"""An adapter as a PEFT folder, which peft, transformers and vLLM load, and merged into the model as an ordinary one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
+
+from sdft_ray.config import AdapterConfig, AdapterKind, ModelConfig, Precision
+from sdft_ray.errors import CheckpointError
+from sdft_ray.learner.export import make_readable, mark_unverified
+from sdft_ray.models.adapter import factor_pairs, merge
+from sdft_ray.models.network import load_network
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # as peft names them
+
+
+def is_adapter(folder: Path) -> bool:
+    """True when a folder holds an adapter and no model."""
+    return (folder / CONFIG_FILE).is_file()
+
+
+def export_adapter(network: PreTrainedModel, state: Mapping[str, torch.Tensor], folder: Path, base: str) -> None:
+    """Writes an adapter's settings and factors.
+
+    Args:
+        network: the student, which says what adapter it has.
+        state: the factors, whole, by their names in the network.
+        folder: where to; it holds `export.UNVERIFIED_FILE` afterwards.
+        base: a local folder or the name on a hub of the model that it belongs to.
+    """
+    from peft import LoraConfig, get_peft_model_state_dict
+
+    mark_unverified(folder)
+    settings: LoraConfig = network.peft_config["default"]
+    LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=settings.target_modules,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base,
+        inference_mode=True,
+    ).save_pretrained(str(folder))
+    factors = get_peft_model_state_dict(network, state_dict=dict(state))
+    save_file({name: value.contiguous() for name, value in factors.items()}, folder / WEIGHTS_FILE, {"format": "pt"})
+    make_readable(folder)
+
+
+def load_with_adapter(folder: Path, base: str, precision: Precision, model: ModelConfig) -> PreTrainedModel:
+    """The base with the adapter of a PEFT folder, its settings and factors read by peft.
+
+    Raises:
+        CheckpointError: the folder lacks a factor, or has one too many.
+    """
+    from peft import LoraConfig, load_peft_weights, set_peft_model_state_dict
+
+    settings = LoraConfig.from_pretrained(str(folder))
+    adapter = AdapterConfig(
+        kind=AdapterKind.LORA, rank=settings.r, alpha=settings.lora_alpha, targets=sorted(settings.target_modules)
+    )
+    network = load_network(base, precision, model, adapter)
+    loaded = set_peft_model_state_dict(network, load_peft_weights(str(folder), device="cpu"))
+    absent = [name for name in loaded.missing_keys if ".lora_" in name]
+    if absent or loaded.unexpected_keys:
+        name = (absent or loaded.unexpected_keys)[0]
+        raise CheckpointError(f"{folder / WEIGHTS_FILE} does not hold the factors of its adapter, such as {name}")
+    return network
+
+
+def merged_network(
+    base: str, state: Mapping[str, torch.Tensor], precision: Precision, model: ModelConfig
+) -> PreTrainedModel:
+    """The base with the adapter's update added to its weights, in host memory; `state` holds the factors."""
+    network = load_network(base, precision, model)
+    for target, factors in factor_pairs(state.items()).items():
+        weight = network.get_parameter(f"{target}.weight").detach()
+        merge(weight, factors, model.adapter.scale, weight)
+    return network
