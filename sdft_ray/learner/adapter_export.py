@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -9,16 +10,51 @@ from transformers import PreTrainedModel
 
 from sdft_ray.config import AdapterConfig, AdapterKind, ModelConfig, Precision
 from sdft_ray.errors import CheckpointError
-from sdft_ray.learner.export import make_readable, mark_unverified
+from sdft_ray.learner.export import export_student, make_readable, mark_unverified
+from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.models.adapter import factor_pairs, merge
 from sdft_ray.models.network import load_network
+from sdft_ray.models.resolve import ADAPTER_FILE
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"  # as peft names them
+WEIGHTS_FILE = "adapter_model.safetensors"  # as peft names it
 
 
-def is_adapter(folder: Path) -> bool:
-    """True when a folder holds an adapter and no model."""
-    return (folder / CONFIG_FILE).is_file()
+def write_export(
+    network: PreTrainedModel,
+    state: dict[str, torch.Tensor],
+    folder: Path,
+    settings: LearnerSettings,
+    *,
+    merged: bool,
+) -> None:
+    """Writes what was trained: a whole network, an adapter as it is, or `merged` into its base.
+
+    Args:
+        network: the student.
+        state: what is trained and the saved buffers, whole.
+        folder: where to.
+        settings: of the rank.
+        merged: whether an adapter is merged; a second network is held in host memory meanwhile.
+    """
+    precision, base = settings.learner.precision, settings.model_path
+    if settings.model.adapter.is_on and not merged:
+        export_adapter(network, state, folder, base)
+        return
+    if settings.model.adapter.is_on:
+        network = merged_network(base, state, precision, settings.model)
+        state = network.state_dict()
+    export_student(network, state, folder, Path(base), precision)
+
+
+def load_export(folder: Path, base: str, precision: Precision, model: ModelConfig) -> PreTrainedModel:
+    """The network that an exported folder describes, in host memory; an adapter's with its base.
+
+    Raises:
+        CheckpointError: an adapter lacks a factor, or has one too many.
+    """
+    if (folder / ADAPTER_FILE).is_file():
+        return load_with_adapter(folder, base, precision, model)
+    return load_network(str(folder), precision, model)
 
 
 def export_adapter(network: PreTrainedModel, state: Mapping[str, torch.Tensor], folder: Path, base: str) -> None:
@@ -61,7 +97,7 @@ def load_with_adapter(folder: Path, base: str, precision: Precision, model: Mode
         kind=AdapterKind.LORA, rank=settings.r, alpha=settings.lora_alpha, targets=sorted(settings.target_modules)
     )
     network = load_network(base, precision, model, adapter)
-    loaded = set_peft_model_state_dict(network, load_peft_weights(str(folder), device="cpu"))
+    loaded: Any = set_peft_model_state_dict(network, load_peft_weights(str(folder), device="cpu"))
     absent = [name for name in loaded.missing_keys if ".lora_" in name]
     if absent or loaded.unexpected_keys:
         name = (absent or loaded.unexpected_keys)[0]

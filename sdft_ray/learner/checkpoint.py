@@ -199,6 +199,22 @@ def check_state(folder: Path, state: dict[str, Any], *, num_steps: int, model: d
         )
 
 
+def check_adapter_facts(folder: Path, state: Mapping[str, Any], adapter: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint of another adapter than `adapter` describes, or of a whole network where that is on.
+
+    Raises:
+        CheckpointError: names the settings and what they were.
+    """
+    saved = state.get("adapter", {"kind": "NONE"})  # checkpoints that say nothing are of whole networks
+    changed = [key for key in {**saved, **adapter} if saved.get(key) != adapter.get(key)]
+    if changed:
+        was = "; ".join(f"model.adapter.{key} is {adapter.get(key)} and was {saved.get(key)}" for key in changed)
+        raise CheckpointError(
+            f"resume={folder}: it holds what another adapter was trained to: {was}. Give the settings it was saved "
+            "with, or begin a new run with resume=never."
+        )
+
+
 def rank_pieces(engine: "StudentEngine", average: "Average | None", rank: int) -> Iterator[Piece]:
     """One rank's part: masters and moments, the moving average, the random state; rank 0 has the buffers, too."""
     yield from engine.pieces()

@@ -6,7 +6,7 @@ collective.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import deepspeed
@@ -22,7 +22,7 @@ from sdft_ray.learner.objective import LossOf, Student, check_partitioned_head
 from sdft_ray.learner.optimizer import deepspeed_settings, make_optimizer
 from sdft_ray.learner.persistent_grads import allocate_gradients
 from sdft_ray.models.network import check_finite, check_head, is_finite, load_network
-from sdft_ray.models.state import copy_buffers, saved_buffers, trained_parameters
+from sdft_ray.models.state import copy_buffers, full_shapes, saved_buffers, trained_parameters
 from sdft_ray.weights.fragments import Fragment, Shapes
 
 STUDENT = "student"  # the kind of the fp32 masters in a checkpoint; the moments go by the optimizer's names
@@ -172,10 +172,6 @@ class StudentEngine:
         """Names and full shapes of what is trained."""
         return full_shapes(self._parameters.items())
 
-    def all_shapes(self) -> Shapes:
-        """Names and full shapes of all parameters, tied ones once."""
-        return full_shapes(self.network.named_parameters())
-
     def masters(self) -> Iterator[Fragment]:
         """The fragments of the fp32 master weights that this rank owns; views, in the same order every time."""
         for name, param in self._parameters.items():
@@ -254,11 +250,6 @@ class StudentEngine:
     def _set_learning_rate(self, learning_rate: float) -> None:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
-
-
-def full_shapes(parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> Shapes:
-    """Names and shapes of parameters, of those that ZeRO 3 has cut up the full ones."""
-    return tuple((name, tuple(getattr(param, "ds_shape", param.shape))) for name, param in parameters)
 
 
 def master_fragment(name: str, param: torch.nn.Parameter, rank: int, num_ranks: int) -> Fragment | None:

@@ -235,7 +235,7 @@ class LearnerGroup:
         self.weight_version = self.checkpoints.saved_version = version
 
     async def export(self, folder: Path, *, merged: bool = False) -> None:
-        """Writes the student as a Hugging Face folder (without a tokenizer); an adapter alone, unless it is `merged`."""
+        """Writes the student as a Hugging Face folder, without a tokenizer; of an adapter alone, unless `merged`."""
         await self.workers.on_all(lambda actor: actor.export.remote(str(folder), merged), EXPORT)
 
     async def export_gap(self, folder: Path, rows: Sequence[GuardRow]) -> float:

@@ -18,10 +18,10 @@ from safetensors import SafetensorError
 from sdft_ray.errors import BrokenWeightsError, CheckpointError, NonFiniteError
 from sdft_ray.examples import GuardRow
 from sdft_ray.learner.adapter_average import AdapterAverage, average_shapes
-from sdft_ray.learner.adapter_export import export_adapter, is_adapter, load_with_adapter, merged_network
+from sdft_ray.learner.adapter_export import load_export, write_export
 from sdft_ray.learner.checkpoint import load_rank, rank_metadata, rank_pieces, write_rank
 from sdft_ray.learner.engine import StudentEngine
-from sdft_ray.learner.export import export_gap, export_student, full_state
+from sdft_ray.learner.export import export_gap, full_state
 from sdft_ray.learner.manifest import SavedFile
 from sdft_ray.learner.metrics import OpenStep, token_sums, views_by_sample
 from sdft_ray.learner.nonfinite import first_of_all, gradient_place, weight_place
@@ -31,8 +31,8 @@ from sdft_ray.learner.scoring import check_student_packing, row_logprobs, studen
 from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.learner.teacher import TeacherHeads, teacher_head_maker
 from sdft_ray.models.adapter import averaged
-from sdft_ray.models.network import TORCH_DTYPE, configured_noise, load_network, output_head
-from sdft_ray.models.state import published_buffers, saved_buffers
+from sdft_ray.models.network import TORCH_DTYPE, configured_noise, output_head
+from sdft_ray.models.state import full_shapes, published_buffers, saved_buffers
 from sdft_ray.records import MatmulSeconds, Microbatch, Publication, RankReport, TokenViews
 from sdft_ray.tensors import release_freed_memory, synchronize
 from sdft_ray.weights.channel import Meeting, RankWeights, Sender, WeightKind
@@ -151,7 +151,7 @@ class LearnerRank:
 
     def measure_matmuls(self) -> MatmulSeconds:
         """What the matrix products of the weights take; see `roofline.py`."""
-        head, shapes = output_head(self._network).weight, self._engine.all_shapes()
+        head, shapes = output_head(self._network).weight, full_shapes(self._network.named_parameters())
         (name,) = (name for name, param in self._network.named_parameters() if param is head)
         rate = measure_matmul(self._device, head.dtype)
         return matmul_seconds(shapes, dict(shapes)[name], rate, trains_all=len(shapes) == len(self._engine.shapes()))
@@ -209,23 +209,12 @@ class LearnerRank:
         state = self._state(WeightKind.STUDENT, TORCH_DTYPE[precision])
         if self._rank == 0:
             try:
-                self._write_export(Path(folder), state, merged)
+                write_export(self._network, state, Path(folder), self._settings, merged=merged)
             except (OSError, SafetensorError) as error:
                 raise CheckpointError(
                     f"the model could not be written to {folder} ({error}); make room or mend the disk, then write it "
                     "from the last checkpoint with resume=auto."
                 ) from error
-
-    def _write_export(self, folder: Path, state: dict[str, torch.Tensor], merged: bool) -> None:
-        settings, precision = self._settings, self._settings.learner.precision
-        network = self._network
-        if settings.model.adapter.is_on:
-            if not merged:
-                export_adapter(network, state, folder, settings.model_path)
-                return
-            network = merged_network(settings.model_path, state, precision, settings.model)
-            state = network.state_dict()
-        export_student(network, state, folder, Path(settings.model_path), precision)
 
     def logprobs(self, rows: Sequence[GuardRow]) -> list[tuple[float, ...]]:
         """Logprobs [T, nats] of the completion tokens of every row at temperature 1; every rank has to call it."""
@@ -241,10 +230,7 @@ class LearnerRank:
         if self._rank != 0:
             return 0.0
         model = replace(settings.model, attention=self.packing.attention)  # with which the student has computed
-        if is_adapter(Path(folder)):
-            network = load_with_adapter(Path(folder), settings.model_path, settings.learner.precision, model)
-        else:
-            network = load_network(folder, settings.learner.precision, model)
+        network = load_export(Path(folder), settings.model_path, settings.learner.precision, model)
         gap = export_gap(network, rows, expected)
         del network
         release_freed_memory()

@@ -48,6 +48,14 @@ def check_adapter(adapter: AdapterConfig, path: str, folder: str) -> None:
     target_layers(without_weights(config, folder), adapter)
 
 
+def adapter_facts(adapter: AdapterConfig) -> dict[str, Any]:
+    """What an adapter's factors mean, as plain containers: with other values they would be another update."""
+    if not adapter.is_on:
+        return {"kind": adapter.kind.name}
+    facts = {"kind": adapter.kind.name, "rank": adapter.rank, "alpha": adapter.alpha}
+    return facts | {"targets": sorted(set(adapter.targets))}
+
+
 def target_layers(network: PreTrainedModel, adapter: AdapterConfig) -> dict[str, nn.Linear]:
     """The layers that an adapter is given to, by name.
 
@@ -94,10 +102,12 @@ def target_names(network: PreTrainedModel, adapter: AdapterConfig) -> list[str]:
 
 
 def add_adapter(network: PreTrainedModel, adapter: AdapterConfig) -> None:
-    """Puts the adapter in; its own parameters are all that requires a gradient from then on.
+    """Puts the adapter in, if it is on; its own parameters are all that requires a gradient from then on.
 
     A is drawn from torch's generator, which every rank has seeded alike. With ZeRO 3 it is not cut up yet.
     """
+    if not adapter.is_on:
+        return
     from peft import LoraConfig, inject_adapter_in_model  # here: most runs have no adapter
 
     target_layers(network, adapter)

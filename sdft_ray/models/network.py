@@ -1,7 +1,6 @@
 """The network as teacher and learner run it: packed sequences in, hidden states of the completion positions out.
 
-The head is not the network's business: teacher and learner multiply with it where, and in as large pieces as, they
-like (`distill.distributions.Head`).
+The head is not the network's business: teacher and learner multiply with it in pieces (`distill.distributions.Head`).
 """
 
 import json
@@ -35,9 +34,7 @@ PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}  # of the largest 
 def load_network(
     path: str, precision: Precision, model: ModelConfig, adapter: AdapterConfig | None = None, **kwargs: Any
 ) -> PreTrainedModel:
-    """Loads a causal language model whose position ids, restarting at 0, separate packed sequences.
-
-    `adapter` is put into it, if it is on.
+    """Loads a causal language model whose position ids, restarting at 0, separate packed sequences; with `adapter`.
 
     Raises:
         ModelError: the folder lacks weights of the network, which transformers would make up at random, or a weight
@@ -65,8 +62,7 @@ def load_network(
         )
     check_finite(path, published_state(network).items())
     network.config.use_cache = False
-    if adapter is not None and adapter.is_on:
-        add_adapter(network, adapter)
+    add_adapter(network, adapter or AdapterConfig())
     if precision is Precision.FLOAT32:
         make_lean(network)
     return network
