@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from sdft_ray.config import AdapterConfig
 from sdft_ray.errors import ConfigError
+from sdft_ray.models.arithmetic import NetworkShape
 from sdft_ray.models.folder import read_config, without_weights
 from sdft_ray.models.state import A, B
 
@@ -54,6 +55,20 @@ def adapter_facts(adapter: AdapterConfig) -> dict[str, Any]:
         return {"kind": adapter.kind.name}
     facts = {"kind": adapter.kind.name, "rank": adapter.rank, "alpha": adapter.alpha}
     return facts | {"targets": sorted(set(adapter.targets))}
+
+
+def num_factor_elements(shape: NetworkShape, adapter: AdapterConfig) -> int:
+    """Elements of all factors, as a network of attention and gated layers has them; 0 without an adapter.
+
+    A target by any other name counts as the largest of them.
+    """
+    if not adapter.is_on:
+        return 0
+    hidden, query, key, inner = shape.hidden_size, shape.query_size, shape.key_size, shape.intermediate_size
+    sides = {"q_proj": hidden + query, "k_proj": hidden + key, "v_proj": hidden + key, "o_proj": hidden + query}
+    sides |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), hidden + inner)
+    targets = {target.rpartition(".")[2] for target in adapter.targets} or set(sides)
+    return adapter.rank * shape.num_layers * sum(sides.get(target, hidden + inner) for target in targets)
 
 
 def target_layers(network: PreTrainedModel, adapter: AdapterConfig) -> dict[str, nn.Linear]:

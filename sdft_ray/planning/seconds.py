@@ -101,6 +101,7 @@ def _learner(work: Workload) -> float:
         context=(work.sequence_tokens + 1) / 2,
         head_rows=rows,
         checkpointing=work.cfg.learner.gradient_checkpointing,
+        frozen=work.cfg.model.adapter.is_on,
     )
     if "teacher" in work.roles:
         flops += forward_flops(work.shape, 0, context=0, head_rows=rows)
@@ -111,7 +112,7 @@ def _optimizer(work: Workload) -> float:
     """Reads and writes masters, moments and average, and reads the gradients, each rank its part."""
     per_parameter = 2 * (FP32_BYTES + ADAMW_BYTES_PER_PARAMETER + FP32_BYTES * work.weights.keeps_average) + FP32_BYTES
     ranks = work.cfg.cluster.learner.num_workers if work.cfg.learner.zero_stage else 1
-    num_bytes = work.shape.num_parameters * per_parameter / ranks
+    num_bytes = work.num_trained * per_parameter / ranks
     return num_bytes / _memory_bytes_per_s(work)
 
 

@@ -137,7 +137,9 @@ def test_experts_have_to_be_left_out_by_name(tmp_path: Path) -> None:
 
 def test_a_quantised_base_is_refused_by_name(folder: str, tmp_path: Path) -> None:
     config = json.loads((Path(folder) / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "bitsandbytes"}}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(config | {"quantization_config": {"quant_method": "bitsandbytes"}})
+    )
     said = refused(str(tmp_path), [])
     assert said.startswith("model.path=a/model: is quantised")
     assert "before it was quantised" in said
