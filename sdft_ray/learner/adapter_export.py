@@ -16,7 +16,7 @@ from sdft_ray.models.adapter import factor_pairs, merge
 from sdft_ray.models.network import load_network
 from sdft_ray.models.resolve import ADAPTER_FILE
 
-WEIGHTS_FILE = "adapter_model.safetensors"  # as peft names it
+WEIGHTS_FILE, PREFIX = "adapter_model.safetensors", "base_model.model."  # as peft names file and factors
 
 
 def write_export(
@@ -80,7 +80,8 @@ def export_adapter(network: PreTrainedModel, state: Mapping[str, torch.Tensor], 
         inference_mode=True,
     ).save_pretrained(str(folder))
     factors = get_peft_model_state_dict(network, state_dict=dict(state))
-    save_file({name: value.contiguous() for name, value in factors.items()}, folder / WEIGHTS_FILE, {"format": "pt"})
+    named = {f"{PREFIX}{name}": value.contiguous() for name, value in factors.items()}
+    save_file(named, folder / WEIGHTS_FILE, {"format": "pt"})
     make_readable(folder)
 
 
@@ -97,7 +98,10 @@ def load_with_adapter(folder: Path, base: str, precision: Precision, model: Mode
         kind=AdapterKind.LORA, rank=settings.r, alpha=settings.lora_alpha, targets=sorted(settings.target_modules)
     )
     network = load_network(base, precision, model, adapter)
-    loaded: Any = set_peft_model_state_dict(network, load_peft_weights(str(folder), device="cpu"))
+    saved = load_peft_weights(str(folder), device="cpu")
+    loaded: Any = set_peft_model_state_dict(
+        network, {name.removeprefix(PREFIX): value for name, value in saved.items()}
+    )
     absent = [name for name in loaded.missing_keys if ".lora_" in name]
     if absent or loaded.unexpected_keys:
         name = (absent or loaded.unexpected_keys)[0]
