@@ -8,13 +8,15 @@ import ray
 
 from sdft_ray.cluster.placement import Reservation
 from sdft_ray.cluster.run_inputs import ModelInputs, RunInputs
-from sdft_ray.config import RunConfig, TeacherBackend
+from sdft_ray.config import AdapterConfig, RunConfig, TeacherBackend
 from sdft_ray.learner.schedule import StagePlan
 from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.learner.worker import LearnerWorker
+from sdft_ray.models.adapter import averaged
 from sdft_ray.rollout.worker import RolloutWorker
 from sdft_ray.teacher.transformers_worker import TransformersTeacher
 from sdft_ray.teacher.vllm_worker import VllmTeacher
+from sdft_ray.weights.channel import WeightKind
 from sdft_ray.weights.plan import WeightPlan
 from sdft_ray.workers.worker import Worker
 
@@ -64,7 +66,7 @@ def teacher_maker(cfg: RunConfig, inputs: RunInputs, weights: WeightPlan, reserv
     shared = {
         "log_dir": logs,
         "model_path": inputs.teacher_path,
-        "model": cfg.model,
+        "model": replace(cfg.model, adapter=_teacher_adapter(cfg, weights)),
         "device": placement.device,
         "weights": weights,
     }
@@ -93,6 +95,13 @@ def teacher_maker(cfg: RunConfig, inputs: RunInputs, weights: WeightPlan, reserv
         max_len=inputs.max_teacher_len,
         **shared,
     )
+
+
+def _teacher_adapter(cfg: RunConfig, weights: WeightPlan) -> AdapterConfig:
+    """The adapter in a teacher's network: none where it is frozen, which is the network without."""
+    if weights.teacher_kind is None or not cfg.model.adapter.is_on:
+        return AdapterConfig()
+    return averaged(cfg.model.adapter) if weights.teacher_kind is WeightKind.EMA else cfg.model.adapter
 
 
 def learner_maker(

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from sdft_ray.cluster.guards import check_engines, check_export
+from sdft_ray.cluster.exporting import export_student
+from sdft_ray.cluster.guards import check_engines
 from sdft_ray.cluster.learner_recovery import LearnerRecovery
 from sdft_ray.cluster.preflight import Line, look, refuse_failed
 from sdft_ray.cluster.probes import check_resumable
@@ -28,7 +29,6 @@ from sdft_ray.report.model_card import write_model_card
 from sdft_ray.tensors import release_freed_memory
 from sdft_ray.tracking.alarms import Alarms
 from sdft_ray.tracking.console import ConsoleSink
-from sdft_ray.tracking.earlier import move_to_earlier
 from sdft_ray.tracking.faults import FaultLog
 from sdft_ray.tracking.jsonl import JsonLines
 from sdft_ray.tracking.metrics import is_evaluation
@@ -210,13 +210,8 @@ class Job:
                     await self._learner_recovery.restore(failures, stage, roles)
                     lines.go_back_to(roles.learner.weight_version)
                 await self._evaluate(roles, tracker)
-        move_to_earlier(self.folder.model)
-        with self.console.phase("saving the model"):
-            await roles.learner.export(self.folder.model)
-            self.inputs.tokenizer.save_pretrained(self.folder.model)
-        with self.console.phase("loading the saved model again"):
-            rows, precision = self.inputs.guard_rows, self._cfg.learner.precision
-            await check_export(roles.learner, self.folder.model, rows, precision, self.console.say)
+        phase, say = self.console.phase, self.console.say
+        await export_student(roles.learner, self.folder, self._cfg, self.inputs, phase, say)
 
     async def _train_stage(self, stage: Stage, roles: Roles, tracker: RunTracker) -> BaseExceptionGroup | None:
         """Runs the loop; returns what it has ended with where workers have failed, None at the stage's end."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from sdft_ray.config import Mode, RunConfig, TeacherBackend
 from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.models.adapter import check_adapter
 from sdft_ray.models.folder_check import check_attention, check_folder, check_values
 from sdft_ray.models.resolve import ModelFacts, resolve_model, with_stop_token
 
@@ -18,6 +19,7 @@ def find_model(cfg: RunConfig) -> str:
     folder = resolve_model(cfg.model.path)
     check_folder("model.path", cfg.model.path, folder)
     check_attention(folder, cfg.model.attention, on_gpu=cfg.cluster.num_gpus > 0)
+    check_adapter(cfg.model.adapter, cfg.model.path, folder)
     if cfg.mode is not Mode.train:  # no learner loads it
         check_values("model.path", cfg.model.path, folder)
     return folder

@@ -8,8 +8,9 @@ from sdft_ray.cluster.stages import Stages
 from sdft_ray.config import RunConfig
 from sdft_ray.config.saved import changed_settings, flat_settings
 from sdft_ray.errors import ConfigError
-from sdft_ray.learner.checkpoint import check_state, layout, read_state
+from sdft_ray.learner.checkpoint import check_adapter_facts, check_state, layout, read_state
 from sdft_ray.learner.saving import BestCheckpoint, SavingPlan
+from sdft_ray.models.adapter import adapter_facts
 from sdft_ray.models.identity import model_identity
 from sdft_ray.tracking.metrics import find_metric
 from sdft_ray.tracking.summary import git_commit, package_versions
@@ -34,6 +35,7 @@ def make_saving_plan(stages: Stages, folder: RunFolder, say: Callable[[str], Non
         num_damaged=len(folder.damages),
         facts={
             "model": model_identity(inputs.model_path, inputs.tokenizer),
+            "adapter": adapter_facts(cfg.model.adapter),
             "code": code_versions(),
             "passed_over": list(folder.damages),
         },
@@ -57,6 +59,7 @@ def go_on_from(folder: RunFolder, stages: Stages, saving: SavingPlan) -> None:
         return
     state = read_state(folder.resumed)
     check_state(folder.resumed, state, num_steps=stages.num_steps, model=saving.facts["model"])
+    check_adapter_facts(folder.resumed, state, saving.facts["adapter"])
     stages.at(state["weight_version"]).inputs.examples.load_state(state["data"])
 
 

@@ -40,7 +40,7 @@ from sdft_ray.workers.worker import write_for_no_stranger
 EVALUATION_FILE = "evaluation.json"  # what mode=evaluate comes to
 CHECK_FILE = "check_teacher.json"  # what mode=check_teacher comes to
 PREFLIGHT_FILE = "preflight.json"
-MODEL = "model"
+MODEL, MERGED = "model", "merged"
 LOGS = "logs"
 UNFINISHED = ".new"  # suffix of a file until it is whole
 OWN_FIRST = {LOCK_FILE, "driver.log"}  # what a start writes before it has succeeded
@@ -90,6 +90,11 @@ class RunFolder:
     def model(self) -> Path:
         """The final student."""
         return self.path / MODEL
+
+    @property
+    def merged(self) -> Path:
+        """The same as a whole model, where an adapter was trained and export.merged asks for it."""
+        return self.path / MERGED
 
     @cached_property
     def resumed_step(self) -> int | None:

@@ -4,6 +4,7 @@ Enums are named by member in YAML. Checks run once, when `OmegaConf.to_object` m
 takes the part it needs, never `RunConfig`.
 """
 
+from sdft_ray.config.adapter import AdapterConfig, AdapterKind, ExportConfig
 from sdft_ray.config.alarms import AlarmsConfig
 from sdft_ray.config.cluster import ClusterConfig, HardwareConfig, RolePlacement
 from sdft_ray.config.data import DataConfig, ModelConfig, OnBadRow, TooLong
@@ -50,6 +51,8 @@ __all__ = [
     "Queue",
     "LifecycleConfig",
     "StageBoundaryConfig",
+    "AdapterConfig",
+    "AdapterKind",
     "AUTO",
     "NEVER",
     "OnBadRow",
@@ -66,6 +69,7 @@ __all__ = [
     "Divergence",
     "Estimator",
     "EvaluationConfig",
+    "ExportConfig",
     "EvaluationContext",
     "EvaluationSetConfig",
     "FaultsConfig",

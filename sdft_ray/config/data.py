@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any
 
+from sdft_ray.config.adapter import AdapterConfig
 from sdft_ray.config.learner import Precision
 from sdft_ray.config.mix import MixSourceConfig, mix_source
 from sdft_ray.config.rehearsal import RehearsalConfig
@@ -37,6 +38,7 @@ class ModelConfig:
     attention: str = "packed"  # of learner and teachers: packed, flash_attention_2 on GPUs, or sdpa (slower) anywhere
 
     dropout: bool = False  # true trains with the dropout and router noise of the model's configuration, if any
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
 
     def __post_init__(self) -> None:
         require(bool(self.path), "model.path", self.path, "names no model", "set it to a hub id or a model folder")

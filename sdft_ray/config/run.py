@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from sdft_ray.config.adapter import ExportConfig
 from sdft_ray.config.alarms import AlarmsConfig
 from sdft_ray.config.cluster import ClusterConfig
 from sdft_ray.config.data import DataConfig, ModelConfig
@@ -113,6 +114,7 @@ class RunConfig:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     faults: FaultsConfig = field(default_factory=FaultsConfig)
     target: TargetConfig = field(default_factory=TargetConfig)
@@ -141,6 +143,7 @@ class RunConfig:
         self.learner.saving = self.learner.saving.settled(on_gpu=self.cluster.learner.device == "cuda")
         self.learner.check_masters()
         self.weights.check_fit(self.cluster, self.teacher, self.model)
+        self.export.check_fit(self.model.adapter)
         if self.method.target is Target.TEACHER:
             self.teacher.check_fit(self.cluster)
         require(

@@ -83,6 +83,14 @@ class WeightsConfig:
             f"reads the student's weights, which {channel} brings to rollout workers only",
             "set weights.channel=AUTO",
         )
+        require(
+            not self.channel.reach.gpu_to_gpu or not model.adapter.is_on,
+            "weights.channel",
+            self.channel.name,
+            f"brings whole weights to engines, but model.adapter.kind={model.adapter.kind.name} publishes factors, "
+            "which are merged in host memory",
+            "set weights.channel=AUTO",
+        )
         if self.teacher_ema is TeacherEma.RECEIVER:
             self._check_receiver(teacher, model)
 
@@ -92,6 +100,14 @@ class WeightsConfig:
             "weights.teacher_ema",
             self.teacher_ema.name,
             f"averages the student, but teacher.weights={teacher.weights.name} is no average",
+            "set weights.teacher_ema=LEARNER",
+        )
+        require(
+            not model.adapter.is_on,
+            "weights.teacher_ema",
+            self.teacher_ema.name,
+            f"averages weight by weight, but with model.adapter.kind={model.adapter.kind.name} what is averaged is the "
+            "product of two factors, which the learner does",
             "set weights.teacher_ema=LEARNER",
         )
         require(

@@ -23,8 +23,11 @@ from sdft_ray.models.state import copy_buffers, saved_buffers
 from sdft_ray.tracking.earlier import move_to_earlier
 
 if TYPE_CHECKING:
+    from sdft_ray.learner.adapter_average import AdapterAverage
     from sdft_ray.learner.engine import StudentEngine
     from sdft_ray.weights.fragments import TeacherAverage
+
+    Average = TeacherAverage | AdapterAverage
 
 STATE_FILE = "state.json"
 PARTIAL, REMOVED = ".partial", ".removed"  # suffixes of what is no checkpoint yet, and of what is none any more
@@ -196,7 +199,23 @@ def check_state(folder: Path, state: dict[str, Any], *, num_steps: int, model: d
         )
 
 
-def rank_pieces(engine: "StudentEngine", average: "TeacherAverage | None", rank: int) -> Iterator[Piece]:
+def check_adapter_facts(folder: Path, state: Mapping[str, Any], adapter: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint of another adapter than `adapter` describes, or of a whole network where that is on.
+
+    Raises:
+        CheckpointError: names the settings and what they were.
+    """
+    saved = state.get("adapter", {"kind": "NONE"})  # checkpoints that say nothing are of whole networks
+    changed = [key for key in {**saved, **adapter} if saved.get(key) != adapter.get(key)]
+    if changed:
+        was = "; ".join(f"model.adapter.{key} is {adapter.get(key)} and was {saved.get(key)}" for key in changed)
+        raise CheckpointError(
+            f"resume={folder}: it holds what another adapter was trained to: {was}. Give the settings it was saved "
+            "with, or begin a new run with resume=never."
+        )
+
+
+def rank_pieces(engine: "StudentEngine", average: "Average | None", rank: int) -> Iterator[Piece]:
     """One rank's part: masters and moments, the moving average, the random state; rank 0 has the buffers, too."""
     yield from engine.pieces()
     if average is not None:
@@ -221,7 +240,7 @@ def write_rank(folder: Path, rank: int, pieces: Iterable[Piece], metadata: Mappi
         return f"{error.strerror or error}: {folder / rank_file(rank)}"
 
 
-def load_rank(folder: Path, engine: "StudentEngine", average: "TeacherAverage | None", rank: int) -> None:
+def load_rank(folder: Path, engine: "StudentEngine", average: "Average | None", rank: int) -> None:
     """Restores what `write_rank` wrote, on any number of ranks and in any ZeRO stage.
 
     A rank that the saved run did not have begins with the random state of its seed; only dropout draws from it.

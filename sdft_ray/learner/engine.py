@@ -22,7 +22,7 @@ from sdft_ray.learner.optimizer import deepspeed_settings, make_optimizer
 from sdft_ray.learner.persistent_grads import PersistentGradient, allocate_gradients
 from sdft_ray.learner.zero_layout import master_fragment, optimizer_place, own_gradients
 from sdft_ray.models.network import check_finite, check_head, is_finite, load_network
-from sdft_ray.models.state import copy_buffers, saved_buffers
+from sdft_ray.models.state import copy_buffers, full_shapes, saved_buffers, trained_parameters
 from sdft_ray.weights.fragments import Fragment, Shapes
 
 STUDENT = "student"  # the kind of the fp32 masters in a checkpoint; the moments go by the optimizer's names
@@ -46,31 +46,32 @@ class StudentEngine:
         settings = deepspeed_settings(cfg, on_gpu=device == "cuda")
         # transformers asks a weak reference to this object whether to load in parts: it must outlive the loading.
         partitioned_loading = HfDeepSpeedConfig(settings) if cfg.zero_stage == 3 else None
-        self.network: PreTrainedModel = load_network(model_path, cfg.precision, model)
+        self.network: PreTrainedModel = load_network(model_path, cfg.precision, model, model.adapter)
         del partitioned_loading
         if cfg.zero_stage < 3:  # a partitioned network runs inside its engine only: see below
             check_head(self.network)
         if cfg.gradient_checkpointing:
             self.network.gradient_checkpointing_enable({"use_reentrant": False})
-        self.student = Student(self.network, dropout=model.dropout)
+        self.student = Student(self.network, dropout=model.dropout, adapter_dropout=model.adapter.dropout > 0)
+        self._parameters = trained_parameters(self.network)
         buffers = saved_buffers(self.network)
         self._engine, _, _, _ = deepspeed.initialize(
             model=self.student,
-            optimizer=make_optimizer(self.student.parameters(), cfg),
+            optimizer=make_optimizer(self._parameters.values(), cfg),
             config=settings,
         )
         copy_buffers(self.network, buffers)  # DeepSpeed rounds all floating ones to bf16 where it trains in bf16
-        self._rank, self._num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        self._rank, self.num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
         self._persistent_gradients: list[PersistentGradient] = []
         self.broken_gradients: list[str] = []  # of the last step that was not taken, on this rank
         if cfg.zero_stage > 0:
             self._watch_gradients()
-        if cfg.zero_stage == 0 and self._num_ranks == 1:
+        if cfg.zero_stage == 0 and self.num_ranks == 1:
             # The sum over one rank would still go through a flat copy of all gradients.
             self._engine.enable_backward_allreduce = False
         if cfg.zero_stage == 3:
             # Weights that are cut up while they are loaded have no values that `load_network` could look at.
-            check_finite(model_path, ((name, values) for name, _, values in self.masters()))
+            check_finite(model_path, ((name, value.ds_tensor) for name, value in self.network.named_parameters()))
             self.eval()
             check_partitioned_head(self.forward, self.network, self._engine.device)
         self.train()
@@ -100,7 +101,7 @@ class StudentEngine:
         """Adds the gradient of this rank's part of the loss; `is_last` says that the step has no other microbatch."""
         self._engine.set_gradient_accumulation_boundary(is_last)
         # DeepSpeed averages gradients over ranks; the loss is already a share of the global batch's.
-        self._engine.backward(loss * self._num_ranks)
+        self._engine.backward(loss * self.num_ranks)
 
     def step(self, learning_rate: float) -> float:
         """Takes the optimizer step with the accumulated gradient, summed over ranks.
@@ -116,7 +117,7 @@ class StudentEngine:
             self._engine.step()  # looks at the norm itself, and takes no step if that is not finite
             return float(self._engine.get_global_grad_norm())
         # Without ZeRO DeepSpeed neither reports a norm nor looks at it.
-        gradients = [param.grad for param in self.student.parameters() if param.grad is not None]
+        gradients = [param.grad for param in self._parameters.values() if param.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if math.isfinite(norm):
             self._engine.step()
@@ -144,7 +145,7 @@ class StudentEngine:
 
     def _keep_broken_gradients(self) -> None:
         """Looks at this rank's part of every gradient; parameters in the order of the backward pass."""
-        named = reversed(list(self.network.named_parameters()))
+        named = reversed(list(self._parameters.items()))
         self.broken_gradients = [name for name, param in named if not all(map(is_finite, own_gradients(param)))]
 
     def moments(self) -> Iterator[torch.Tensor]:
@@ -166,7 +167,7 @@ class StudentEngine:
             self.reset_moments()
             self._engine.zero_grad()
 
-        self._persistent_gradients = allocate_gradients(self.student, make_moments)
+        self._persistent_gradients = allocate_gradients(self.student, self._parameters.values(), make_moments)
 
     def release_gradients(self) -> None:
         """Gives the memory of `allocate_gradients` back to the system until the next step."""
@@ -185,30 +186,26 @@ class StudentEngine:
         self._engine.reload_states()
 
     def shapes(self) -> Shapes:
-        """Names and full shapes of all parameters, tied ones once."""
-        return tuple(
-            (name, tuple(getattr(param, "ds_shape", param.shape))) for name, param in self.network.named_parameters()
-        )
+        """Names and full shapes of what is trained."""
+        return full_shapes(self._parameters.items())
 
     def masters(self) -> Iterator[Fragment]:
         """The fragments of the fp32 master weights that this rank owns; views, in the same order every time."""
-        for name, param in self.network.named_parameters():
-            fragment = master_fragment(name, param, self._rank, self._num_ranks)
+        for name, param in self._parameters.items():
+            fragment = master_fragment(name, param, self._rank, self.num_ranks)
             if fragment is not None and fragment.values.numel() > 0:
                 yield fragment
 
     def move_masters(self, allocate: Callable[[list[Fragment]], list[Fragment]]) -> None:
         """Keeps the weights of a rank that holds all of them, whole, from now on where `allocate` copies them to."""
-        parameters = dict(self.network.named_parameters())
         for name, _, values in allocate(list(self.masters())):
-            parameters[name].data = values.view_as(parameters[name])
+            self._parameters[name].data = values.view_as(self._parameters[name])
 
     def pieces(self) -> Iterator[Piece]:
         """What a checkpoint needs of this rank's masters and moments; views, each value on exactly one rank."""
-        parameters = dict(self.network.named_parameters())
         for name, start, values in self.masters():
             yield Piece(STUDENT, name, start, values)
-            state, offset = self._moments_of(parameters[name], start)
+            state, offset = self._moments_of(self._parameters[name], start)
             for moment in MOMENTS:
                 if moment in state:
                     flat = state[moment].view(-1)
@@ -216,8 +213,9 @@ class StudentEngine:
 
     def num_updates(self) -> dict[str, float]:
         """The optimizer's count of steps by the name of the parameter."""
-        parameters = dict(self.network.named_parameters())
-        counts = {name: self._moments_of(parameters[name], start)[0].get("step") for name, start, _ in self.masters()}
+        counts = {
+            name: self._moments_of(self._parameters[name], start)[0].get("step") for name, start, _ in self.masters()
+        }
         return {name: float(count) for name, count in counts.items() if count is not None}
 
     @torch.no_grad()
@@ -228,11 +226,10 @@ class StudentEngine:
             read: kind, parameter, start and number of elements to their values [elements] in host memory.
             num_updates: the optimizer's count of steps; a parameter that is not in it has no moments.
         """
-        parameters = dict(self.network.named_parameters())
         for name, start, values in self._trained():
             values.copy_(read(STUDENT, name, start, values.numel()))
             if name in num_updates:
-                state, offset = self._moments_of(parameters[name], start, make=True)
+                state, offset = self._moments_of(self._parameters[name], start, make=True)
                 state["step"].fill_(num_updates[name])
                 for moment in MOMENTS:
                     flat = state[moment].view(-1)
@@ -250,7 +247,7 @@ class StudentEngine:
         if self._stage > 0:
             yield from self.masters()
         else:
-            yield from (Fragment(name, 0, param.data.view(-1)) for name, param in self.network.named_parameters())
+            yield from (Fragment(name, 0, param.data.view(-1)) for name, param in self._parameters.items())
 
     def _moments_of(self, param: torch.nn.Parameter, start: int, *, make: bool = False) -> tuple[dict[str, Any], int]:
         """The optimizer's state of a fragment of `param`, and where the fragment begins in its flat tensors.

@@ -10,11 +10,11 @@ import torch
 import torch.distributed as dist
 from transformers import GenerationConfig, PreTrainedModel
 
-from sdft_ray.config import ModelConfig, Precision
+from sdft_ray.config import Precision
 from sdft_ray.examples import GuardRow
 from sdft_ray.learner.scoring import network_logits
 from sdft_ray.models.folder import GENERATION_FILE, read_config
-from sdft_ray.models.network import TORCH_DTYPE, load_network
+from sdft_ray.models.network import TORCH_DTYPE
 from sdft_ray.records import Bucket
 from sdft_ray.tensors import dtype_name
 from sdft_ray.weights.buckets import unpack
@@ -62,8 +62,7 @@ def export_student(
         source: the model folder the run began with; its generation settings are kept as they are.
         precision: of the weights.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / UNVERIFIED_FILE).write_text("What this folder computes was not compared with the trained student.\n")
+    mark_unverified(folder)
     in_training = network.config, network.generation_config
     network.config = copy.deepcopy(network.config)
     network.config.dtype = TORCH_DTYPE[precision]
@@ -75,28 +74,30 @@ def export_student(
     network.config, network.generation_config = in_training
     if keeps_generation:
         shutil.copyfile(source / GENERATION_FILE, folder / GENERATION_FILE)
-    _make_readable(folder)
+    make_readable(folder)
 
 
-def export_gap(
-    folder: Path,
-    precision: Precision,
-    model: ModelConfig,
-    rows: Sequence[GuardRow],
-    expected: Sequence[torch.Tensor],
-) -> float:
-    """The largest difference between the folder's logits and `expected` [T, V] of every row, over the latter's range.
+def export_gap(network: PreTrainedModel, rows: Sequence[GuardRow], expected: Sequence[torch.Tensor]) -> float:
+    """The largest difference between the logits of an exported network and `expected`, over the latter's range.
 
-    Loads the folder in host memory, in the precision it was exported in, and lets go of it again.
+    Args:
+        network: loaded from the exported folder in host memory, in the precision it was exported in.
+        rows: what it reads.
+        expected: the student's logits [T, V] of every row.
     """
-    network = load_network(str(folder), precision, model).eval()
-    logits = network_logits(network, rows, expected[0].shape[1])
+    logits = network_logits(network.eval(), rows, expected[0].shape[1])
     differences = [float((given - own).abs().max()) for given, own in zip(logits, expected, strict=True)]
     spans = [float(own.max() - own.min()) for own in expected]
     return max(differences) / max(spans)
 
 
-def _make_readable(folder: Path) -> None:
+def mark_unverified(folder: Path) -> None:
+    """Makes the folder of an export, which does not count yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / UNVERIFIED_FILE).write_text("What this folder computes was not compared with the trained student.\n")
+
+
+def make_readable(folder: Path) -> None:
     """Safetensors writes files that only their owner may read."""
     umask = os.umask(0)
     os.umask(umask)

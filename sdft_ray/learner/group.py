@@ -234,9 +234,9 @@ class LearnerGroup:
         self.workers.confirm_version(dict(enumerate(versions)), version)
         self.weight_version = self.checkpoints.saved_version = version
 
-    async def export(self, folder: Path) -> None:
-        """Writes the student as a Hugging Face folder (without a tokenizer)."""
-        await self.workers.on_all(lambda actor: actor.export.remote(str(folder)), EXPORT)
+    async def export(self, folder: Path, *, merged: bool = False) -> None:
+        """Writes the student as a Hugging Face folder, without a tokenizer; of an adapter alone, unless `merged`."""
+        await self.workers.on_all(lambda actor: actor.export.remote(str(folder), merged), EXPORT)
 
     async def export_gap(self, folder: Path, rows: Sequence[GuardRow]) -> float:
         """The largest difference of the exported folder's logits from the student's on `rows`, over their range."""

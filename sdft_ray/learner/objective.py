@@ -20,6 +20,7 @@ from sdft_ray.distill.reduction import LossOutput
 from sdft_ray.learner.metrics import TopsBySequence, top_tokens
 from sdft_ray.learner.nonfinite import find_nonfinite
 from sdft_ray.learner.teacher import TeacherHeads, open_payloads
+from sdft_ray.models.adapter import drop_inputs
 from sdft_ray.models.network import (
     PROBE_TOKENS,
     compare_head,
@@ -65,18 +66,20 @@ class Forward(Protocol):
 class Student(torch.nn.Module):
     """A causal language model that ends in a loss instead of logits."""
 
-    def __init__(self, network: PreTrainedModel, *, dropout: bool = False):
-        """`dropout` keeps what makes the training of `network` random."""
+    def __init__(self, network: PreTrainedModel, *, dropout: bool = False, adapter_dropout: bool = False):
+        """`dropout` keeps what makes the training of `network` random, `adapter_dropout` that of its adapter."""
         super().__init__()
         self.network = network
         self.head = StudentHead(output_head(network))
-        self._dropout = dropout
+        self._dropout, self._adapter_dropout = dropout, adapter_dropout
 
     def train(self, mode: bool = True) -> "Student":
         """The mode of a training step, in which the network computes as it samples unless dropout is kept."""
         super().train(mode)
         if mode:
             (train_as_configured if self._dropout else train_as_sampled)(self.network)
+            if self._adapter_dropout:
+                drop_inputs(self.network)
         return self
 
     def forward(

@@ -6,7 +6,7 @@ that is known beforehand, embedding and head can add their gradients to it, inst
 vocabulary for every microbatch.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,20 +16,24 @@ from sdft_ray.learner.objective import Student
 from sdft_ray.tensors import release_pages
 
 
-def allocate_gradients(student: Student, make_moments: Callable[[], None]) -> "list[PersistentGradient]":
+def allocate_gradients(
+    student: Student, trained: Iterable[nn.Parameter], make_moments: Callable[[], None]
+) -> "list[PersistentGradient]":
     """Allocates gradients and moments, before there are any activations; weights stay as they are.
 
     Returns the gradients.
 
     Args:
         student: whose parameters are whole and in fp32.
+        trained: those of them that get a gradient.
         make_moments: allocates the optimizer's moments beside gradients of zero, and lets go of these gradients.
     """
-    gradients: dict[Tensor, PersistentGradient] = {param: PersistentGradient(param) for param in student.parameters()}
+    gradients: dict[Tensor, PersistentGradient] = {param: PersistentGradient(param) for param in trained}
     make_moments()
-    student.head.gradient = gradients[student.head.weight].accumulator
+    if student.head.weight in gradients:
+        student.head.gradient = gradients[student.head.weight].accumulator
     embedding = student.network.get_input_embeddings()
-    if type(embedding) is nn.Embedding:  # others do more than to look up
+    if type(embedding) is nn.Embedding and embedding.weight in gradients:  # others do more than to look up
         student.network.set_input_embeddings(AccumulatingEmbedding(embedding, gradients[embedding.weight]))
     return list(gradients.values())
 

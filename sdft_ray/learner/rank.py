@@ -17,9 +17,11 @@ from safetensors import SafetensorError
 
 from sdft_ray.errors import BrokenWeightsError, CheckpointError, NonFiniteError
 from sdft_ray.examples import GuardRow
+from sdft_ray.learner.adapter_average import AdapterAverage, average_shapes
+from sdft_ray.learner.adapter_export import load_export, write_export
 from sdft_ray.learner.checkpoint import load_rank, rank_metadata, rank_pieces, write_rank
 from sdft_ray.learner.engine import StudentEngine
-from sdft_ray.learner.export import export_gap, export_student, full_state
+from sdft_ray.learner.export import export_gap, full_state
 from sdft_ray.learner.manifest import SavedFile
 from sdft_ray.learner.metrics import OpenStep, token_sums, views_by_sample
 from sdft_ray.learner.nonfinite import first_of_all, gradient_place, weight_place
@@ -29,12 +31,13 @@ from sdft_ray.learner.scoring import check_student_packing, row_logprobs, studen
 from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.learner.sleeping import SleepingMemory
 from sdft_ray.learner.teacher import TeacherHeads, teacher_head_maker
+from sdft_ray.models.adapter import averaged
 from sdft_ray.models.network import TORCH_DTYPE, configured_noise, output_head
-from sdft_ray.models.state import published_buffers, saved_buffers
+from sdft_ray.models.state import full_shapes, published_buffers, saved_buffers
 from sdft_ray.records import MatmulSeconds, Microbatch, Publication, RankReport, TokenViews
 from sdft_ray.tensors import release_freed_memory, synchronize
 from sdft_ray.weights.channel import Meeting, RankWeights, Sender, WeightKind
-from sdft_ray.weights.fragments import Fragment, TeacherAverage
+from sdft_ray.weights.fragments import Fragment, Shapes, TeacherAverage
 
 
 class LearnerRank:
@@ -150,9 +153,10 @@ class LearnerRank:
 
     def measure_matmuls(self) -> MatmulSeconds:
         """What the matrix products of the weights take; see `roofline.py`."""
-        head, shapes = output_head(self._network).weight, self._engine.shapes()
+        head, shapes = output_head(self._network).weight, full_shapes(self._network.named_parameters())
         (name,) = (name for name, param in self._network.named_parameters() if param is head)
-        return matmul_seconds(shapes, dict(shapes)[name], measure_matmul(self._device, head.dtype))
+        rate = measure_matmul(self._device, head.dtype)
+        return matmul_seconds(shapes, dict(shapes)[name], rate, trains_all=len(shapes) == len(self._engine.shapes()))
 
     def publish(self, kind: WeightKind) -> Publication | None:
         """Makes the current weights of `kind` available to the workers; handles on rank 0, None elsewhere."""
@@ -191,10 +195,11 @@ class LearnerRank:
         self._make_teacher_head(self.weight_version)
         return version
 
-    def export(self, folder: str) -> None:
+    def export(self, folder: str, merged: bool) -> None:
         """Writes the student as an ordinary Hugging Face folder, from rank 0; every rank has to call it.
 
-        In the precision it was trained in, whatever the workers hold.
+        In the precision it was trained in, whatever the workers hold. Of an adapter a PEFT folder, unless it is
+        `merged`: then rank 0 holds one more network in host memory meanwhile.
 
         Raises:
             CheckpointError: it cannot be written.
@@ -206,7 +211,7 @@ class LearnerRank:
         state = self._state(WeightKind.STUDENT, TORCH_DTYPE[precision])
         if self._rank == 0:
             try:
-                export_student(self._network, state, Path(folder), Path(self._settings.model_path), precision)
+                write_export(self._network, state, Path(folder), self._settings, merged=merged)
             except (OSError, SafetensorError) as error:
                 raise CheckpointError(
                     f"the model could not be written to {folder} ({error}); make room or mend the disk, then write it "
@@ -227,7 +232,9 @@ class LearnerRank:
         if self._rank != 0:
             return 0.0
         model = replace(settings.model, attention=self.packing.attention)  # with which the student has computed
-        gap = export_gap(Path(folder), settings.learner.precision, model, rows, expected)
+        network = load_export(Path(folder), settings.model_path, settings.learner.precision, model)
+        gap = export_gap(network, rows, expected)
+        del network
         release_freed_memory()
         return gap
 
@@ -237,7 +244,7 @@ class LearnerRank:
 
     def _state(self, kind: WeightKind, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         fragments, buffers = partial(self._fragments_of, kind), saved_buffers(self._network)
-        return full_state(self._engine.shapes(), fragments, buffers, dtype, self._device)
+        return full_state(self._shapes_of(kind), fragments, buffers, dtype, self._device)
 
     def _fragments_of(self, kind: WeightKind) -> Iterator[Fragment]:
         average = self._average if kind is WeightKind.EMA else None
@@ -250,12 +257,29 @@ class LearnerRank:
             buffers=partial(published_buffers, self._network),
             dtype=TORCH_DTYPE[self._settings.model.dtype],
             device=self._device,
+            average_shapes=self._shapes_of(WeightKind.EMA),
         )
         return self._settings.weights.make_senders(weights)
 
-    def _make_average(self) -> TeacherAverage | None:
+    def _shapes_of(self, kind: WeightKind) -> Shapes:
+        shapes = self._engine.shapes()
+        if kind is WeightKind.EMA and self._settings.model.adapter.is_on:
+            return average_shapes(shapes, averaged(self._settings.model.adapter))
+        return shapes
+
+    def _make_average(self) -> TeacherAverage | AdapterAverage | None:
         if not self._settings.weights.keeps_average:
             return None
+        if self._settings.model.adapter.is_on:
+            return AdapterAverage(
+                self._engine.shapes(),
+                averaged(self._settings.model.adapter),
+                self._engine.masters(),
+                self._settings.teacher.ema_decay,
+                self._device,
+                rank=self._rank,
+                num_ranks=self._engine.num_ranks,
+            )
         average = TeacherAverage(self._engine.masters(), self._settings.teacher.ema_decay)
         if WeightKind.EMA in self._settings.weights.masters_in_place:
             average.move(partial(self._senders[WeightKind.EMA].allocate, WeightKind.EMA))

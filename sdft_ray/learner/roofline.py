@@ -16,19 +16,23 @@ PRODUCT_SIZE = {"cpu": 512, "cuda": 8192}  # milliseconds, where the processor h
 NUM_PRODUCTS = 8  # of which the fastest counts
 ENOUGH_S = 0.5  # fewer products do where one takes seconds, as in bf16 on a CPU that has no instructions for it
 FORWARD_AND_BACKWARD = 3  # a product forward, and backward one with the inputs and one with the weights
+FROZEN = 2  # without the gradient of the weights
 
 
-def matmul_seconds(shapes: Shapes, head: tuple[int, ...], flops_per_s: float) -> MatmulSeconds:
+def matmul_seconds(
+    shapes: Shapes, head: tuple[int, ...], flops_per_s: float, *, trains_all: bool = True
+) -> MatmulSeconds:
     """The least time forward and backward can take; attention's own products are left out, so it is a little low.
 
     Args:
         shapes: of all parameters of the network, tied ones once.
         head: the shape [R, H] of the output head's weight, one of them.
         flops_per_s: of a plain matrix product.
+        trains_all: whether every weight gets a gradient; beside an adapter the network's own do not.
     """
     # What an embedding holds is looked up, not multiplied: only an untied one is among them, as large as the head.
     elements = sum(math.prod(shape) for _, shape in shapes if len(shape) == 2 and shape != head)
-    element_s = 2 * FORWARD_AND_BACKWARD / flops_per_s
+    element_s = 2 * (FORWARD_AND_BACKWARD if trains_all else FROZEN) / flops_per_s
     return MatmulSeconds(per_token=elements * element_s, per_head_row=math.prod(head) * element_s)
 
 

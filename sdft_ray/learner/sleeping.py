@@ -7,6 +7,7 @@ given back, and what torch and glibc have kept of activations.
 
 import torch
 
+from sdft_ray.learner.adapter_average import AdapterAverage
 from sdft_ray.learner.engine import StudentEngine
 from sdft_ray.tensors import release_freed_memory
 from sdft_ray.weights.fragments import Fragment, TeacherAverage
@@ -15,10 +16,10 @@ from sdft_ray.weights.fragments import Fragment, TeacherAverage
 class SleepingMemory:
     """What one rank puts away."""
 
-    def __init__(self, engine: StudentEngine, average: TeacherAverage | None, device: torch.device):
-        """`average` is None where the rank keeps none."""
+    def __init__(self, engine: StudentEngine, average: TeacherAverage | AdapterAverage | None, device: torch.device):
+        """`average` is None where the rank keeps none; an adapter's is small and stays where it is."""
         self._engine = engine
-        self._average = average
+        self._average = average if isinstance(average, TeacherAverage) else None
         self._device = device
         self._is_away = False
         self._average_device = device

@@ -140,6 +140,10 @@ def teacher_head_maker(
             check_folder_head(settings.teacher_path, settings.model)  # vLLM's hidden states are before the head
         heads.hold(INITIAL_VERSION, load_head(settings.teacher_path, settings.model.dtype, device))
         return lambda version: None
+    if settings.model.adapter.is_on:  # which leaves the head as it is
+        unchanged = load_head(settings.model_path, settings.model.dtype, device)
+        heads.hold_initial(unchanged)
+        return lambda version: heads.hold(version, unchanged)
     if settings.weights.teachers_keep_initial:
         heads.hold_initial(load_head(settings.model_path, settings.model.dtype, device))
     dtype = TORCH_DTYPE[settings.model.dtype]

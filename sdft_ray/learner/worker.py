@@ -97,9 +97,9 @@ class LearnerWorker(Worker):
         self.weight_version = self._inner.load(folder, version)
         return self.weight_version
 
-    def export(self, folder: str) -> None:
-        """Writes the student as an ordinary Hugging Face folder."""
-        self._inner.export(folder)
+    def export(self, folder: str, merged: bool) -> None:
+        """Writes the student as an ordinary Hugging Face folder, or its adapter as a PEFT folder."""
+        self._inner.export(folder, merged)
 
     def logprobs(self, rows: Sequence[GuardRow]) -> list[tuple[float, ...]]:
         """Logprobs of the completion tokens of every row."""

@@ -190,12 +190,21 @@ def forward_flops(shape: NetworkShape, num_tokens: int, *, context: float, head_
 
 
 def training_flops(
-    shape: NetworkShape, num_tokens: int, *, context: float, head_rows: int, checkpointing: bool = False
+    shape: NetworkShape,
+    num_tokens: int,
+    *,
+    context: float,
+    head_rows: int,
+    checkpointing: bool = False,
+    frozen: bool = False,
 ) -> float:
-    """Operations of forward and backward; with `checkpointing` the layers run forward once more."""
+    """Operations of forward and backward; with `checkpointing` the layers run forward once more.
+
+    Weights that are `frozen`, beside an adapter, need no gradient: half of the backward pass.
+    """
     forward = forward_flops(shape, num_tokens, context=context, head_rows=head_rows)
     again = forward_flops(shape, num_tokens, context=context, head_rows=0) if checkpointing else 0
-    return forward * (1 + BACKWARD_OVER_FORWARD) + again
+    return forward * (1 + BACKWARD_OVER_FORWARD / (2 if frozen else 1)) + again
 
 
 def weight_bytes(shape: NetworkShape, element_bytes: int) -> int:

@@ -21,12 +21,15 @@ GATED = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")
 
 
 def make_lean(network: PreTrainedModel) -> None:
-    """Puts lean layers in the place of those known here; parameters stay the same objects under the same names."""
+    """Puts lean layers in the place of those known here; parameters stay the same objects under the same names.
+
+    A gated layer whose last product has an adapter beside it stays: the adapter needs that product's input.
+    """
     for name, module in list(network.named_modules()):
         kind = type(module).__name__
         if kind in NORMS:
             network.set_submodule(name, LeanNorm(module))
-        elif kind in GATED and module.config.hidden_act == "silu":
+        elif kind in GATED and module.config.hidden_act == "silu" and isinstance(module.down_proj, nn.Linear):
             network.set_submodule(name, LeanGated(module))
 
 
@@ -102,11 +105,11 @@ class _Down(torch.autograd.Function):
         return F.linear(F.silu(gate).mul_(up), weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         gate, up, weight = ctx.saved_tensors
         rows = gradient.flatten(0, -2)
         active = F.silu(gate)
-        of_weight = rows.T @ (active * up).flatten(0, -2)
+        of_weight = rows.T @ (active * up).flatten(0, -2) if ctx.needs_input_grad[2] else None  # not of a frozen one
         of_product = gradient @ weight
         of_up = active.mul_(of_product)
         of_gate = torch.ops.aten.silu_backward(of_product.mul_(up), gate)

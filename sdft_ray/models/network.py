@@ -1,7 +1,6 @@
 """The network as teacher and learner run it: packed sequences in, hidden states of the completion positions out.
 
-The head is not the network's business: teacher and learner multiply with it where, and in as large pieces as, they
-like (`distill.distributions.Head`).
+The head is not the network's business: teacher and learner multiply with it in pieces (`distill.distributions.Head`).
 """
 
 import json
@@ -15,10 +14,11 @@ from safetensors import safe_open
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from sdft_ray.config import ModelConfig, Precision
+from sdft_ray.config import AdapterConfig, ModelConfig, Precision
 from sdft_ray.distill.distributions import Head
 from sdft_ray.errors import ConfigError, ModelError, first_line
 from sdft_ray.models import attention  # noqa: F401 - makes model.attention=packed known to transformers
+from sdft_ray.models.adapter import add_adapter
 from sdft_ray.models.folder import read_config, without_weights
 from sdft_ray.models.lean_layers import make_lean
 from sdft_ray.models.state import published_state
@@ -31,8 +31,10 @@ PROBE_TOKENS = 4
 PROBE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}  # of the largest logit
 
 
-def load_network(path: str, precision: Precision, model: ModelConfig, **kwargs: Any) -> PreTrainedModel:
-    """Loads a causal language model whose position ids, restarting at 0, separate packed sequences.
+def load_network(
+    path: str, precision: Precision, model: ModelConfig, adapter: AdapterConfig | None = None, **kwargs: Any
+) -> PreTrainedModel:
+    """Loads a causal language model whose position ids, restarting at 0, separate packed sequences; with `adapter`.
 
     Raises:
         ModelError: the folder lacks weights of the network, which transformers would make up at random, or a weight
@@ -60,6 +62,7 @@ def load_network(path: str, precision: Precision, model: ModelConfig, **kwargs: 
         )
     check_finite(path, published_state(network).items())
     network.config.use_cache = False
+    add_adapter(network, adapter or AdapterConfig())
     if precision is Precision.FLOAT32:
         make_lean(network)
     return network

@@ -10,6 +10,8 @@ from sdft_ray.errors import ModelError, first_line
 from sdft_ray.models.embedded import EMBEDDED_MODEL, embedded_model
 from sdft_ray.models.folder import CONFIG_FILE, load_tokenizer, read_config, read_generation_config
 
+ADAPTER_FILE = "adapter_config.json"  # of a folder that holds an adapter, as peft names it
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelFacts:
@@ -32,6 +34,11 @@ def resolve_model(path: str, key: str = "model.path") -> str:
         return embedded_model()
     folder = Path(path).expanduser()
     if folder.is_dir():
+        if (folder / ADAPTER_FILE).is_file() and not (folder / CONFIG_FILE).is_file():
+            raise ModelError(
+                f"{key}={path}: the folder holds an adapter and no model; merge it into its base first: with "
+                "export.merged=true a run writes the merged model as well, to merged/ in its folder."
+            )
         if not (folder / CONFIG_FILE).is_file():
             raise ModelError(f"{key}={path}: the folder has no config.json; give one that save_pretrained has written.")
         return str(folder.absolute())

@@ -6,7 +6,11 @@ They keep their own dtype everywhere: what a router adds does not survive a roun
 buffers that are not saved from the configuration. ZeRO cuts up parameters only.
 """
 
+from collections.abc import Iterable
+
 import torch
+
+FACTORS = A, B = ".lora_A.default.weight", ".lora_B.default.weight"  # behind the name of a layer, as peft names them
 
 
 def saved_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -23,9 +27,25 @@ def published_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: buffer for name, buffer in saved_buffers(module).items() if buffer.is_floating_point()}
 
 
+def trained_parameters(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """What is trained of a network by name: an adapter's factors if it has one, else every parameter, tied ones once.
+
+    The one definition for all who train, average, publish, load, save or export. It asks for no gradient: a teacher's
+    network has none.
+    """
+    parameters = dict(module.named_parameters())
+    factors = {name: value for name, value in parameters.items() if name.endswith(FACTORS)}
+    return factors or parameters
+
+
+def full_shapes(parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Names and shapes of parameters, of those that ZeRO 3 has cut up the full ones."""
+    return tuple((name, tuple(getattr(param, "ds_shape", param.shape))) for name, param in parameters)
+
+
 def published_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """What a publication of a network's weights holds: parameters, tied ones once, then floating buffers."""
-    return dict(module.named_parameters()) | published_buffers(module)
+    """What a publication of a network's weights holds: what is trained, then floating buffers."""
+    return trained_parameters(module) | published_buffers(module)
 
 
 def copy_buffers(module: torch.nn.Module, values: dict[str, torch.Tensor]) -> None:

@@ -21,7 +21,7 @@ def host_memory(work: Workload) -> dict[str, float]:
         held = {name: size * min(ranks, cluster.gpus_per_node) for name, size in held.items()}
     if cluster.turns:
         held |= {f"{role} asleep": float(copy) for role in ("rollout", "teacher") if role in work.roles}
-        held["learner asleep"] = work.learner_element_bytes * work.shape.num_parameters
+        held["learner asleep"] = float(work.learner_element_bytes * work.shape.num_parameters)
         if not cfg.learner.offload:
             held["learner asleep"] += sum(optimizer_bytes(work).values())
     shared = work.weights.student_channel.reach.one_node
@@ -39,7 +39,7 @@ def moved_bytes(work: Workload) -> float:
         return 0.0
     copy = weight_bytes(work.shape, work.worker_element_bytes)
     wakes = {"rollout": 1, "teacher": 2}
-    moved = sum(copy * number for role, number in wakes.items() if role in work.roles)
+    moved = float(sum(copy * number for role, number in wakes.items() if role in work.roles))
     moved += work.learner_element_bytes * work.shape.num_parameters
     if not work.cfg.learner.offload:
         moved += sum(optimizer_bytes(work).values())

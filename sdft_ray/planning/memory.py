@@ -4,7 +4,7 @@ What is held all the time adds up; what a phase needs besides comes and goes, an
 P parameters, n learner ranks, R x H the output head, N tokens of a microbatch, V vocabulary entries.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sdft_ray.config import Payload, RolloutConfig, Target, TeacherBackend, TeacherConfig
 from sdft_ray.distill.fused_loss import CHUNK_ELEMENTS
@@ -20,6 +20,7 @@ from sdft_ray.models.arithmetic import (
 from sdft_ray.planning.traffic import payload_kinds
 from sdft_ray.planning.workload import ELEMENT_BYTES, Workload
 from sdft_ray.weights.buckets import BUCKET_ELEMENTS
+from sdft_ray.weights.channel import WeightKind
 
 GIB = 2**30
 
@@ -74,14 +75,14 @@ def role_memory(work: Workload) -> list[RoleMemory]:
 def object_store_gib(work: Workload) -> float:
     """What Ray's object store has to hold at a time: the payloads of the open samples, and what is published."""
     cfg = work.cfg
-    sets = 0
+    published = 0
     if not work.weights.student_channel.reach.one_node:
-        sets = len(work.weights.published)
+        published = sum(map(work.num_published, work.weights.published)) * work.worker_element_bytes
     payloads = 0
     if "teacher" in work.roles:
         tokens = cfg.batch_size * (cfg.max_staleness + 1) * work.lengths.completion
         payloads = tokens * payload_kinds(work)[cfg.teacher.payload.name]
-    return (sets * weight_bytes(work.shape, work.worker_element_bytes) + payloads) / GIB
+    return (published + payloads) / GIB
 
 
 def cached_sequences(work: Workload) -> int:
@@ -100,6 +101,9 @@ def _rollout(work: Workload) -> RoleMemory:
     cfg, shape = work.cfg.rollout, work.shape
     logits = min(cfg.max_concurrent, work.samples_per_worker("rollout")) * shape.vocab_size * FP32_BYTES
     memory = _engine(work, "rollout", cfg, batch_tokens=VLLM_BATCH_TOKENS, logits=2 * logits)
+    if memory.device == "cpu" and work.cfg.model.adapter.is_on:  # in host memory, which on a GPU's node is not counted
+        memory.held["merged weights"] = weight_bytes(shape, work.worker_element_bytes) / GIB
+        memory.held["base of the targets"] = shape.matrix_elements * work.worker_element_bytes / GIB
     if memory.device == "cpu" and shape.tied_head:  # it is repacked, and the embedding needs the rows as they are
         memory.held["repacked head"] = shape.head_parameters * work.worker_element_bytes / GIB
     return memory
@@ -145,27 +149,28 @@ def _teacher(work: Workload) -> RoleMemory:
     elif work.weights.teacher_kind is not None:
         phases["loading weights"] = _bucket_elements(work) * width
     held = {"weights": float(weight_bytes(shape, width))}
-    if work.weights.teachers_keep_initial:
+    if work.weights.teachers_keep_initial and not work.cfg.model.adapter.is_on:
         held["initial weights, for rehearsal"] = weight_bytes(shape, width)
     return _in_gib("teacher", work, held, phases, _limit(work, "teacher"))
 
 
 def _learner(work: Workload) -> RoleMemory:
     device, shape, cfg = work.cfg.cluster.learner.device, work.shape, work.cfg.learner
-    width, params, trained = work.learner_element_bytes, shape.num_parameters, work.num_trained
+    width, trained = work.learner_element_bytes, work.num_trained
+    whole_network = shape.num_parameters + (trained if work.cfg.model.adapter.is_on else 0)
     ranks, stage = work.cfg.cluster.learner.num_workers, cfg.zero_stage
     gradient_width = FP32_BYTES if stage else width
     held = {
-        "weights": width * params / (ranks if stage == 3 else 1),
+        "weights": width * whole_network / (ranks if stage == 3 else 1),
         "gradients": gradient_width * trained / (ranks if stage >= 2 else 1),
         **optimizer_bytes(work),
         "teacher heads": _teacher_heads(work),
-        "publications": _copies_published(work) * weight_bytes(shape, work.worker_element_bytes),
+        "publications": _copies_published(work) * work.worker_element_bytes,
     }
     if cfg.offload and device == "cuda":  # where they are reduced, bucket by bucket, and leave at once
         for name in ("gradients", *optimizer_bytes(work)):
             del held[name]
-    whole = min(params, DEEPSPEED_LIVE_ELEMENTS) * width if stage == 3 else 0
+    whole = min(whole_network, DEEPSPEED_LIVE_ELEMENTS) * width if stage == 3 else 0
     logits = work.microbatch_samples * work.lengths.completion * shape.vocab_size
     chunk = CHUNK_BUFFERS * min(CHUNK_ELEMENTS[device], logits) * FP32_BYTES
     if work.cfg.method.target is Target.TEACHER and work.cfg.teacher.payload is Payload.LOGITS:
@@ -185,8 +190,16 @@ def optimizer_bytes(work: Workload) -> dict[str, float]:
     return {
         "fp32 masters": FP32_BYTES * trained / ranks if stage else 0.0,
         "AdamW moments": ADAMW_BYTES_PER_PARAMETER * trained / (ranks if stage else 1),
-        "EMA": FP32_BYTES * trained / ranks if work.weights.keeps_average else 0.0,
+        "EMA": _average(work),
     }
+
+
+def _average(work: Workload) -> float:
+    """Cut up like the weights; an adapter's is whole on every rank."""
+    if not work.weights.keeps_average:
+        return 0.0
+    ranks = 1 if work.cfg.model.adapter.is_on else work.cfg.cluster.learner.num_workers
+    return FP32_BYTES * work.num_published(WeightKind.EMA) / ranks
 
 
 def asleep_gib(work: Workload, awake: str) -> float:
@@ -200,6 +213,8 @@ def asleep_gib(work: Workload, awake: str) -> float:
 
 def _head_gradient(work: Workload, logits: int) -> int:
     """What is kept until the backward pass: the gradient itself, or, where it has a place, that on the logits."""
+    if work.cfg.model.adapter.is_on:  # which leaves the head as it is
+        return 0
     kept = work.shape.head_parameters
     if work.weights.whole_masters:
         kept = min(kept, logits)
@@ -207,19 +222,21 @@ def _head_gradient(work: Workload, logits: int) -> int:
 
 
 def _copies_published(work: Workload) -> int:
-    """Sets of weights that a rank on a CPU maps beside its own, for the workers to read.
+    """Elements that a rank on a CPU maps beside its own, for the workers to read.
 
     What it keeps whole, in the workers' dtype, lies there itself.
     """
     if work.cfg.cluster.learner.device != "cpu":
         return 0
-    return len(set(work.weights.published) - work.weights.masters_in_place)
+    return sum(map(work.num_published, set(work.weights.published) - work.weights.masters_in_place))
 
 
 def _activations(work: Workload) -> int:
     """Of the largest microbatch."""
     cfg, shape, width = work.cfg.learner, work.shape, work.learner_element_bytes
     num_tokens = work.microbatch_samples * work.sequence_tokens
+    if work.cfg.model.adapter.is_on:  # what an adapter reads is kept, which lean layers make again
+        shape = replace(shape, lean=False)
     kept = activation_bytes(shape, num_tokens, width, checkpointing=cfg.gradient_checkpointing)
     if work.cfg.model.attention == "sdpa" and work.microbatch_samples > 1:
         masks = sdpa_bytes(shape, num_tokens, width)
@@ -235,7 +252,7 @@ def _reduction(work: Workload) -> int:
     stage, placement = work.cfg.learner.zero_stage, work.cfg.cluster.learner
     if stage == 0:
         return 0
-    filled = min(work.shape.num_parameters, DEEPSPEED_BUCKET_ELEMENTS)
+    filled = min(work.num_trained, DEEPSPEED_BUCKET_ELEMENTS)
     bucket = filled if placement.device == "cpu" else DEEPSPEED_BUCKET_ELEMENTS
     copies = (placement.num_workers > 1) * ((stage == 3) + (placement.device == "cpu"))
     return (bucket + copies * filled) * work.learner_element_bytes
@@ -247,7 +264,7 @@ def _step_buffers(work: Workload) -> float:
     The latter's gradient is flattened for it, too.
     """
     if work.cfg.learner.zero_stage == 0:
-        return 2 * FP32_BYTES * work.shape.head_parameters
+        return 2 * FP32_BYTES * min(work.shape.head_parameters, work.num_trained)
     if work.cfg.learner.offload and work.cfg.cluster.learner.device == "cuda":
         return 0.0
     elements = work.num_trained / work.cfg.cluster.learner.num_workers
@@ -266,7 +283,7 @@ def _teacher_heads(work: Workload) -> int:
 
 def _bucket_elements(work: Workload) -> int:
     """Of the largest bucket of a publication: a parameter larger than a bucket has its own."""
-    return min(max(BUCKET_ELEMENTS, work.shape.head_parameters), work.shape.num_parameters)
+    return min(max(BUCKET_ELEMENTS, work.shape.head_parameters), work.num_trained)
 
 
 def _limit(work: Workload, role: str) -> float:

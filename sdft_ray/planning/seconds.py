@@ -107,6 +107,7 @@ def _learner(work: Workload) -> float:
         context=(work.sequence_tokens + 1) / 2,
         head_rows=rows,
         checkpointing=work.cfg.learner.gradient_checkpointing,
+        frozen=work.cfg.model.adapter.is_on,
     )
     if "teacher" in work.roles:
         flops += forward_flops(work.shape, 0, context=0, head_rows=rows)

@@ -59,10 +59,10 @@ def step_traffic(work: Workload) -> list[Link]:
     if "teacher" in work.roles:
         links.append(_payloads(work))
     if "rollout" in work.roles and work.cfg.method.completion is CompletionSource.STUDENT:
-        links.append(_weights(work, "rollout", "student weights"))
+        links.append(_weights(work, "rollout", WeightKind.STUDENT))
     if "teacher" in work.roles and work.weights.teacher_kind is not None:
         averaged = WeightKind.EMA in work.weights.published
-        links.append(_weights(work, "teacher", "averaged weights" if averaged else "student weights"))
+        links.append(_weights(work, "teacher", WeightKind.EMA if averaged else WeightKind.STUDENT))
     if work.cfg.cluster.learner.num_workers > 1:
         links.append(_between_ranks(work))
     return links
@@ -80,9 +80,10 @@ def _payloads(work: Workload) -> Link:
     )
 
 
-def _weights(work: Workload, role: str, what: str) -> Link:
+def _weights(work: Workload, role: str, kind: WeightKind) -> Link:
     """Rank 0 writes them once into its host's store; every worker reads all of them."""
-    size = weight_bytes(work.shape, work.worker_element_bytes)
+    size = work.num_published(kind) * work.worker_element_bytes
+    what = "averaged weights" if kind is WeightKind.EMA else "student weights"
     num_workers = work.cfg.cluster.placements()[role].num_workers
     return Link(
         name=f"learner -> {role}: {what}",
@@ -99,13 +100,14 @@ def _between_ranks(work: Workload) -> Link:
     """
     stage, num_ranks = work.cfg.learner.zero_stage, work.cfg.cluster.learner.num_workers
     weights = weight_bytes(work.shape, work.learner_element_bytes)
+    trained = work.num_trained * work.learner_element_bytes
     if stage == 3:  # gathered for the forward and for the backward pass, gradients to their owners
-        passes = 3 * work.num_microbatches * weights
+        passes = work.num_microbatches * (2 * weights + trained)
     elif stage == 2:  # gradients to their owners, and the new weights to everybody
-        passes = (work.num_microbatches + 1) * weights
+        passes = (work.num_microbatches + 1) * trained
     else:  # gradients to everybody; under stage 1 to their owners, and the new weights to everybody
-        passes = 2 * weights
-    publications = len(work.weights.published) * weight_bytes(work.shape, FP32_BYTES)
+        passes = 2 * trained
+    publications = sum(map(work.num_published, work.weights.published)) * FP32_BYTES
     per_rank = (passes + publications) * (num_ranks - 1) / num_ranks
     return Link(
         name="between learner ranks: gradients and weights",

@@ -8,10 +8,12 @@ from sdft_ray.config import Precision, RunConfig
 from sdft_ray.data.mix import read_examples
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.rehearsal import read_rehearsal
+from sdft_ray.models.adapter import AVERAGE_RANK, num_factor_elements
 from sdft_ray.models.arithmetic import NetworkShape, read_shape
 from sdft_ray.models.folder import load_tokenizer
 from sdft_ray.models.resolve import resolve_model
 from sdft_ray.planning.shapes import planned_shape
+from sdft_ray.weights.channel import WeightKind
 from sdft_ray.weights.plan import WeightPlan, plan_weights
 
 ELEMENT_BYTES = {Precision.FLOAT32: 4, Precision.BFLOAT16: 2}
@@ -47,14 +49,19 @@ class Workload:
         return ELEMENT_BYTES[self.cfg.learner.precision]
 
     @property
-    def num_trained(self) -> int:
-        """Parameters that have a gradient, a master, moments and an average: all of them."""
-        return self.shape.num_parameters
-
-    @property
     def weights(self) -> WeightPlan:
         """The plan of a run on as many nodes as the settings declare."""
         return plan_weights(self.cfg, self.cfg.cluster.num_nodes)
+
+    @property
+    def num_trained(self) -> int:
+        """Parameters that are trained: an adapter's, or all."""
+        return num_factor_elements(self.shape, self.cfg.model.adapter) or self.shape.num_parameters
+
+    def num_published(self, kind: WeightKind) -> int:
+        """Parameters of one publication; an adapter's average has a higher rank than the adapter."""
+        has_average_of_its_own = self.cfg.model.adapter.is_on and kind is WeightKind.EMA
+        return self.num_trained * (AVERAGE_RANK if has_average_of_its_own else 1)
 
     @property
     def sequence_tokens(self) -> int:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from sdft_ray.config import ModelConfig, RolloutConfig
 from sdft_ray.examples import TokenizedExample
+from sdft_ray.inference.merging import make_receiver
 from sdft_ray.records import Publication, Rollout, SampleRequest, WorkerStatus
-from sdft_ray.weights.channel import Meeting, ends_of
+from sdft_ray.weights.channel import Meeting
 from sdft_ray.weights.checksum import checksum
 from sdft_ray.weights.plan import WeightPlan
 from sdft_ray.workers.worker import Worker
@@ -72,7 +73,7 @@ class RolloutWorker(Worker):
             "tensor_parallel_size": tensor_parallel_size,
             "shares_device": shares_device,
             "sleeps": sleeps,
-            "receiver": ends_of(weights.student_channel).receiver(),
+            "receiver": make_receiver(weights.student_channel, model_path, model),
             "maps_weights": weights.engines_map,
             "seed": seed,
         }

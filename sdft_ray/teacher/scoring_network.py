@@ -9,6 +9,7 @@ import torch
 
 from sdft_ray.config import ModelConfig, TeacherConfig
 from sdft_ray.examples import GuardRow
+from sdft_ray.models.adapter import adapter_off
 from sdft_ray.models.network import check_head, completion_hidden, load_network, output_head
 from sdft_ray.models.packing import PackedSequences, Packing, pack_sequences
 from sdft_ray.models.packing_check import check_packing
@@ -38,7 +39,9 @@ class ScoringNetwork:
             ModelError: the network's head is of an unknown kind, or it computes no packing rightly.
         """
         self._device = device
-        self._network = load_network(model_path, model.dtype, model).to(device).eval().requires_grad_(False)
+        self._network = (
+            load_network(model_path, model.dtype, model, model.adapter).to(device).eval().requires_grad_(False)
+        )
         check_head(self._network)
         self._packer = PayloadPacker(teacher, output_head(self._network), num_tokens, temperature)
         self.parameters = published_state(self._network)
@@ -72,6 +75,11 @@ class ScoringNetwork:
         for param in self._network.parameters():
             if param.device.type != self._device.type:
                 param.data = param.data.to(self._device, non_blocking=True)
+
+    def initial_payloads(self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[TeacherPayload]:
+        """As `payloads`, with the weights of the model folder, where an adapter is all that has changed."""
+        with adapter_off(self._network):
+            return self.payloads(sequences)
 
     @torch.inference_mode()
     def payloads(self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[TeacherPayload]:

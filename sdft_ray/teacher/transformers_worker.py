@@ -76,7 +76,9 @@ class TransformersTeacher(TeacherWorker):
             guard_rows=guard_rows,
             max_len=max_len,
         )
-        self._maps_weights, self._keeps_initial = weights.teachers_map, weights.teachers_keep_initial
+        self._maps_weights = weights.teachers_map
+        # An adapter is switched off for them; other weights of the run's beginning take a network of their own.
+        self._keeps_initial = weights.teachers_keep_initial and not model.adapter.is_on
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forward")
 
     async def ready(self) -> int:
@@ -85,7 +87,7 @@ class TransformersTeacher(TeacherWorker):
         Raises:
             ModelError: the network's head is of an unknown kind, or it computes no packing rightly.
         """
-        self._network = self._initial = self._load()
+        self._network = self._load()
         if self._keeps_initial:
             self._initial = self._load()
         if self._network.packing is Packing.SINGLE:
@@ -144,9 +146,10 @@ class TransformersTeacher(TeacherWorker):
 
     def _forward(self, requests: Sequence[ScoreRequest]) -> list[TeacherPayload]:
         payloads: dict[int, TeacherPayload] = {}
-        for network, by_initial in ((self._network, False), (self._initial, True)):
+        by_initial_weights = self._initial.payloads if self._keeps_initial else self._network.initial_payloads
+        for score, by_initial in ((self._network.payloads, False), (by_initial_weights, True)):
             indices = [index for index, request in enumerate(requests) if request.by_initial == by_initial]
             if indices:
                 sequences = [(requests[index].prompt_tokens, requests[index].completion_tokens) for index in indices]
-                payloads |= zip(indices, network.payloads(sequences), strict=True)
+                payloads |= zip(indices, score(sequences), strict=True)
         return [payloads[index] for index in range(len(requests))]

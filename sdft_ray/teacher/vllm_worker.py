@@ -5,11 +5,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sdft_ray.config import ModelConfig, TeacherConfig
+from sdft_ray.inference.merging import make_receiver
 from sdft_ray.models.network import TORCH_DTYPE
 from sdft_ray.records import HiddenPayload, Publication, TeacherPayload, WorkerStatus
 from sdft_ray.teacher.worker import ScoreRequest, TeacherWorker
 from sdft_ray.tensors import to_array
-from sdft_ray.weights.channel import ends_of
 from sdft_ray.weights.plan import WeightPlan
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class VllmTeacher(TeacherWorker):
             "tensor_parallel_size": tensor_parallel_size,
             "shares_device": shares_device,
             "sleeps": sleeps,
-            "receiver": ends_of(weights.average_channel).receiver(),
+            "receiver": make_receiver(weights.average_channel, model_path, model),
         }
 
     async def ready(self) -> int:

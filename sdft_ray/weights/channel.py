@@ -53,11 +53,16 @@ class Meeting(NamedTuple):
 class RankWeights:
     """The learner's weights on one of its ranks, as a sender reads them."""
 
-    shapes: Shapes
+    shapes: Shapes  # of what is published of the student
     fragments: Callable[[WeightKind], Iterator[Fragment]]  # those this rank owns, as they are when it is called
     buffers: Callable[[], Mapping[str, torch.Tensor]]  # floating ones that are saved with the network, by name
     dtype: torch.dtype  # of the workers' weights
     device: torch.device  # where ranks exchange theirs
+    average_shapes: Shapes = ()  # of the average, where they are others
+
+    def shapes_of(self, kind: WeightKind) -> Shapes:
+        """Names and shapes of what is published of `kind`."""
+        return self.average_shapes if kind is WeightKind.EMA and self.average_shapes else self.shapes
 
 
 class Sender(ABC):
@@ -112,7 +117,7 @@ class Receiver:
 
     async def load(self, engine: LoadingEngine, publication: Publication) -> None:
         """Replaces all weights of the engine; nothing may be computed meanwhile."""
-        await engine.load_buckets(_mapped(publication))
+        await engine.load_buckets(mapped(publication))
 
 
 class Workers(Protocol):
@@ -267,7 +272,8 @@ def open_publication(publication: Publication) -> Iterator[tuple[str, torch.Tens
         yield from unpack(bucket, handle.open(bucket.dtype))
 
 
-async def _mapped(publication: Publication) -> AsyncGenerator[Bucket, None]:
+async def mapped(publication: Publication) -> AsyncGenerator[Bucket, None]:
+    """The buckets, the array of each as path and name of mapped memory."""
     for bucket in publication.buckets:
         handle: ArrayHandle = bucket.array
         async with handle.mapped() as memory:

@@ -50,7 +50,9 @@ class ObjectStoreSender(Sender):
         weights = self._weights
         buckets = [
             Bucket(dtype=dtype_name(weights.dtype), entries=entries, array=StoredArray(ray.put(array)))
-            for entries, array in assembled(weights.shapes, weights.fragments(kind), weights.dtype, weights.device)
+            for entries, array in assembled(
+                weights.shapes_of(kind), weights.fragments(kind), weights.dtype, weights.device
+            )
         ]
         if dist.get_rank() != 0:
             return None

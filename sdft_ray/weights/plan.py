@@ -60,7 +60,8 @@ def plan_weights(cfg: RunConfig, num_nodes: int) -> WeightPlan:
     publishes_masters = student_channel.reach.one_node and fp32_workers and cluster.learner.device == "cpu"
     # Published memory changes while the learner takes a step. On-policy nothing is sampled or scored meanwhile.
     stands_still = student_channel.reach.one_node and cfg.max_staleness == 0
-    masters = {WeightKind.STUDENT: whole, WeightKind.EMA: kind is WeightKind.EMA}
+    # An adapter's average is small, and made anew with every step.
+    masters = {WeightKind.STUDENT: whole, WeightKind.EMA: kind is WeightKind.EMA and not cfg.model.adapter.is_on}
     return WeightPlan(
         student_channel=student_channel,
         average_channel=Channel.OBJECT_STORE if student_channel.reach.gpu_to_gpu else student_channel,

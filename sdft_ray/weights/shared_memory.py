@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 
 from sdft_ray.errors import ClusterError
-from sdft_ray.records import Bucket, Publication
+from sdft_ray.records import Bucket, ParameterEntry, Publication
 from sdft_ray.tensors import dtype_name, synchronize, to_tensor
 from sdft_ray.weights.buckets import BUFFER_DTYPE, bucket_elements, packed_buffers, plan_buckets
 from sdft_ray.weights.channel import Ends, RankWeights, Sender, WeightKind
-from sdft_ray.weights.fragments import Fragment, place
+from sdft_ray.weights.fragments import Fragment, Shapes, place
 
 # NumPy has no bfloat16
 FILE_DTYPE: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
@@ -114,7 +114,7 @@ class SharedMemorySender(Sender):
     """
 
     def __init__(self, weights: RankWeights):
-        (self._entries,) = plan_buckets(weights.shapes, max_elements=sys.maxsize)
+        self._entries = {kind: one_bucket(weights.shapes_of(kind)) for kind in WeightKind}
         self._weights = weights
         self._dtype = dtype_name(weights.dtype)
         self._device = weights.device
@@ -126,19 +126,19 @@ class SharedMemorySender(Sender):
         """See `Sender`. The buckets hold this version until the next one of `kind` is published."""
         handle, flat = self._memory_of(kind)
         if kind not in self._in_place:
-            place(self._entries, self._weights.fragments(kind), flat)
+            place(self._entries[kind], self._weights.fragments(kind), flat)
             synchronize(self._device)
         if dist.get_rank() != 0:
             return None
-        parameters = Bucket(dtype=self._dtype, entries=self._entries, array=handle)
+        parameters = Bucket(dtype=self._dtype, entries=self._entries[kind], array=handle)
         return Publication(version=version, buckets=(parameters, *self._buffers.buckets()))
 
     def allocate(self, kind: WeightKind, owned: list[Fragment]) -> list[Fragment]:
         """See `Sender`. For values in host memory, and workers in fp32: see `WeightPlan.masters_in_place`."""
         _, flat = self._memory_of(kind)
-        place(self._entries, owned, flat)
+        place(self._entries[kind], owned, flat)
         self._in_place.add(kind)
-        begins = {entry.name: entry.offset for entry in self._entries}
+        begins = {entry.name: entry.offset for entry in self._entries[kind]}
         # Through NumPy, since a checkpoint of a tensor's view would hold all of the memory, in every rank's file.
         return [
             Fragment(name, start, to_tensor(flat[begins[name] + start :][: values.numel()].numpy()))
@@ -151,7 +151,7 @@ class SharedMemorySender(Sender):
             return self._memory[kind]
         handles = [MemoryHandle("", "")]
         if dist.get_rank() == 0:
-            num_bytes = bucket_elements(self._entries) * FILE_DTYPE[self._dtype].itemsize
+            num_bytes = bucket_elements(self._entries[kind]) * FILE_DTYPE[self._dtype].itemsize
             handles = [MemoryFile(num_bytes).handle]  # open as long as this process lives
         dist.broadcast_object_list(handles, src=0)
         array = map_memory(handles[0], self._dtype, writable=True)
@@ -159,6 +159,12 @@ class SharedMemorySender(Sender):
             pin(array)
         self._memory[kind] = handles[0], to_tensor(array)
         return self._memory[kind]
+
+
+def one_bucket(shapes: Shapes) -> tuple[ParameterEntry, ...]:
+    """Where each parameter lies in memory that holds all of them."""
+    (entries,) = plan_buckets(shapes, max_elements=sys.maxsize)
+    return entries
 
 
 class SharedBuffers:

@@ -1,6 +1,8 @@
 import pytest
 
 from sdft_ray.config import (
+    AdapterConfig,
+    AdapterKind,
     Channel,
     ClusterConfig,
     ModelConfig,
@@ -63,3 +65,12 @@ def test_receivers_average_fp32_publications_of_the_student_only() -> None:
 def test_a_timeout_has_to_be_a_positive_number_of_seconds() -> None:
     with pytest.raises(ConfigError, match="weights.timeout_s=0"):
         WeightsConfig(timeout_s=0)
+
+
+def test_an_adapter_refuses_channels_and_averages_that_know_whole_weights_alone() -> None:
+    adapted = ModelConfig(dtype=Precision.FLOAT32, adapter=AdapterConfig(kind=AdapterKind.LORA))
+    check(WeightsConfig(), model=adapted)
+    with pytest.raises(ConfigError, match=r"weights.channel=NCCL.*model.adapter.kind=LORA.*set weights.channel=AUTO"):
+        check(WeightsConfig(channel=Channel.NCCL), cluster=ON_GPUS, model=adapted)
+    with pytest.raises(ConfigError, match=r"weights.teacher_ema=RECEIVER.*product of two factors.*teacher_ema=LEARNER"):
+        check(WeightsConfig(teacher_ema=TeacherEma.RECEIVER), model=adapted)

@@ -6,6 +6,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from typing import Any
 import pytest
 import torch
 
+from sdft_ray.config import AdapterConfig, AdapterKind
 from sdft_ray.errors import CheckpointError
 from sdft_ray.learner.checkpoint import (
     FORMAT,
     STATE_FILE,
     abandon_later,
+    check_adapter_facts,
     check_named,
     check_state,
     complete,
@@ -33,6 +36,7 @@ from sdft_ray.learner.checkpoint import (
 )
 from sdft_ray.learner.fragment_files import Piece
 from sdft_ray.learner.manifest import MANIFEST_FILE, SavedFile
+from sdft_ray.models.adapter import adapter_facts
 from sdft_ray.models.state import saved_buffers
 from sdft_ray.weights.fragments import Fragment, TeacherAverage
 from tests.buffered import FAMILIES, make_buffered
@@ -357,3 +361,19 @@ def damaged(content: bytes, generator: Any) -> bytes:
             rubbish,
         ]
     )
+
+
+def test_a_checkpoint_of_another_adapter_is_refused_by_the_settings_that_differ(tmp_path: Path) -> None:
+    adapter = AdapterConfig(kind=AdapterKind.LORA, rank=4)
+    state = {"adapter": adapter_facts(adapter)}
+    check_adapter_facts(tmp_path, state, adapter_facts(adapter))
+    check_adapter_facts(tmp_path, {}, adapter_facts(AdapterConfig()))
+    for other, said in (
+        (replace(adapter, alpha=4.0), "model.adapter.alpha is 4.0 and was 16.0"),
+        (replace(adapter, targets=["q_proj"]), r"model.adapter.targets is \['q_proj'\] and was \[\]"),
+        (AdapterConfig(), "model.adapter.kind is NONE and was LORA"),
+    ):
+        with pytest.raises(CheckpointError, match=said):
+            check_adapter_facts(tmp_path, state, adapter_facts(other))
+    with pytest.raises(CheckpointError, match="model.adapter.kind is LORA and was NONE"):
+        check_adapter_facts(tmp_path, {}, adapter_facts(adapter))

@@ -69,7 +69,8 @@ def export(network: Any, source: Path, folder: Path, leave_out: tuple[str, ...] 
     state = {name: value for name, value in state.items() if name not in leave_out}
     export_student(network, state, folder, source, Precision.FLOAT32)
     model = ModelConfig(path=str(folder), dtype=Precision.FLOAT32, attention="sdpa")
-    return export_gap(folder, Precision.FLOAT32, model, ROWS, network_logits(network, ROWS, NUM_TOKENS))
+    loaded = load_network(str(folder), Precision.FLOAT32, model)
+    return export_gap(loaded, ROWS, network_logits(network, ROWS, NUM_TOKENS))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -91,7 +92,7 @@ def test_an_export_with_other_buffers_computes_other_logits(make_student: Any, t
         buffer.mul_(-3.0)
     export(network, source, tmp_path / "model")
     model = ModelConfig(path=str(tmp_path / "model"), dtype=Precision.FLOAT32, attention="sdpa")
-    assert export_gap(tmp_path / "model", Precision.FLOAT32, model, ROWS, logits) > 1e-2
+    assert export_gap(load_network(str(tmp_path / "model"), Precision.FLOAT32, model), ROWS, logits) > 1e-2
 
 
 def test_buffers_are_exported_in_their_own_dtype(make_student: Any) -> None:

@@ -74,7 +74,7 @@ def make_pair(**settings: Any) -> SimpleNamespace:
     torch.manual_seed(0)
     student = Student(LlamaForCausalLM(LlamaConfig(**SIZES | settings)))
     pair = SimpleNamespace(own=Engine(copy.deepcopy(student)), plain=Engine(student))
-    allocate_gradients(pair.own.module, pair.own.make_moments)
+    allocate_gradients(pair.own.module, pair.own.module.parameters(), pair.own.make_moments)
     return pair
 
 
@@ -126,6 +126,6 @@ def test_an_embedding_of_another_kind_stays() -> None:
 
     student = Student(LlamaForCausalLM(LlamaConfig(tie_word_embeddings=False, **SIZES)))
     student.network.set_input_embeddings(Scaled(64, 32))
-    allocate_gradients(student, Engine(student).make_moments)
+    allocate_gradients(student, student.parameters(), Engine(student).make_moments)
     assert type(student.network.get_input_embeddings()) is Scaled
     assert isinstance(make_pair().own.module.network.get_input_embeddings(), AccumulatingEmbedding)

@@ -143,3 +143,15 @@ def test_rehearsal_costs_a_second_network_in_each_teacher_and_one_more_head() ->
     assert memory_of("learner", *rehearsing, "teacher.weights=FROZEN").held["teacher heads"] == pytest.approx(
         HEAD * 2 / GIB
     )
+
+
+def test_an_adapter_is_all_that_has_gradients_masters_moments_and_an_average() -> None:
+    adapter = ("model.adapter.kind=LORA", "model.adapter.rank=16")
+    work = workload("+cluster=8xA100", *IN_FP32, *adapter)
+    hidden, key, inner, layers = 3584, 512, 18944, 28
+    assert work.num_trained == 16 * layers * (2 * 2 * hidden + 2 * (hidden + key) + 3 * (hidden + inner)) == 40_370_176
+    held = memory_of("learner", *adapter, "learner.zero_stage=2").held
+    assert held["weights"] == pytest.approx((PARAMETERS + work.num_trained) * 4 / GIB)
+    assert held["AdamW moments"] == pytest.approx(work.num_trained * 8 / 4 / GIB)
+    assert held["EMA"] == pytest.approx(2 * work.num_trained * 4 / GIB)  # of twice the rank, whole on every rank
+    assert object_store_gib(work) < 0.1 * object_store_gib(workload("+cluster=8xA100", *IN_FP32))
