@@ -54,6 +54,7 @@ class PreflightJob(Job):
                 for note in await roles.notes():
                     self.console.say(f"checked        {note}")
                 await self._check_engines(roles)
+                lines += self._met(roles)
                 lines += await self._check_publications(roles)
             finally:
                 roles.close()
@@ -62,6 +63,14 @@ class PreflightJob(Job):
         move_to_earlier(self.folder.path / PREFLIGHT_FILE)
         (self.folder.path / PREFLIGHT_FILE).write_text(json.dumps(result, indent=2), encoding="utf-8")
         self.console.say(f"preflight      passed in {seconds:.0f} s; leave mode=preflight out to train")
+
+    def _met(self, roles: Roles) -> list[Line]:
+        """That the ranks have met, which they do not start without."""
+        num_ranks = roles.groups["learner"].size
+        lines = [Line(what="ports", value=f"{num_ranks} learner ranks have met")] if num_ranks > 1 else []
+        for line in lines:
+            self.console.say(str(line))
+        return lines
 
     async def _check_publications(self, roles: Roles) -> list[Line]:
         """Has all workers read what the learner publishes for them, a line for each set of weights."""

@@ -96,7 +96,7 @@ class RunConfig:
     )  # conf/data names, each with settings behind it; [] for `data` alone
     stage_boundary: StageBoundaryConfig = field(default_factory=StageBoundaryConfig)
     max_staleness: int = 0  # steps the completions may lag behind the weights; 0 is exactly on-policy
-    deterministic: bool = False  # whether two runs, or a resumed one, agree bit for bit; samples and scores more slowly
+    deterministic: bool = False  # on CPUs two runs, or a resumed one, agree bit for bit; scores more slowly
     checkpoint_every: int = 50  # steps, and after the last of a run; 0 keeps only the final model, and cannot resume
     keep_checkpoints: int = 2  # of one run; older ones are deleted as newer ones are complete
     keep_best: str = ""  # a metric, such as evaluation/taught_accuracy: the checkpoint with its best value is kept, too

@@ -64,6 +64,9 @@ class LearnerGroup:
     async def start(self) -> None:
         """Returns when every rank has loaded the model and joined the others."""
         start = Work("start", pace=Pace.START)
+        if self.workers.size > 1:  # torch would wait half an hour for a rank that a firewall keeps out
+            door = await self.workers.on_first(lambda actor: actor.listen.remote(), start)
+            await self.workers.on_all(lambda actor: actor.reach.remote(*door), start)
         address, port = await self.workers.on_first(lambda actor: actor.rendezvous.remote(), start)
         packings = await self.workers.on_all(lambda actor: actor.start.remote(address, port), start)
         await self.workers.locate()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import ray
 import torch
 
+from sdft_ray.errors import ClusterError
 from sdft_ray.examples import GuardRow
 from sdft_ray.learner.manifest import SavedFile
 from sdft_ray.learner.settings import LearnerSettings
@@ -20,6 +21,8 @@ from sdft_ray.workers.worker import Worker
 if TYPE_CHECKING:
     from sdft_ray.learner.rank import LearnerRank
 
+REACH_TIMEOUT_S = 10.0  # of a connection, beyond which a firewall has swallowed it
+
 
 class LearnerWorker(Worker):
     """A rank of the learner group. What its methods do stands at those of the same names of `LearnerRank`."""
@@ -31,6 +34,7 @@ class LearnerWorker(Worker):
         super().__init__(rank, log_dir)
         self._num_ranks = num_ranks
         self._settings = settings
+        self._door: socket.socket | None = None
 
     def rendezvous(self) -> tuple[str, int]:
         """An address and a free port on this worker's node, for all ranks to meet at; asked of rank 0."""
@@ -38,8 +42,30 @@ class LearnerWorker(Worker):
             probe.bind(("", 0))
             return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
+    def listen(self) -> tuple[str, int]:
+        """Address and port where this rank can be reached until it starts."""
+        self._door = socket.create_server(("", 0), backlog=self._num_ranks)
+        return ray.util.get_node_ip_address(), self._door.getsockname()[1]
+
+    def reach(self, address: str, port: int) -> None:
+        """Connects to a rank that listens.
+
+        Raises:
+            ClusterError: the network does not let it.
+        """
+        try:
+            socket.create_connection((address, port), timeout=REACH_TIMEOUT_S).close()
+        except OSError as error:
+            raise ClusterError(
+                f"{self.name} on {ray.util.get_node_ip_address()} does not reach port {port} of {address} ({error}), "
+                "and ranks meet on ports that the system chooses; open all TCP ports between the nodes, or set "
+                "cluster.learner so that all ranks have room on one node."
+            ) from error
+
     def start(self, address: str, port: int) -> Packing:
         """Makes the rank, together with all others; returns the packing that its network computes rightly."""
+        if self._door is not None:
+            self._door.close()
         # DeepSpeed and torch.distributed read these when they are imported and initialised, and nowhere else.
         os.environ |= {
             "RANK": str(self.rank),

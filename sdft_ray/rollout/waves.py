@@ -1,8 +1,8 @@
 """Requests in waves: what is asked at the same time is computed together, and nothing else with it.
 
 An engine rounds a completion by what shares its steps, which is a matter of milliseconds: two runs of one seed drift
-apart at 1e-8. In a deterministic run the driver therefore gathers requests until nobody adds one, in the order in which
-they were made, and asks for all of them at once. The next wave begins when every request of the last has its answer.
+apart at 1e-8. In a deterministic run the driver therefore gathers requests, in their order, until nobody adds one. Then
+it asks for all of them at once. The next wave begins when every request of the last has its answer.
 """
 
 import asyncio

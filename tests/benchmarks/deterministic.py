@@ -28,12 +28,26 @@ def measure(num_steps: int = 5) -> dict[str, Any]:
             for is_set in (False, True):
                 settings = step_settings(prompts, num_steps, "sdft", *more, f"deterministic={is_set}")
                 table.append(_row(threads, is_set, run_command(f"{threads}-{is_set}", settings, folder)))
-    seconds = {(row["threads"], row["deterministic"]): row["step_s"] for row in table}
     return {
-        "deterministic_over_default": seconds[2, True] / seconds[2, False],
-        "deterministic_over_overlapping": seconds[1, True] / seconds[1, False],
-        "deterministic_raw": {"tables": {"": table}},
+        "deterministic_over_default": _ratio(table, 2, "step_s"),
+        "deterministic_over_overlapping": _ratio(table, 1, "step_s"),
+        "deterministic_raw": {"tables": {"": table}, "notes": [_note(table)]},
     }
+
+
+def _ratio(table: list[dict[str, Any]], threads: int, column: str) -> float:
+    seconds = {row["deterministic"]: row[column] for row in table if row["threads"] == threads}
+    return seconds[True] / seconds[False]
+
+
+def _note(table: list[dict[str, Any]]) -> str:
+    """What other work on the machine has done to the ratios."""
+    same = {threads: _ratio(table, threads, "forward_backward_s") for threads in THREADS}
+    return (
+        "Forward and backward passes are the same work in both runs. They took "
+        + " and ".join(f"{ratio:.2f} times as long with threads={threads}" for threads, ratio in same.items())
+        + ": so much is the machine's."
+    )
 
 
 def _row(threads: int, is_set: bool, run: CommandRun) -> dict[str, Any]:

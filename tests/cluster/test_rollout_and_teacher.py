@@ -25,6 +25,7 @@ from sdft_ray.config import (
 from sdft_ray.errors import ModelError, WorkerError
 from sdft_ray.examples import TokenizedExample
 from sdft_ray.records import Bucket, Publication, Rollout
+from sdft_ray.rollout.ordered_pool import OrderedRolloutPool
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.rollout.worker import RolloutWorker
 from sdft_ray.teacher.pool import TeacherPool
@@ -143,6 +144,12 @@ def rollouts(workers):
 
 
 @pytest.fixture
+def ordered(rollouts):
+    """The same worker, as a deterministic run asks it."""
+    return OrderedRolloutPool(rollouts._group, rollouts._channel)
+
+
+@pytest.fixture
 def teachers(workers):
     async def publish(kind, version):
         return workers.student.publish()
@@ -199,6 +206,27 @@ def test_a_completion_is_reproducible_by_its_seed_whatever_runs_beside_it(rollou
     among_others = complete_all(rollouts, [make_example(seed) for seed in range(12)])
     assert among_others[3].completion_tokens == alone.completion_tokens
     assert len({rollout.completion_tokens for rollout in among_others}) == 12
+
+
+def test_what_is_asked_together_is_the_same_to_the_last_bit_whatever_was_asked_before(student, rollouts, ordered):
+    """More completions than the engine has room for at once, of prompts that fill whole blocks of its cache."""
+    examples = [make_example(seed, 40 + seed) for seed in range(20)]
+    readings = [(example.prompt_tokens, (1, 2, 3)) for example in examples]
+
+    async def ask():
+        return await asyncio.gather(
+            asyncio.gather(*map(ordered.complete, examples)),
+            asyncio.gather(*(ordered.answer(example.prompt_tokens, 8) for example in examples)),
+            asyncio.gather(*(ordered.logprobs(*reading) for reading in readings)),
+        )
+
+    first = asyncio.run(ask())
+    sampled = complete_all(rollouts, examples[3:7])  # the engine keeps what it has read
+    assert asyncio.run(ask()) == first
+    assert [rollout.completion_tokens for rollout in sampled] == [
+        rollout.completion_tokens for rollout in first[0][3:7]
+    ]
+    assert_sampled_from(student, first[0])
 
 
 def test_a_sample_of_a_prompt_is_drawn_by_its_seed_and_no_longer_than_asked(rollouts):
