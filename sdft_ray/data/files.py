@@ -167,7 +167,11 @@ def _parsed(source: str, line: int, content: bytes) -> Any:
         return parse_json(text)
     except json.JSONDecodeError as error:
         line += error.lineno - 1
-        problem = f"is not JSON ({error.msg} at column {error.colno}): {quoted(text)}" if text.strip() else "is blank"
+        problem = (
+            f"is not JSON ({error.msg.removesuffix(' at')} at column {error.colno}): {quoted(text)}"
+            if text.strip()
+            else "is blank"
+        )
         return DataError(source, line, problem, "write one JSON object a line")
     except (ValueError, RecursionError) as error:  # ours, a number of thousands of digits, or endless brackets
         return DataError(source, line, f"cannot be used ({error}): {quoted(text)}", "mend or remove the row")

@@ -68,8 +68,10 @@ def test_rows_are_chosen_by_the_values_of_their_columns_before_they_are_counted(
     for name in ("rows.jsonl", "rows.csv", "rows.parquet"):
         assert [row.example_id for row in examples(str(folder / name), filter={"level": "easy"})] == ["a", "c"]
         assert len(examples(str(folder / name), filter={"level": "easy"}, num_examples=1)) == 1
-    with pytest.raises(DataError, match=r"none of 3 rows is as data\.filter asks"):
+    with pytest.raises(ConfigError, match=r"data\.filter=level=odd: none of the 3 rows.*the first has level='easy'"):
         examples(str(folder / "rows.jsonl"), filter={"level": "odd"})
+    with pytest.raises(ConfigError, match=r"data\.filter\.levl=easy: .* no such column; name one of id, prompt,"):
+        examples(str(folder / "rows.jsonl"), filter={"levl": "easy"})
 
 
 def test_a_filter_compares_numbers_and_truth_with_the_texts_of_a_csv_file(tmp_path: Path) -> None:
@@ -199,7 +201,7 @@ def test_a_demonstration_of_its_own_goes_before_a_conversations_last_turn(tmp_pa
             r"the content of messages\[4\] is null",
         ),
         ([{"role": "user"}], r"the content of messages\[0\] is null"),
-        ([], "has no column prompt"),
+        ([], "messages is empty; write its turns"),
     ],
 )
 def test_a_conversation_without_an_answer_is_refused(tmp_path: Path, messages: list[Any], message: str) -> None:
