@@ -8,7 +8,9 @@ import csv
 import gzip
 import io
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,6 +20,7 @@ from sdft_ray.errors import ConfigError, DataError, first_line
 T = TypeVar("T")
 
 LONGEST_CELL = 2**31 - 1  # characters; csv's own bound is 131,072
+SEPARATORS = (",", ";", "\t")  # of the cells in a line, the first of these that its first line has
 
 
 def kind_of(name: str) -> str:
@@ -86,22 +89,46 @@ def _json_rows(file: _Content) -> Iterator[tuple[int, Any]]:
 
 
 def _csv_rows(file: _Content) -> Iterator[tuple[int, Any]]:
-    """Cells by the names in the first line; an empty cell is null."""
+    """Cells by the names in the first line, each row with the line it begins at; an empty cell is null.
+
+    Columns without a name, and rows, are passed over where all their cells are empty: spreadsheets write such.
+    """
     csv.field_size_limit(LONGEST_CELL)
-    reader = csv.DictReader(io.StringIO(file.decoded(), newline=""), strict=True)
+    text = file.decoded()
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(file, text), strict=True)
+    start = 1
     try:
-        if twice := repeated(reader.fieldnames or ()):
+        names = next(lines, [])
+        if twice := repeated([name for name in names if name]):
             raise file.error(1, f"the name {quoted(twice)} stands over two columns", "give every column its own")
-        for row in reader:
-            line = reader.line_num
-            if None in row:
-                remedy = "put cells that hold a comma into quotation marks"
-                yield line, file.error(line, "has more cells than the first line has names", remedy)
-            else:
-                yield line, {name: cell or None for name, cell in row.items()}
+        start = lines.line_num + 1
+        for cells in lines:
+            if any(cells):
+                yield start, _csv_row(file, start, names, cells)
+            start = lines.line_num + 1
     except csv.Error as error:
         remedy = "write quotation marks in a cell twice, and close each"
-        raise file.error(reader.reader.line_num, f"is no CSV ({error})", remedy) from error
+        raise file.error(start, f"is no CSV ({error})", remedy) from error
+
+
+def _csv_row(file: _Content, line: int, names: Sequence[str], cells: Sequence[str]) -> Any:
+    """The cells by their names, or the `DataError` that one has no name."""
+    unnamed = [cell for name, cell in zip_longest(names, cells, fillvalue="") if cell and not name]
+    if not unnamed:
+        return {name: cell or None for name, cell in zip_longest(names, cells, fillvalue="") if name}
+    problem = f"the cell {quoted(unnamed[0])} stands under no name of the first line"
+    return file.error(line, problem, "name its column, or put cells that hold a separator into quotation marks")
+
+
+def _separator(file: _Content, text: str) -> str:
+    """What parts the names in the first line: a comma, or where there is none a semicolon or a tab.
+
+    Spreadsheets write semicolons in countries whose numbers have a decimal comma.
+    """
+    if kind_of(file.source) == ".tsv":
+        return "\t"
+    names = re.sub('"[^"]*"', "", text.partition("\n")[0])
+    return next((separator for separator in SEPARATORS if separator in names), SEPARATORS[0])
 
 
 def _table_rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -123,6 +150,7 @@ _READERS: dict[str, tuple[Callable[[Any], Iterator[tuple[int, Any]]], bool]] = {
     ".jsonl": (_json_lines, True),
     ".json": (_json_rows, True),
     ".csv": (_csv_rows, True),
+    ".tsv": (_csv_rows, True),
     ".parquet": (_table_rows, False),
     ".arrow": (_table_rows, False),
 }
@@ -139,7 +167,11 @@ def _parsed(source: str, line: int, content: bytes) -> Any:
         return parse_json(text)
     except json.JSONDecodeError as error:
         line += error.lineno - 1
-        problem = f"is not JSON ({error.msg} at column {error.colno}): {quoted(text)}" if text.strip() else "is blank"
+        problem = (
+            f"is not JSON ({error.msg.removesuffix(' at')} at column {error.colno}): {quoted(text)}"
+            if text.strip()
+            else "is blank"
+        )
         return DataError(source, line, problem, "write one JSON object a line")
     except (ValueError, RecursionError) as error:  # ours, a number of thousands of digits, or endless brackets
         return DataError(source, line, f"cannot be used ({error}): {quoted(text)}", "mend or remove the row")

@@ -77,6 +77,7 @@ class Row:
             DataError: a value is missing, of the wrong type, empty, or no text.
         """
         teacher_messages = self.teacher_messages()
+        self.check_functions()
         required = {*self.rules.required, *(() if teacher_messages else self.rules.shown)}
         prompt, turn = self.conversation(PROMPT in required)
         demonstration, *further = self.demonstrations(turn.text if turn else "", DEMONSTRATION in required)
@@ -108,11 +109,22 @@ class Row:
         )  # another name was asked for
         if value is None and (required or missed):
             problem = f"{column} is null" if column in self.row else f"has no column {column}"
-            names = ", ".join(map(str, self.row)) or "none"
-            raise self.error(
-                problem, f"fill it, or name another with data.columns.{key}; the row's columns are: {names}"
-            )
+            names = ", ".join(map(_shown, self.row)) or "none"
+            remedy = f"fill it, or name another with data.columns.{key}"
+            if key == PROMPT and column not in self.row and self.column(MESSAGES) in self.row:
+                problem, remedy = f"{self.column(MESSAGES)} is empty", "write its turns, or remove the row"
+            elif key == PROMPT:
+                remedy += f", or a conversation's with data.columns.{MESSAGES}"
+            if key == DEMONSTRATION and not is_absent(self.row.get(self.column(MESSAGES))):
+                remedy = f"end {self.column(MESSAGES)} with a turn of the assistant, which is learned; or {remedy}"
+            raise self.error(problem, f"{remedy}; the row's columns are: {names}")
         return value
+
+    def check_functions(self) -> None:
+        """Refuses tools under their earlier name, which no prompt would show."""
+        if not is_absent(self.row.get("functions")) and self.column(TOOLS) not in self.row:
+            problem = f"has functions, and no {self.column(TOOLS)} that a prompt would show"
+            raise self.error(problem, f"rename the column, or set +data.columns.{TOOLS}=functions")
 
     def wrong_type(self, key: str, value: Any, wanted: str) -> DataError:
         """A refusal of the type of a value."""
@@ -258,3 +270,9 @@ class Row:
             remedy = "leave data.system empty, or remove the prompt's own system message"
             raise self.error(f"{place} has a system message and data.system gives another", remedy)
         return (Message(role=SYSTEM, content=system), *turns) if system else turns
+
+
+def _shown(column: Any) -> str:
+    """The name of a column as a message lists it, in quotation marks where spaces at its ends would not be seen."""
+    name = str(column)
+    return name if name == name.strip() and name else repr(name)

@@ -1,7 +1,7 @@
 """A source as examples: which of its rows are taken, and which are left out."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +11,12 @@ from sdft_ray.config import OnBadRow
 from sdft_ray.data.files import kind_of
 from sdft_ray.data.readers import BUILTIN, Place, Selection, open_rows
 from sdft_ray.data.rows import KEYS, Row, RowRules
+from sdft_ray.data.values import quoted
 from sdft_ray.errors import ConfigError, DataError, ModelError
 from sdft_ray.examples import Example
 
 NUM_SHOWN = 3  # bad rows whose errors a note shows
+NUM_COLUMNS = 12  # names of columns that a message lists
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +28,7 @@ class Loaded:
     places: tuple[Place, ...]  # of each example
     refused: tuple[DataError, ...]  # one for every row left out, under on_bad_row=SKIP
     num_rows: int  # rows that were read
+    unread: tuple[str, ...] = ()  # columns of the rows that no setting names
 
     def notes(self, key: str, num_asked: int) -> list[str]:
         """What the user should know of these rows, a sentence each.
@@ -37,6 +40,9 @@ class Loaded:
         notes = refused_notes(self.source, self.refused)
         if num_asked > self.num_rows:
             notes.append(f"{key}={num_asked}: {self.source} has {self.num_rows} rows, all are taken")
+        if self.unread:
+            names = ", ".join(self.unread[:NUM_COLUMNS]) + (", ..." if len(self.unread) > NUM_COLUMNS else "")
+            notes.append(f"{self.source}: of its rows these columns are not read: {names}")
         first_places: dict[Example, Place] = {}
         repeated = []
         for place, example in zip(self.places, self.examples, strict=True):
@@ -44,7 +50,9 @@ class Loaded:
             if first != place:
                 repeated.append((place, first))
         if repeated:
-            of_first = f"first: line {repeated[0][0].line} is line {repeated[0][1].line}"
+            place, first = repeated[0]
+            files = [f" of {each.source}" if self.source != each.source else "" for each in repeated[0]]
+            of_first = f"first: line {place.line}{files[0]} is line {first.line}{files[1]}"
             notes.append(f"{self.source}: {len(repeated)} rows repeat an earlier one ({of_first})")
         return notes
 
@@ -129,8 +137,12 @@ def load_rows(
     examples: list[Example] = []
     bad = BadRows(name, on_bad_row, key)
     num_rows = num_others = 0
+    first_other: Mapping[str, Any] = {}
+    columns: dict[str, None] = {}  # of all rows, in their order
     for place, row, row_name in open_rows(name, replace(selection, split=split)):
+        columns |= dict.fromkeys(row if isinstance(row, Mapping) else ())
         if _is_other(row, selection.filter):
+            first_other = first_other or row
             num_others += 1
             continue
         num_rows += 1
@@ -145,12 +157,33 @@ def load_rows(
     if not examples:
         if bad.refused:
             raise bad.none_good()
-        problem = f"none of {num_others} rows is as data.filter asks" if num_others else "there is not a single row"
-        raise DataError(name, 1, problem, "give a source that holds examples")
+        if num_others:
+            raise _no_match(name, selection.filter, num_others, first_other, columns)
+        raise DataError(name, 1, "there is not a single row", "give a source that holds examples")
     of_examples = tuple(places[example.example_id] for example in examples)
+    read = {rules.columns.get(key, key) for key in KEYS} | selection.filter.keys()
     return Loaded(
-        source=name, examples=tuple(examples), places=of_examples, refused=tuple(bad.refused), num_rows=num_rows
+        source=name,
+        examples=tuple(examples),
+        places=of_examples,
+        refused=tuple(bad.refused),
+        num_rows=num_rows,
+        unread=() if name.startswith(BUILTIN) else tuple(str(column) for column in columns if column not in read),
     )
+
+
+def _no_match(
+    source: str, wanted: Mapping[str, Any], num_rows: int, first: Mapping[str, Any], columns: Iterable[Any]
+) -> ConfigError:
+    """What to raise where no row is as a filter asks; names the column that no row has, if there is one."""
+    names = [str(column) for column in columns]
+    if lacking := next((column for column in wanted if column not in names), None):
+        remedy = f"name one of {', '.join(names[:NUM_COLUMNS])}"
+        return ConfigError(f"data.filter.{lacking}", wanted[lacking], f"{source} has no such column", remedy)
+    asked = ", ".join(f"{column}={value}" for column, value in wanted.items())
+    has = ", ".join(f"{column}={quoted(first.get(column))}" for column in wanted)
+    problem = f"none of the {num_rows} rows of {source} is as it asks"
+    return ConfigError("data.filter", asked, problem, f"name values that its rows have: the first has {has}")
 
 
 def _note_place(places: dict[str, Place], example_id: str, place: Place) -> None:

@@ -9,6 +9,8 @@ from sdft_ray.data.values import is_absent, quoted, type_name
 
 _FORM = "write every tool as {type: function, function: {name, description, parameters}}"
 
+_VALUES = ("const", "default", "enum", "example", "examples")  # keys of a schema that hold values, so also null
+
 
 def read_tools(value: Any, place: str, refuse: Refuse, turns: Iterable[Message]) -> str:
     """The tools of a row as JSON text of a list; "" where it has none.
@@ -24,6 +26,7 @@ def read_tools(value: Any, place: str, refuse: Refuse, turns: Iterable[Message])
     """
     if isinstance(value, str) and value.strip():
         value = parsed_json(value, place, refuse)
+    value = _without_nulls(value)
     if is_absent(value) or isinstance(value, str):
         return ""
     if not isinstance(value, list):
@@ -35,6 +38,19 @@ def read_tools(value: Any, place: str, refuse: Refuse, turns: Iterable[Message])
     if called:
         raise refuse(f"{called!r} is called, but {place} has only {', '.join(names)}", f"add its schema to {place}")
     return json_text(value, place, refuse)
+
+
+def _without_nulls(value: Any) -> Any:
+    """A schema without the keys that are null: tables fill in those of other rows' schemas, and no schema has such."""
+    if isinstance(value, list):
+        return [_without_nulls(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        key: item if key in _VALUES else _without_nulls(item)
+        for key, item in value.items()
+        if item is not None or key in _VALUES
+    }
 
 
 def _name(tool: Any, place: str, refuse: Refuse) -> str:

@@ -24,6 +24,7 @@ _REMEDIES = {
     "thinking": "write it into the content, in the marks of the model, such as <think> and </think>",
     "tool_calls": "give it to a turn of the assistant",
     "tool_call_id": "give it to a turn of the role tool",
+    "weight": "remove it: of a conversation the last turn is learned",
 }
 
 
@@ -66,6 +67,9 @@ def read_turn(value: Any, place: str, refuse: Refuse) -> Message:
     if not isinstance(value, Mapping):
         raise refuse(f"{place} is {type_name(value)}: {quoted(value)}", "write every turn as {role, content}")
     role = value.get("role")
+    if role is None and {"from", "value"} <= value.keys():
+        remedy = "write it as {role, content}, with the roles user for human and assistant for gpt"
+        raise refuse(f"{place} has from and value in the place of role and content", remedy)
     if role not in ROLES:
         raise refuse(f"{place} has the unknown role {role!r}", f"use {', '.join(ROLES)}")
     known = ("role", "content", *_KEYS.get(role, ()))
@@ -178,13 +182,20 @@ def _call(value: Any, place: str, refuse: Refuse) -> ToolCall:
 
 
 def _arguments(value: Any, place: str, refuse: Refuse) -> str:
-    """The arguments, an object or its JSON text, as JSON text; of a call without any an empty object."""
-    if isinstance(value, str) and value.strip():
+    """The arguments, an object or its JSON text, as JSON text; of a call without any an empty object.
+
+    Refuses null in an object: a table has it for whatever the call does not name, and the model would learn to name it.
+    """
+    is_text = isinstance(value, str)
+    if is_text and value.strip():
         value = parsed_json(value, place, refuse)
     if is_absent(value):
         value = {}
     if not isinstance(value, Mapping):
         raise refuse(f"{place} are {type_name(value)}: {quoted(value)}", "make them an object, or its JSON text")
+    if not is_text and (empty := next((name for name, given in value.items() if given is None), None)) is not None:
+        problem = f"{place} have null for {empty!r}, as tables fill in what a call does not name"
+        raise refuse(problem, "leave it out, or write the arguments as JSON text, in which null stays")
     return json_text(value, place, refuse)
 
 

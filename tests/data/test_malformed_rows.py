@@ -15,6 +15,7 @@ ROW = {"prompt": "What is new?", "demonstration": "Nothing."}
 ASK = {"role": "user", "content": "How warm?"}
 CALL = {"id": "a", "type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}
 CALLS = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+ANSWER = {"role": "assistant", "content": "Cold."}
 ANSWERS = {"role": "tool", "tool_call_id": "a", "content": "3"}
 TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
 
@@ -187,6 +188,33 @@ MALFORMED: list[tuple[object, list[str], str]] = [
         {"messages": [ASK, {"role": "assistant", "content": None}]},
         ["content of messages[1] is null"],
         "make it a string",
+    ),
+    ({"messages": [ASK]}, ["has no column demonstration"], "end messages with a turn of the assistant"),
+    ({"conversations": [ASK]}, ["no column prompt", "columns are: conversations"], "data.columns.messages"),
+    (
+        {"messages": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
+        ["messages[0] has from and value"],
+        "with the roles user for human",
+    ),
+    (
+        {"messages": [ASK, {"role": "assistant", "content": "A.", "weight": 0}, ASK]},
+        ["messages[1] has the key weight"],
+        "remove it",
+    ),
+    (
+        {"messages": [ASK, ANSWER], "functions": [TOOL["function"]]},
+        ["has functions, and no tools"],
+        "+data.columns.tools=functions",
+    ),
+    (
+        {"messages": [ASK, called(arguments={"city": "Oslo", "wind": None})], "tools": [TOOL]},
+        ["tool_calls[0] have null for 'wind'"],
+        "write the arguments as JSON text",
+    ),
+    (
+        {" prompt": "Q?"},
+        ["no column prompt", "columns are: ' prompt'"],
+        "data.columns.prompt",
     ),
     (ROW | {"teacher_messages": "Q?"}, ["teacher_messages is no JSON text"], "mend it"),
     (ROW | {"teacher_messages": [ASK | {"role": "x"}]}, ["teacher_messages[0] has the unknown role"], "use system"),

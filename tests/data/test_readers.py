@@ -68,8 +68,10 @@ def test_rows_are_chosen_by_the_values_of_their_columns_before_they_are_counted(
     for name in ("rows.jsonl", "rows.csv", "rows.parquet"):
         assert [row.example_id for row in examples(str(folder / name), filter={"level": "easy"})] == ["a", "c"]
         assert len(examples(str(folder / name), filter={"level": "easy"}, num_examples=1)) == 1
-    with pytest.raises(DataError, match=r"none of 3 rows is as data\.filter asks"):
+    with pytest.raises(ConfigError, match=r"data\.filter=level=odd: none of the 3 rows.*the first has level='easy'"):
         examples(str(folder / "rows.jsonl"), filter={"level": "odd"})
+    with pytest.raises(ConfigError, match=r"data\.filter\.levl=easy: .* no such column; name one of id, prompt,"):
+        examples(str(folder / "rows.jsonl"), filter={"levl": "easy"})
 
 
 def test_a_filter_compares_numbers_and_truth_with_the_texts_of_a_csv_file(tmp_path: Path) -> None:
@@ -109,7 +111,10 @@ def test_one_id_in_two_files_is_refused_with_both(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", b"prompt,demonstration\nQ?,A.\nWhat, why?,A.\n", "line 3: has more cells than the first line"),
+        ("a.csv", b"prompt,demonstration\nQ?,A.\nWhat, why?,A.\n", "line 3: the cell 'A.' stands under no name"),
+        ("a.csv", b'prompt,demonstration\nQ?,A.\n"R,\n\n', "line 3: is no CSV"),
+        ("a.csv", b'prompt,demonstration\n"Q?\n\n",\n', "line 2: demonstration is null"),
+        ("a.csv", b"prompt;demonstration\nQ?;A.;B.\n", "line 2: the cell 'B.' stands under no name"),
         ("a.csv", b"prompt,demonstration\nQ?\n", "line 2: demonstration is null; fill it"),
         ("a.csv", b'prompt,demonstration\n"Q?,A.\n', "line 2: is no CSV"),
         ("a.csv", b"prompt,demonstration\nQ?,caf\xe9\n", "line 2: is not UTF-8"),
@@ -134,6 +139,23 @@ def test_a_broken_file_is_refused_by_its_name_and_line(tmp_path: Path, name: str
     (tmp_path / name).write_bytes(content)
     with pytest.raises((ConfigError, DataError), match=message):
         examples(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("excel.csv", '\ufeffprompt;demonstration\r\n"What, ""x""; why?";"A.\r\nB."\r\n'),
+        ("quoted.csv", '"prompt";"demonstration";"seen, by whom"\n"What, ""x""; why?";"A.\r\nB.";I\n'),
+        ("tabs.csv", 'prompt\tdemonstration\n"What, ""x""; why?"\t"A.\r\nB."\n'),
+        ("tabs.tsv", 'prompt\tdemonstration\ta, b\n"What, ""x""; why?"\t"A.\r\nB."\t\n'),
+        ("commas.csv", 'prompt,demonstration,,\n,,,\n"What, ""x""; why?","A.\r\nB.",,\n,,,\n\n'),
+    ],
+)
+def test_tables_are_read_as_spreadsheets_write_them(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_bytes(content.encode())
+    [example] = examples(str(tmp_path / name))
+    assert example.prompt[0].content == 'What, "x"; why?'
+    assert example.demonstration == "A.\r\nB."
 
 
 @pytest.mark.parametrize("source", ["{}/none*.jsonl", "{}/a.jsonl,{}/none.csv", "{}/none.parquet"])
@@ -179,7 +201,7 @@ def test_a_demonstration_of_its_own_goes_before_a_conversations_last_turn(tmp_pa
             r"the content of messages\[4\] is null",
         ),
         ([{"role": "user"}], r"the content of messages\[0\] is null"),
-        ([], "has no column prompt"),
+        ([], "messages is empty; write its turns"),
     ],
 )
 def test_a_conversation_without_an_answer_is_refused(tmp_path: Path, messages: list[Any], message: str) -> None:

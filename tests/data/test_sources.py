@@ -123,6 +123,20 @@ def test_repeated_rows_and_a_number_beyond_the_data_are_said(tmp_path: Path) -> 
     assert load_rows(source, Selection(num_examples=2), RULES).notes("data.num_examples", 2) == []
 
 
+def test_columns_that_nothing_reads_are_said(tmp_path: Path) -> None:
+    rows = [{"question": "Q?", "input": "Haus", "level": 1} | ROW, ROW | {"system": "Be brief."}]
+    rules = RowRules(columns={"prompt": "question"}, system="", required=("prompt",), shared_columns=True)
+    source = write(tmp_path / "a.jsonl", *rows[:1], rows[1] | {"question": "R?"})
+    [note] = load_rows(source, Selection(filter={"level": 1}), rules).notes("data.num_examples", 0)
+    assert note == f"{source}: of its rows these columns are not read: input, prompt, system"
+
+
+def test_a_repeated_row_is_named_with_its_file_where_there_are_several(tmp_path: Path) -> None:
+    first, second = (write(tmp_path / name, ROW) for name in ("a.jsonl", "b.jsonl"))
+    [note] = load_rows(f"{first},{second}", Selection(), RULES).notes("data.num_examples", 0)
+    assert note.endswith(f"(first: line 1 of {second} is line 1 of {first})")
+
+
 def test_the_first_rows_of_a_file_can_be_named_in_its_source(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", ROW, ROW, "not JSON")
     assert len(read(f"{source}[:2]")) == 2

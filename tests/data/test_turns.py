@@ -107,6 +107,14 @@ def test_keys_that_a_table_fills_with_null_say_nothing(tmp_path: Path) -> None:
     assert (without.demonstration, without.demonstration_turn, without.tools) == ("It is cold.", None, "")
 
 
+def test_tools_lose_what_a_table_fills_in_from_the_schemas_of_other_rows(tmp_path: Path) -> None:
+    wind = {"type": "object", "properties": {"place": {"type": "string", "default": None, "enum": ["a", None]}}}
+    tools = [TOOL, {"type": "function", "function": {"name": "wind", "parameters": wind}}]
+    rows = [{"messages": [ASK, REPLY], "tools": [tool]} for tool in tools]
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "saved"))
+    assert [json.loads(example.tools) for example in load_examples(str(tmp_path / "saved"))] == [[tools[0]], [tools[1]]]
+
+
 def test_what_no_json_can_hold_is_refused_with_its_place(tmp_path: Path) -> None:
     from datetime import datetime
 
