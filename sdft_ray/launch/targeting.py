@@ -43,9 +43,10 @@ def show_rendered(runs: Sequence[Sequence[Stage]]) -> None:
     """
     _, cfg = runs[0][0]
     if cfg.target.kind is TargetKind.SLURM:
+        from sdft_ray.targets.jobs import name_of
         from sdft_ray.targets.slurm.script import batch_script
 
-        sys.stdout.write(batch_script(cfg))
+        sys.stdout.write(batch_script(cfg, name_of(runs)))
         return
     from sdft_ray.targets.kuberay.objects import render, written
 
