@@ -7,7 +7,7 @@ from sdft_ray.config.validation import at_least, require
 
 @dataclass(kw_only=True)
 class SlurmConfig:
-    """What sbatch is asked for, and how the nodes are prepared."""
+    """What sbatch is asked for, and what the job's script does."""
 
     partition: str = ""  # "" is Slurm's default, as with the two below
     account: str = ""
@@ -19,7 +19,9 @@ class SlurmConfig:
     cpus_per_node: int = 0  # 0 is what the cluster file's workers of a node add up to, and one for the driver
     memory_gib_per_node: int = 0  # 0 is Slurm's default
     options: list[str] = field(default_factory=list)  # more lines for sbatch, such as --exclusive
-    setup: list[str] = field(default_factory=list)  # shell lines on every node before Ray starts, such as module load
+    setup: list[str] = field(
+        default_factory=list
+    )  # shell lines before Ray starts, such as module load; nodes take over what they export
     apptainer: str = ""  # an image, in which every command of the job runs
     apptainer_options: list[str] = field(default_factory=lambda: ["--nv"])  # of apptainer exec
     port: int = 6379  # of Ray's head on its node; two jobs on one node need two
