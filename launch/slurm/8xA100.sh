@@ -14,6 +14,7 @@
 folder=/shared/runs/.jobs/one-node
 python=/shared/venv/bin/python
 image=()  # what a command is run in; nothing without Apptainer
+rm -f "$folder/exit_code"  # of this job, before it was queued again
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/token"
 
 # Jobs that share a node, and a Ray that is not theirs, have other ports.
@@ -44,7 +45,7 @@ fi
 "${image[@]}" "$python" -m sdft_ray.launch --run-file="$folder/run.yaml" &
 driver=$!
 # The driver alone is told: it ends behind its step, with a checkpoint, while Ray is still there.
-trap 'kill -TERM $driver' TERM
+trap 'kill -TERM $driver 2>/dev/null' TERM
 code=143
 while kill -0 $driver 2>/dev/null; do wait $driver; code=$?; done
 if (( code == 143 )) && [[ ! -e "$folder/stopping" ]]; then

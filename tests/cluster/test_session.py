@@ -145,13 +145,13 @@ def test_a_run_is_submitted_to_it_as_the_readme_says(head: Head, folder: str, tm
 
 def test_a_head_whose_python_lacks_the_packages_says_how_to_name_another(head: Head, tmp_path: Path) -> None:
     bare = Path(sys.base_prefix) / "bin" / "python3"
-    refused = submit(head, f"runs_dir={tmp_path}", "name=bare", python=str(bare))
+    refused = submit(head, f"runs_dir={tmp_path}", "name=bare", "model.path=unread", python=str(bare))
     assert refused.returncode == JobState.FAILED.value
     assert f"error: {str(bare)!r} on the head node has no such package; set target.python" in refused.stdout
 
 
 def test_without_its_token_a_submission_says_what_to_set(head: Head, tmp_path: Path) -> None:
-    refused = submit(head, f"runs_dir={tmp_path}", "name=closed", HOME=str(tmp_path))
+    refused = submit(head, f"runs_dir={tmp_path}", "name=closed", "model.path=unread", HOME=str(tmp_path))
     assert refused.returncode == 1
     assert f"error: {head.dashboard}: this Ray cluster wants another token" in refused.stderr
     assert "Traceback" not in refused.stderr
@@ -202,7 +202,7 @@ def ask(head: Head, *overrides: str) -> tuple[int, str]:
 def test_a_job_survives_its_submitter_and_the_submitter_a_blocked_dashboard(
     head: Head, counting: str, tmp_path: Path
 ) -> None:
-    job = ["name=counted", "+cluster=local", "model=custom", f"target.python={counting}", f"runs_dir={tmp_path}/runs"]
+    job = ["name=counted", "+cluster=local", f"target.python={counting}", f"runs_dir={tmp_path}/runs"]
     first = Submitter(head, tmp_path / "first.log", *job)
     first.wait_for("line 2")
     first.process.kill()
@@ -226,7 +226,7 @@ def test_a_job_survives_its_submitter_and_the_submitter_a_blocked_dashboard(
 
 
 def test_a_job_is_asked_after_and_stopped_by_its_name_alone(head: Head, counting: str, tmp_path: Path) -> None:
-    job = ["name=stopped", "+cluster=local", "model=custom", f"target.python={counting}", f"runs_dir={tmp_path}/runs"]
+    job = ["name=stopped", "+cluster=local", f"target.python={counting}", f"runs_dir={tmp_path}/runs"]
     assert ask(head, "mode=status", "name=stopped")[0] == JobState.MISSING.value
     code, said = ask(head, "mode=submit", "target.watch=false", *job)
     assert code == 0, said

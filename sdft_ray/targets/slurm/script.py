@@ -18,6 +18,7 @@ BODY = """\
 folder={folder}
 python={python}
 image=({image})  # what a command is run in; nothing without Apptainer
+rm -f "$folder/{code_file}"  # of this job, before it was queued again
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/{token_file}"
 
 # Jobs that share a node, and a Ray that is not theirs, have other ports.
@@ -48,7 +49,7 @@ fi
 "${{image[@]}}" "$python" -m sdft_ray.launch {option}"$folder/{run_file}" &
 driver=$!
 # The driver alone is told: it ends behind its step, with a checkpoint, while Ray is still there.
-trap 'kill -TERM $driver' TERM
+trap 'kill -TERM $driver 2>/dev/null' TERM
 code={terminated}
 while kill -0 $driver 2>/dev/null; do wait $driver; code=$?; done
 {ending}
