@@ -26,7 +26,7 @@ def overrides_of(words: list[str]) -> list[str] | None:
         return ["+cluster=local", *words]
     if words[0] == "sdft":
         given = words[1:]
-    elif words[1:3] == ["-m", "sdft_ray.launch"] or words[1:2] == ["launch/submit.py"]:
+    elif words[1:3] == ["-m", "sdft_ray.launch"]:
         given = words[3:]
     else:
         return None

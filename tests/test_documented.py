@@ -12,7 +12,7 @@ from rich.console import Console
 import sdft_ray
 from sdft_ray.api import RunResult
 from sdft_ray.cluster.stages import Stages
-from sdft_ray.config import Mode, ReportConfig, RunConfig
+from sdft_ray.config import Mode, ReportConfig, RunConfig, TargetConfig
 from sdft_ray.launch import Stage, command, compose_config, main
 from sdft_ray.outcome import Outcome
 from sdft_ray.planning.plan import make_plan
@@ -36,6 +36,8 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
 
     monkeypatch.setattr(command, "run", run)
     monkeypatch.setattr(command, "SHOWING", dict.fromkeys(command.SHOWING, show))
+    monkeypatch.setattr(command, "submit_job", lambda runs: show(runs) or 0)
+    monkeypatch.setattr(command, "OF_JOBS", dict.fromkeys(command.OF_JOBS, lambda *of: show(*of) or 0))
     monkeypatch.setattr(command, "show_report", show)
     monkeypatch.setattr(command, "show_help", show)
     monkeypatch.setattr(command, "show_seeds", lambda folders: None)
@@ -56,7 +58,7 @@ def test_every_documented_command_passes_all_checks_that_need_no_process(
     main()
     assert started
     for stages in started:
-        if isinstance(stages[-1], ReportConfig | list | Console):
+        if isinstance(stages[-1], ReportConfig | TargetConfig | list | Console):
             continue
         if stages[0][1].mode is Mode.train and is_here(stages[0][1].data.source):
             tiny = make_tiny_model(tmp_path / "tiny", context=4096)

@@ -36,6 +36,7 @@ from sdft_ray.config.report import Figures, ReportConfig
 from sdft_ray.config.rollout import RolloutConfig
 from sdft_ray.config.run import AUTO, NEVER, Best, Mode, PlanConfig, RunConfig, TrackingConfig, Wandb
 from sdft_ray.config.show import Choice, ShowConfig
+from sdft_ray.config.slurm import SlurmConfig
 from sdft_ray.config.stages import StageBoundaryConfig
 from sdft_ray.config.target import LifecycleConfig, Queue, Submission, TargetConfig, TargetKind, VolumeConfig
 from sdft_ray.config.teacher import Payload, Tail, TeacherBackend, TeacherConfig, TeacherContext, TeacherWeights
@@ -44,6 +45,7 @@ from sdft_ray.config.weights import Channel, TeacherEma, WeightsConfig
 
 __all__ = [
     "ShowConfig",
+    "SlurmConfig",
     "VolumeConfig",
     "TargetKind",
     "TargetConfig",

@@ -41,6 +41,10 @@ class Mode(Enum):
     report = auto()  # make a page of the run folders in `runs`; needs no cluster
     render = auto()  # print what target.kind is handed, such as a RayJob for Kubernetes, and start nothing
     check = auto()  # hold that against the schemas and rules of the target, and start nothing
+    submit = auto()  # hand it to target.kind and follow its log; attaches where it was handed over already
+    status = auto()  # tell how the job of this name stands there
+    logs = auto()  # follow the log of the job of this name, and end as it ends
+    stop = auto()  # end the job of this name; its run folder stays
 
 
 class Best(Enum):

@@ -1,4 +1,4 @@
-"""Settings of where a job runs: on this machine, or as a job of KubeRay."""
+"""Settings of where a job runs: on this machine, or as a job of a Ray cluster, of KubeRay or of Slurm."""
 
 import re
 from dataclasses import dataclass, field
@@ -6,9 +6,11 @@ from enum import Enum, auto
 from pathlib import PurePosixPath
 from typing import Any
 
+from sdft_ray.config.slurm import SlurmConfig
 from sdft_ray.config.validation import at_least, positive, require
 
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+ADDRESS = re.compile(r"https?://[^/\s]+(/\S*)?")
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -16,7 +18,9 @@ class TargetKind(Enum):
     """What runs the job."""
 
     HERE = auto()  # this command, on this machine or on the Ray cluster at RAY_ADDRESS
+    RAY = auto()  # a Ray cluster that is there, through its dashboard
     KUBERAY = auto()  # KubeRay: one RayJob, with a Ray cluster of its own or one that is there
+    SLURM = auto()  # Slurm: one batch job, with a Ray cluster of its own
 
 
 class Queue(Enum):
@@ -61,6 +65,12 @@ class TargetConfig:
 
     kind: TargetKind = TargetKind.HERE
     job: str = "train"  # what it does there: train, evaluate or check_teacher
+    watch: bool = True  # mode=submit: print the job's log and end as the job ends; false ends once it is taken
+    patience_s: float = 1800  # how long nobody may answer while a job is followed, which goes on meanwhile
+    address: str = "http://127.0.0.1:8265"  # RAY: of the dashboard
+    python: str = ""  # RAY, SLURM: the interpreter that has the packages; "" is RAY's `python`, and SLURM's own here
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    kube_context: str = ""  # KUBERAY: of kubectl; "" is its current one
     image: str = ""  # with this package and Ray in it; see docker/
     ray_version: str = ""  # of that image; "" is that of this installation
     namespace: str = "default"
@@ -98,16 +108,29 @@ class TargetConfig:
             "is not what a job can do",
             "choose train, evaluate or check_teacher",
         )
-        for key in ("head_memory_gib", "memory_gib"):
+        for key in ("head_memory_gib", "memory_gib", "patience_s"):
             positive(f"target.{key}", getattr(self, key))
         for key, least in (("memory_gib_per_gpu", 0), ("shared_memory_gib", 0), ("head_cpus", 1)):
             at_least(least, f"target.{key}", getattr(self, key))
         require(self.user_id > 0, "target.user_id", self.user_id, "is root, or nobody", "set it to 1000")
-        if self.kind is TargetKind.KUBERAY:
-            self._check_names()
-            self._check_storage()
-            self._check_environment()
-            self._check_lifecycle()
+        require(
+            bool(ADDRESS.fullmatch(self.address)),
+            "target.address",
+            self.address,
+            "is no address of a dashboard",
+            "write http://HOST:8265, as 'ray start --head' prints it",
+        )
+
+    def check_pods(self) -> None:
+        """Refuses what no pod can be made of; asking after a job needs none of it.
+
+        Raises:
+            ConfigError: names the setting.
+        """
+        self._check_names()
+        self._check_storage()
+        self._check_environment()
+        self._check_lifecycle()
 
     def _check_names(self) -> None:
         require(bool(self.image or self.cluster_name), "target.image", "''", "names no image", "set it; see docker/")

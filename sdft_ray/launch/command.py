@@ -14,8 +14,9 @@ from rich.console import Console
 
 from sdft_ray.api import check_teacher, evaluate, preflight, train
 from sdft_ray.config import Mode
-from sdft_ray.launch.composing import Stage, compose_runs, report_config
+from sdft_ray.launch.composing import Stage, compose_runs, job_config, report_config
 from sdft_ray.launch.help import show_help
+from sdft_ray.launch.jobs import follow_logs, show_status, stop_job, submit_job
 from sdft_ray.launch.overrides import CONF, check_overrides, readable
 from sdft_ray.launch.showing import show_plan, show_report, show_rows, show_seeds
 from sdft_ray.launch.targeting import check_rendered, check_target, run_file, show_rendered
@@ -25,6 +26,8 @@ from sdft_ray.targets.run_file import read_runs
 HELP = {"--help", "-h"}
 # What prints and starts nothing.
 SHOWING = {Mode.plan: show_plan, Mode.show: show_rows, Mode.render: show_rendered, Mode.check: check_rendered}
+# What needs a job's name and its target alone.
+OF_JOBS = {Mode.status: show_status, Mode.logs: follow_logs, Mode.stop: stop_job}
 
 
 def main() -> None:
@@ -60,15 +63,26 @@ def _composed(composed: DictConfig) -> None:
         if composed.mode is Mode.report:
             show_report(*report_config(composed))
             return
-        runs = compose_runs(composed)
-        _, cfg = runs[0][0]
-        check_target(cfg)
-        if cfg.mode in SHOWING:
-            SHOWING[cfg.mode](runs)
-            return
-        _run_all(runs, outcome)
+        if composed.mode in OF_JOBS:
+            name, runs_dir, target = job_config(composed)
+            check_target(composed.mode, target)
+            outcome.code = OF_JOBS[composed.mode](name, runs_dir, target)
+        else:
+            _do(compose_runs(composed), outcome)
     if outcome.code:
         sys.exit(outcome.code)
+
+
+def _do(runs: Sequence[Sequence[Stage]], outcome: Outcome) -> None:
+    """What the settings of whole runs ask for."""
+    _, cfg = runs[0][0]
+    check_target(cfg.mode, cfg.target)
+    if cfg.mode is Mode.submit:
+        outcome.code = submit_job(runs)
+    elif cfg.mode in SHOWING:
+        SHOWING[cfg.mode](runs)
+    else:
+        _run_all(runs, outcome)
 
 
 def _run_all(runs: Sequence[Sequence[Stage]], outcome: Outcome) -> None:

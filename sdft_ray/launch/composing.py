@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from sdft_ray.cluster.finished import run_name
-from sdft_ray.config import ReportConfig, RunConfig
+from sdft_ray.config import ReportConfig, RunConfig, TargetConfig
 from sdft_ray.config.keys import check_keys
 from sdft_ray.errors import ConfigError, SdftError
 from sdft_ray.launch.overrides import CONF, check_overrides, readable
@@ -109,6 +109,17 @@ def report_config(composed: DictConfig) -> tuple[list[str], ReportConfig]:
     cfg = _checked(composed.report, ReportConfig, "report.")
     assert isinstance(cfg, ReportConfig)
     return list(composed.runs), cfg
+
+
+def job_config(composed: DictConfig) -> tuple[str, str, TargetConfig]:
+    """Name, runs_dir and target of a job that is asked after, which needs no other setting.
+
+    Raises:
+        ConfigError: a setting has a value that cannot be used.
+    """
+    target = _checked(composed.target, TargetConfig, "target.")
+    assert isinstance(target, TargetConfig)
+    return str(composed.name), str(composed.runs_dir), target
 
 
 def _checked(composed: DictConfig, kind: type, prefix: str = "") -> Any:

@@ -4,35 +4,50 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from sdft_ray.config import Mode, RunConfig, TargetKind
+from sdft_ray.config import Mode, TargetConfig, TargetKind
 from sdft_ray.errors import ConfigError, SdftError
 from sdft_ray.launch.composing import Stage
 from sdft_ray.targets.run_file import OPTION
 
-OF_TARGETS = (Mode.render, Mode.check)
+OF_JOBS = (Mode.status, Mode.logs, Mode.stop)  # need a job's name, and no other setting of it
+OF_TARGETS = (Mode.render, Mode.check, Mode.submit, *OF_JOBS)
+NOT_OF = {  # what a target does not have, with the reason
+    (TargetKind.RAY, Mode.render): "a Ray cluster is handed the settings alone; mode=submit does it",
+    (TargetKind.RAY, Mode.check): "mode=preflight looks at a Ray cluster, from a machine of it",
+    (TargetKind.SLURM, Mode.check): "sbatch checks the script of mode=render itself, with its option --test-only",
+}
 
 
-def check_target(cfg: RunConfig) -> None:
+def check_target(mode: Mode, target: TargetConfig) -> None:
     """Refuses a mode that the target does not have.
 
     Raises:
         ConfigError: names target or mode.
     """
-    if cfg.target.kind is TargetKind.HERE and cfg.mode in OF_TARGETS:
-        remedy = "add target=kuberay, or leave mode out to run here"
-        raise ConfigError("mode", cfg.mode.name, "is of a target other than this machine", remedy)
-    if cfg.target.kind is not TargetKind.HERE and cfg.mode not in (*OF_TARGETS, Mode.plan):
-        names = " or ".join(mode.name for mode in OF_TARGETS)
-        problem = f"mode={cfg.mode.name} would run on this machine"
-        raise ConfigError("target", cfg.target.kind.name.lower(), problem, f"set mode={names}, or leave target out")
+    if target.kind is TargetKind.HERE and mode in OF_TARGETS:
+        remedy = "add target=ray, target=kuberay or target=slurm, or leave mode out to run here"
+        raise ConfigError("mode", mode.name, "is of a target other than this machine", remedy)
+    if target.kind is not TargetKind.HERE and mode not in (*OF_TARGETS, Mode.plan):
+        names = ", ".join(mode.name for mode in OF_TARGETS)
+        problem = f"mode={mode.name} would run on this machine"
+        raise ConfigError("target", target.kind.name.lower(), problem, f"set mode to one of {names}, or no target")
+    if reason := NOT_OF.get((target.kind, mode)):
+        raise ConfigError("mode", mode.name, f"is not one of target={target.kind.name.lower()}", reason)
 
 
 def show_rendered(runs: Sequence[Sequence[Stage]]) -> None:
-    """Prints the objects of a job as YAML, and starts nothing.
+    """Prints what a job is handed over as, objects in YAML or a script, and starts nothing.
 
     Raises:
         ConfigError: a setting has no meaning there; with the key, the value and the remedy.
     """
+    _, cfg = runs[0][0]
+    if cfg.target.kind is TargetKind.SLURM:
+        from sdft_ray.targets.jobs import name_of
+        from sdft_ray.targets.slurm.script import batch_script
+
+        sys.stdout.write(batch_script(cfg, name_of(runs)))
+        return
     from sdft_ray.targets.kuberay.objects import render, written
 
     sys.stdout.write(written(render(runs)))

@@ -118,7 +118,8 @@ def test_the_same_run_submitted_as_a_ray_job_gives_the_same_metrics(
     first_run: tuple[Path, str], cluster: Any, folder: str, tmp_path: Path
 ) -> None:
     def submit() -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "launch/submit.py", f"http://{cluster.dashboard_url}", *SETTINGS, *EVALUATED]
+        command = [sys.executable, "-m", "sdft_ray.launch", "mode=submit", "target=ray", *SETTINGS, *EVALUATED]
+        command += [f"target.address=http://{cluster.dashboard_url}", f"target.python={sys.executable}"]
         command += [f"model.path={folder}", f"runs_dir={tmp_path}", "name=again", "num_steps=4", "learner.zero_stage=3"]
         return subprocess.run(command, cwd=ROOT, env=users_environment(), capture_output=True, text=True, timeout=400)
 
@@ -127,9 +128,9 @@ def test_the_same_run_submitted_as_a_ray_job_gives_the_same_metrics(
     assert "step 4/4" in good.stdout and "SUCCEEDED" in good.stdout
     for one, other in zip(step_lines(first_run[0]), step_lines(tmp_path / "again"), strict=True):
         assert other == pytest.approx(one, rel=1e-4, abs=1e-5)
-    taken = submit()
-    assert taken.returncode == 1
-    assert "error: name=again: the run folder" in taken.stdout and "FAILED" in taken.stdout
+    again = submit()
+    assert again.returncode == 0, again.stdout
+    assert "attached to again-" in again.stdout and "step 4/4" in again.stdout, "it is not done a second time"
 
 
 def test_a_resumed_run_ends_where_the_whole_one_did(first_run: tuple[Path, str], launch: Callable[..., Any]) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sdft_ray.targets.identity import RUN_FILE
 from sdft_ray.targets.kuberay.objects import render, written
-from sdft_ray.targets.kuberay.pod_template import RUN_FILE
 from tests.cluster.command import ROOT, SETTINGS, users_environment
 from tests.test_conf import compose_with
 

@@ -15,6 +15,7 @@ import pytest
 from sdft_ray.cluster import session
 from sdft_ray.cluster.session import prepare_to_join
 from sdft_ray.errors import ClusterError
+from sdft_ray.targets.jobs import JobState
 from tests.cluster.command import ROOT, SETTINGS, users_environment
 
 HOLD = """
@@ -31,6 +32,7 @@ class Head:
 
     def __init__(self, home: Path):
         self.ports = free_ports(5)
+        self.pid = 0  # of `ray start`
         self.home = home
         (home / ".ray").mkdir()
         (home / ".ray" / "auth_token").write_text("0123456789abcdef" * 4)
@@ -72,6 +74,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     head = Head(tmp_path_factory.mktemp("home"))
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as temp_dir:  # short: it holds sockets
         process = head.start(temp_dir)
+        head.pid = process.pid
         try:
             wait_for(head.ports[0], process)
             wait_for(head.ports[1], process)
@@ -122,10 +125,14 @@ def test_without_its_token_the_command_says_what_to_set(head: Head, tmp_path: Pa
     assert "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what 'ray get-auth-token' prints" in last
 
 
+def sdft(head: Head, *overrides: str) -> list[str]:
+    return [sys.executable, "-m", "sdft_ray.launch", "target=ray", f"target.address={head.dashboard}", *overrides]
+
+
 def submit(
     head: Head, *overrides: str, python: str = sys.executable, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "launch/submit.py", f"--python={python}", head.dashboard, *SETTINGS, *overrides]
+    command = sdft(head, "mode=submit", f"target.python={python}", *SETTINGS, *overrides)
     environment = head.environment(**variables)
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
 
@@ -138,16 +145,102 @@ def test_a_run_is_submitted_to_it_as_the_readme_says(head: Head, folder: str, tm
 
 def test_a_head_whose_python_lacks_the_packages_says_how_to_name_another(head: Head, tmp_path: Path) -> None:
     bare = Path(sys.base_prefix) / "bin" / "python3"
-    refused = submit(head, f"runs_dir={tmp_path}", python=str(bare))
-    assert refused.returncode == 1
-    assert f"error: {str(bare)!r} on the head node has no such package; give --python=PATH" in refused.stderr
+    refused = submit(head, f"runs_dir={tmp_path}", "name=bare", "model.path=unread", python=str(bare))
+    assert refused.returncode == JobState.FAILED.value
+    assert f"error: {str(bare)!r} on the head node has no such package; set target.python" in refused.stdout
 
 
 def test_without_its_token_a_submission_says_what_to_set(head: Head, tmp_path: Path) -> None:
-    refused = submit(head, f"runs_dir={tmp_path}", HOME=str(tmp_path))
+    refused = submit(head, f"runs_dir={tmp_path}", "name=closed", "model.path=unread", HOME=str(tmp_path))
     assert refused.returncode == 1
     assert f"error: {head.dashboard}: this Ray cluster wants another token" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+# Stands in for the interpreter: a job of a known length, which a real run is not. It is Ray's job all the same.
+COUNTING = """#!/bin/sh
+for number in $(seq 1 45); do echo "line $number"; sleep 1; done
+"""
+
+
+@pytest.fixture
+def counting(tmp_path: Path) -> str:
+    script = tmp_path / "counting"
+    script.write_text(COUNTING)
+    script.chmod(0o755)
+    return str(script)
+
+
+class Submitter:
+    """The command as a process of its own, whose output is read while it goes on."""
+
+    def __init__(self, head: Head, log: Path, *overrides: str):
+        self._log = log
+        with log.open("w") as file:
+            self.process = subprocess.Popen(
+                sdft(head, "mode=submit", *overrides), cwd=ROOT, env=head.environment(), stdout=file, stderr=file
+            )
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text()
+
+    def wait_for(self, text: str) -> None:
+        deadline = time.monotonic() + 120
+        while text not in self.output:
+            assert time.monotonic() < deadline and self.process.poll() is None, self.output
+            time.sleep(0.2)
+
+
+def ask(head: Head, *overrides: str) -> tuple[int, str]:
+    done = subprocess.run(
+        sdft(head, *overrides), cwd=ROOT, env=head.environment(), capture_output=True, text=True, timeout=120
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_job_survives_its_submitter_and_the_submitter_a_blocked_dashboard(
+    head: Head, counting: str, tmp_path: Path
+) -> None:
+    job = ["name=counted", "+cluster=local", f"target.python={counting}", f"runs_dir={tmp_path}/runs"]
+    first = Submitter(head, tmp_path / "first.log", *job)
+    first.wait_for("line 2")
+    first.process.kill()
+    first.process.wait()
+    second = Submitter(head, tmp_path / "second.log", *job)
+    second.wait_for("attached to counted-")
+    second.wait_for("line 2")
+    (dashboard,) = [
+        process
+        for process in psutil.Process(head.pid).children(recursive=True)
+        if any(part.endswith("dashboard/dashboard.py") for part in process.cmdline())
+    ]
+    dashboard.suspend()
+    time.sleep(20)
+    dashboard.resume()
+    assert second.process.wait(timeout=180) == 0, second.output
+    lines = [line for line in second.output.splitlines() if line.startswith("line ")]
+    assert lines == [f"line {number}" for number in range(1, 46)], "every line once, in order"
+    code, said = ask(head, "mode=submit", *job)
+    assert code == 0 and "attached to" in said, "a job that has ended is told of, and not begun anew"
+
+
+def test_a_job_is_asked_after_and_stopped_by_its_name_alone(head: Head, counting: str, tmp_path: Path) -> None:
+    job = ["name=stopped", "+cluster=local", f"target.python={counting}", f"runs_dir={tmp_path}/runs"]
+    assert ask(head, "mode=status", "name=stopped")[0] == JobState.MISSING.value
+    code, said = ask(head, "mode=submit", "target.watch=false", *job)
+    assert code == 0, said
+    code, said = ask(head, "mode=submit", *job, "batch_size=3")
+    assert code == 1 and "name=stopped: is taken by a job with other settings: batch_size=3 (there 16)" in said
+    code, said = ask(head, "mode=status", "name=stopped")
+    assert JobState(code) in (JobState.WAITING, JobState.RUNNING), said
+    follower = Submitter(head, tmp_path / "follower.log", *job)
+    follower.wait_for("line 1")
+    code, said = ask(head, "mode=stop", "name=stopped")
+    assert code == 0 and "its name is free" in said
+    assert follower.process.wait(timeout=60) == JobState.STOPPED.value, follower.output
+    assert ask(head, "mode=status", "name=stopped")[0] == JobState.MISSING.value
+    assert ask(head, "mode=stop", "name=stopped")[0] == 0, "stopped twice"
 
 
 def test_where_nobody_answers_the_address_is_named_soon(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,9 +253,10 @@ def test_where_nobody_answers_the_address_is_named_soon(monkeypatch: pytest.Monk
         prepare_to_join("ray://127.0.0.1:10001")
 
 
-def test_where_no_dashboard_answers_a_submission_says_so(tmp_path: Path) -> None:
+def test_where_no_dashboard_answers_a_status_says_so(tmp_path: Path) -> None:
     (port,) = free_ports(1)
-    command = [sys.executable, "launch/submit.py", f"http://127.0.0.1:{port}", f"runs_dir={tmp_path}"]
+    command = [sys.executable, "-m", "sdft_ray.launch", "mode=status", "target=ray", "name=any"]
+    command += [f"target.address=http://127.0.0.1:{port}"]
     done = subprocess.run(command, cwd=ROOT, env=users_environment(), capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert f"error: http://127.0.0.1:{port}: no Ray dashboard answers there" in done.stderr

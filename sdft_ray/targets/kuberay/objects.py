@@ -3,27 +3,22 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import yaml
 
-from sdft_ray.config import AUTO, NEVER, Mode, Queue, RunConfig, Submission, TargetConfig
+from sdft_ray.config import Queue, RunConfig, Submission, TargetConfig
 from sdft_ray.config.cluster import ROLE_LABEL
-from sdft_ray.config.target import DNS_LABEL
 from sdft_ray.errors import ConfigError
+from sdft_ray.targets.elsewhere import for_elsewhere, is_absolute
+from sdft_ray.targets.identity import RUN_FILE, Files, job_files
+from sdft_ray.targets.jobs import job_name, name_of
 from sdft_ray.targets.kuberay.network import network_policy, pod_monitor
-from sdft_ray.targets.kuberay.operator_rules import KUEUE_LABEL, LONGEST_NAME
-from sdft_ray.targets.kuberay.pod_template import (
-    RUN_FILE,
-    RUN_FOLDER,
-    head_template,
-    job_labels,
-    quantity,
-    worker_template,
-)
+from sdft_ray.targets.kuberay.operator_rules import KUEUE_LABEL
+from sdft_ray.targets.kuberay.pod_template import RUN_FOLDER, head_template, job_labels, quantity, worker_template
 from sdft_ray.targets.pods import PodGroup, pod_groups
-from sdft_ray.targets.run_file import OPTION, Run, written_runs
+from sdft_ray.targets.run_file import OPTION, Run
 
 Object = dict[str, Any]
 SUBMISSION_MODES = {Submission.HTTP: "HTTPMode", Submission.SIDECAR: "SidecarMode"}
@@ -46,9 +41,9 @@ def render(runs: Sequence[Run]) -> list[Object]:
         ConfigError: a setting that is right here has no meaning in a pod; with the key, the value and the remedy.
     """
     _, cfg = runs[0][0]
-    name = job_name(cfg)
-    runs = [[(stage, _for_pods(own)) for stage, own in run] for run in runs]
-    objects = [_config_map(name, cfg.target, written_runs(runs, Mode[cfg.target.job]))]
+    cfg.target.check_pods()
+    name = job_name(name_of(runs))
+    objects = [_config_map(name, cfg.target, pod_files(runs))]
     if not cfg.target.cluster_name:  # what is there has its own
         if cfg.target.storage.create_gib:
             objects.append(_claim(cfg.target))
@@ -57,6 +52,15 @@ def render(runs: Sequence[Run]) -> list[Object]:
         if cfg.target.monitoring_namespace:
             objects.append(pod_monitor(name, cfg.target))
     return [*objects, _ray_job(name, cfg)]
+
+
+def pod_files(runs: Sequence[Run]) -> dict[str, str]:
+    """The files of a job, as its ConfigMap holds them.
+
+    Raises:
+        ConfigError: as `render`.
+    """
+    return job_files([[(stage, _for_pods(own)) for stage, own in run] for run in runs])
 
 
 def written(objects: Sequence[Object]) -> str:
@@ -79,21 +83,6 @@ class _Plain(yaml.SafeDumper):
 _Plain.add_representer(str, _Plain.represent_text)
 
 
-def job_name(cfg: RunConfig) -> str:
-    """The name of all objects: that of the run, as Kubernetes writes names.
-
-    Raises:
-        ConfigError: the run has no name, or one that no object can have.
-    """
-    if not cfg.name:
-        raise ConfigError("name", "''", "a job that is begun anew has to find its run folder by its name", "set name")
-    name = cfg.name.lower().replace("_", "-").replace("/", "-").replace(".", "-")
-    if len(name) > LONGEST_NAME or not DNS_LABEL.fullmatch(name):
-        remedy = f"use at most {LONGEST_NAME} letters, digits and -, with a letter or digit at both ends"
-        raise ConfigError("name", cfg.name, "is no name that a RayJob can have", remedy)
-    return name
-
-
 def _for_pods(cfg: RunConfig) -> RunConfig:
     """The settings as the driver in the head's pod reads them.
 
@@ -101,32 +90,26 @@ def _for_pods(cfg: RunConfig) -> RunConfig:
         ConfigError: one of them names a file of this machine.
     """
     root = PurePosixPath(cfg.target.storage.path)
-    sources = {f"evaluation.sets.{name}.source": of.source for name, of in cfg.evaluation.named_sets().items()}
-    paths = {"model.path": cfg.model.path, "teacher.path": cfg.teacher.path, "data.source": cfg.data.source}
-    for key, value in {**paths, **sources}.items():
-        if value and not PurePosixPath(value).is_absolute() and Path(value).exists():
-            remedy = f"copy it to the volume of target.storage, and name it there: {root}/..."
-            raise ConfigError(key, value, "is a file of this machine, which no pod sees", remedy)
     runs_dir = root / cfg.runs_dir
     if not cfg.target.cluster_name and not runs_dir.is_relative_to(root):
         remedy = f"set it to a folder of target.storage.path={root}, or to a relative one"
         raise ConfigError("runs_dir", cfg.runs_dir, "lies outside the volume, and would go with its pod", remedy)
-    cluster = replace(cfg.cluster, role_labels=not cfg.target.cluster_name)
-    resume = AUTO if cfg.resume == NEVER and cfg.target.job == Mode.train.name else cfg.resume
-    return replace(cfg, runs_dir=str(runs_dir), cluster=cluster, resume=resume)
+    remedy = f"copy it to the volume of target.storage, and name it there: {root}/..."
+    cfg = for_elsewhere(cfg, str(runs_dir), remedy, sees=is_absolute)
+    return replace(cfg, cluster=replace(cfg.cluster, role_labels=not cfg.target.cluster_name))
 
 
 def _metadata(name: str, target: TargetConfig) -> Object:
     return {"name": name, "namespace": target.namespace, "labels": job_labels(name)}
 
 
-def _config_map(name: str, target: TargetConfig, text: str) -> Object:
+def _config_map(name: str, target: TargetConfig, files: Files) -> Object:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": _metadata(name, target),
         "immutable": True,
-        "data": {RUN_FILE: text},
+        "data": dict(files),
     }
 
 

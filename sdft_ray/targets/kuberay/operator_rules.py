@@ -6,10 +6,10 @@ The API server takes such a job, and it fails later with an event that nobody se
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from sdft_ray.targets.jobs import LONGEST_NAME
 from sdft_ray.targets.kuberay.finding import Finding
 
 Spec = Mapping[str, Any]
-LONGEST_NAME = 47  # the operator makes longer names of it
 SUBMISSION_MODES = ("K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode")
 RESOURCE_PARAMETERS = ("num-cpus", "num-gpus", "memory")
 FIRST_VERSION_WITH_TOKENS = (2, 52)

@@ -6,7 +6,7 @@ from sdft_ray.config import RunConfig, TargetConfig
 from sdft_ray.targets.pods import PodGroup
 
 CONTAINER = "ray"
-RUN_FOLDER, RUN_FILE = "/etc/sdft_ray", "run.yaml"
+RUN_FOLDER = "/etc/sdft_ray"
 # By name, for the head's service, the NetworkPolicy and the PodMonitor.
 HEAD_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "metrics": 8080}
 WORKER_PORTS = {"metrics": 8080}

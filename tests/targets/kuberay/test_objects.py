@@ -9,8 +9,8 @@ import yaml
 from sdft_ray.config import ClusterConfig
 from sdft_ray.config.cluster import ANY_ROLE, ROLE_LABEL
 from sdft_ray.errors import ConfigError
+from sdft_ray.targets.identity import RUN_FILE
 from sdft_ray.targets.kuberay.objects import render, written
-from sdft_ray.targets.kuberay.pod_template import RUN_FILE
 from tests.targets.kuberay.jobs import job_config, rendered
 
 
@@ -176,7 +176,7 @@ def test_a_file_of_this_machine_is_refused(tmp_path: Path, monkeypatch: pytest.M
     [
         ("name=''", "set name"),
         (f"name={'a' * 48}", "at most 47"),
-        ("name='a b'", "is no name that a RayJob can have"),
+        ("name='a b'", "is no name that a job can have"),
         ("runs_dir=/elsewhere", "lies outside the volume"),
         ("target.image=''", "target.image"),
         ("target.storage.claim=''", "target.storage.claim"),

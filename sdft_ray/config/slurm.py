@@ -1,0 +1,47 @@
+"""Settings of a batch job of Slurm; a module of its own, since those of pods fill `target`."""
+
+from dataclasses import dataclass, field
+
+from sdft_ray.config.validation import at_least, require
+
+
+@dataclass(kw_only=True)
+class SlurmConfig:
+    """What sbatch is asked for, and what the job's script does."""
+
+    partition: str = ""  # "" is Slurm's default, as with the two below
+    account: str = ""
+    qos: str = ""
+    time_limit: str = ""  # as sbatch takes it, such as 2-00:00:00
+    requeue: bool = True  # begin anew after a preemption or a lost node, and go on from the newest checkpoint
+    grace_s: int = 120  # seconds before the time limit or a preemption at which the driver is told to end
+    gpu_option: str = "gpus-per-node"  # how GPUs are asked for: gpus-per-node, or gres for --gres=gpu:N
+    cpus_per_node: int = 0  # 0 is what the cluster file's workers of a node add up to, and one for the driver
+    memory_gib_per_node: int = 0  # 0 is Slurm's default
+    options: list[str] = field(default_factory=list)  # more lines for sbatch, such as --exclusive
+    setup: list[str] = field(
+        default_factory=list
+    )  # shell lines before Ray starts, such as module load; nodes take over what they export
+    apptainer: str = ""  # an image, in which every command of the job runs
+    apptainer_options: list[str] = field(default_factory=lambda: ["--nv"])  # of apptainer exec
+    port: int = 6379  # of Ray's head on its node; two jobs on one node need two
+
+    def __post_init__(self) -> None:
+        for key in ("grace_s", "cpus_per_node", "memory_gib_per_node"):
+            at_least(0, f"target.slurm.{key}", getattr(self, key))
+        at_least(1024, "target.slurm.port", self.port)
+        require(
+            self.gpu_option in ("gpus-per-node", "gres"),
+            "target.slurm.gpu_option",
+            self.gpu_option,
+            "is no way to ask for GPUs",
+            "choose gpus-per-node or gres",
+        )
+        for option in self.options:
+            require(
+                option.startswith("--") and "\n" not in option,
+                "target.slurm.options",
+                option,
+                "is no option of sbatch",
+                "write it as --NAME=VALUE",
+            )

@@ -1,0 +1,107 @@
+"""The user's own `kubectl`: it brings kubeconfig, contexts and every way of signing in, and adds no package."""
+
+import asyncio
+import json
+import re
+import subprocess
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sdft_ray.errors import ClusterError
+from sdft_ray.targets.jobs import Unreachable
+
+REQUEST_TIMEOUT_S = 20  # of the API server
+PROCESS_TIMEOUT_S = 60  # of a whole command: signing in may ask another server
+FORWARD_TIMEOUT_S = 30
+# What kubectl says where asking again may help; everything else is about the question.
+PASSING = re.compile(
+    r"unable to connect to the server|connection refused|connection reset|timed? ?out|timeout|no such host|"
+    r"unexpected eof|\beof\b|serviceunavailable|service unavailable|internalerror|too many requests|etcdserver|"
+    r"the server is currently unable|server was unable to return a response|no route to host|http2",
+    re.IGNORECASE,
+)
+FORWARDING = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+) ->")
+
+
+class Kubectl:
+    """Commands in one namespace of one context."""
+
+    def __init__(self, namespace: str, context: str = ""):
+        """Starts nothing yet; `context` "" is kubectl's current one."""
+        self._chosen = [f"--namespace={namespace}", *([f"--context={context}"] if context else [])]
+
+    def get(self, kind: str, name: str = "", *, selector: str = "") -> dict[str, Any] | None:
+        """An object by its name, or a list of those that a selector chooses; None where no object has the name."""
+        which = [name] if name else [f"--selector={selector}"]
+        found = self._run("get", kind, *which, "--ignore-not-found", "--output=json")
+        return json.loads(found) if found.strip() else None
+
+    def apply(self, text: str) -> None:
+        """Makes the objects of a YAML stream; those that are there as they are written stay."""
+        self._run("apply", "--filename=-", given=text)
+
+    def delete(self, kinds: Sequence[str], selector: str) -> None:
+        """Deletes what the selector chooses, and waits until it is gone."""
+        self._run("delete", ",".join(kinds), f"--selector={selector}", "--ignore-not-found", "--wait=true")
+
+    @asynccontextmanager
+    async def forwarded(self, pod: str, port: int) -> AsyncGenerator[int, None]:
+        """A port of this machine that leads to one of a pod, as long as the block goes on.
+
+        Raises:
+            Unreachable: there is no way to the pod at the moment.
+        """
+        command = ["kubectl", *self._chosen, "port-forward", f"pod/{pod}", f":{port}", "--address=127.0.0.1"]
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None and process.stderr is not None
+        try:
+            try:
+                line = (await asyncio.wait_for(process.stdout.readline(), FORWARD_TIMEOUT_S)).decode()
+            except TimeoutError as error:
+                raise Unreachable(f"kubectl port-forward pod/{pod}: no answer in {FORWARD_TIMEOUT_S} s.") from error
+            found = FORWARDING.search(line)
+            if found is None:
+                said = (await process.stderr.read()).decode().strip() if not line else line.strip()
+                raise Unreachable(f"kubectl port-forward pod/{pod}: {said}")
+            yield int(found[1])
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
+
+    def _run(self, *arguments: str, given: str | None = None) -> str:
+        """What a command prints.
+
+        Raises:
+            Unreachable: the API server does not answer, or has failed itself.
+            ClusterError: there is no kubectl, or the API server refuses.
+        """
+        # A deletion waits for pods that write a checkpoint first.
+        timeouts = [] if "delete" in arguments else [f"--request-timeout={REQUEST_TIMEOUT_S}s"]
+        command = ["kubectl", *self._chosen, *timeouts, *arguments]
+        shown = " ".join(["kubectl", *arguments[:3]])
+        try:
+            done = subprocess.run(
+                command,
+                input=given,
+                capture_output=True,
+                text=True,
+                timeout=PROCESS_TIMEOUT_S if timeouts else None,
+            )
+        except FileNotFoundError as error:
+            raise ClusterError(
+                "kubectl is not installed, or not on the PATH; target=kuberay works through it."
+            ) from error
+        except subprocess.TimeoutExpired as error:
+            raise Unreachable(f"{shown}: no answer in {PROCESS_TIMEOUT_S} s.") from error
+        if done.returncode == 0:
+            return done.stdout
+        said = done.stderr.strip() or done.stdout.strip()
+        if PASSING.search(said):
+            raise Unreachable(f"{shown}: {said}")
+        if "no matches for kind" in said or "the server doesn't have a resource type" in said:
+            raise ClusterError(f"{shown}: {said}; install KubeRay's operator, or choose another target.kube_context.")
+        raise ClusterError(f"{shown}: {said or f'exit code {done.returncode}'}")
