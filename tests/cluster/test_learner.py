@@ -330,17 +330,15 @@ def test_a_checkpoint_of_an_optimizer_in_host_memory_goes_on_anywhere(
         assert train(resumed, batches[2:])[0]["learner/loss"] == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize(("size", "stage"), [(1, 1), (1, 2), (2, 2), (2, 3)])
+@pytest.mark.parametrize("size", [1, 2])
 @pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.BFLOAT16])
 @pytest.mark.parametrize("offload", [False, True])
 def test_weights_and_moments_that_left_the_device_come_back_as_they_were(
-    begin: Any, batches: Any, size: int, stage: int, precision: Precision, offload: bool
+    begin: Any, batches: Any, size: int, precision: Precision, offload: bool
 ) -> None:
     """DeepSpeed forgets meanwhile where the masters' fragments lie; behind the return they are published again."""
-    if offload and stage == 1:
-        pytest.skip("learner.offload asks for ZeRO 2 or 3")
     (kept, expected), (moved, got) = (
-        leave_between_steps(begin(size, zero_stage=stage, precision=precision, offload=offload), batches, leaves)
+        leave_between_steps(begin(size, zero_stage=2, precision=precision, offload=offload), batches, leaves)
         for leaves in (False, True)
     )
     assert got == expected
