@@ -39,7 +39,7 @@ def moved_bytes(work: Workload) -> float:
         return 0.0
     copy = weight_bytes(work.shape, work.worker_element_bytes)
     wakes = {"rollout": 1, "teacher": 2}
-    moved = sum(copy * number for role, number in wakes.items() if role in work.roles)
+    moved: float = sum(copy * number for role, number in wakes.items() if role in work.roles)
     moved += work.learner_element_bytes * work.shape.num_parameters
     if not work.cfg.learner.offload:
         moved += sum(optimizer_bytes(work).values())

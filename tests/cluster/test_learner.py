@@ -83,8 +83,7 @@ class Rank(LearnerWorker):
 
     def leave_and_return(self) -> None:
         """What a rank on a GPU does in the turn of another role."""
-        self._inner._engine.offload()
-        self._inner._engine.reload()
+        self._inner._engine.offload()()
 
     def moments(self) -> dict[str, torch.Tensor]:
         """What the optimizer of this rank remembers."""
