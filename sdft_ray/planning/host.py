@@ -3,6 +3,7 @@
 What ordinary processes take besides is not counted. P is the number of parameters.
 """
 
+from sdft_ray.config import Saving
 from sdft_ray.models.arithmetic import FP32_BYTES, weight_bytes
 from sdft_ray.planning.memory import GIB, object_store_gib, optimizer_bytes
 from sdft_ray.planning.workload import Workload
@@ -24,6 +25,8 @@ def host_memory(work: Workload) -> dict[str, float]:
         held["learner asleep"] = work.learner_element_bytes * work.shape.num_parameters
         if not cfg.learner.offload:
             held["learner asleep"] += sum(optimizer_bytes(work).values())
+    if cfg.checkpoint_every and cfg.learner.saving is Saving.BACKGROUND:
+        held["checkpoint that is being written"] = sum(optimizer_bytes(work).values())
     shared = work.weights.student_channel.reach.one_node
     held["publications"] = len(work.weights.published) * copy if shared else 0.0
     in_gib = {name: size / GIB for name, size in held.items() if size}

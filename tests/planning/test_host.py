@@ -11,7 +11,12 @@ from sdft_ray.planning.traffic import step_traffic
 from sdft_ray.planning.workload import Workload
 from tests.planning.composed import workload
 
-TURNS = ("+cluster=1xH100", "learner.gradient_checkpointing=true", "model.attention=flash_attention_2")
+TURNS = (
+    "+cluster=1xH100",
+    "learner.saving=BLOCKING",
+    "learner.gradient_checkpointing=true",
+    "model.attention=flash_attention_2",
+)
 HEAD = 152064 * 3584 * 2 / GIB  # of 7B in bf16
 
 
@@ -44,6 +49,8 @@ def test_what_leaves_the_gpu_lies_in_the_host() -> None:
         assert offloaded[name] == pytest.approx(width * params)
     assert turned["teacher asleep"] == turned["rollout asleep"] == pytest.approx(2 * params)
     assert host_memory(workload("+cluster=8xA100")) == {}
+    written = host_memory(workload(*TURNS, "learner.saving=BACKGROUND"))["checkpoint that is being written"]
+    assert written == pytest.approx((4 + 8 + 4) * params)
 
 
 def test_only_what_is_trained_takes_masters_moments_and_an_average(monkeypatch: pytest.MonkeyPatch) -> None:
