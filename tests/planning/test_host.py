@@ -35,7 +35,8 @@ def test_in_turns_each_role_has_the_gpu_but_for_what_the_others_leave_on_it() ->
 def test_an_offloaded_optimizer_leaves_weights_heads_and_a_bucket_on_the_gpu() -> None:
     learner = memory(workload(*TURNS, "learner.offload=true"), "learner")
     params = workload(*TURNS).shape.num_parameters
-    assert set(learner.held) == {"weights", "teacher heads"}
+    assert set(learner.held) == {"weights", "teacher heads", "gradient on its way"}
+    assert learner.held["gradient on its way"] == pytest.approx(HEAD)
     assert learner.held["weights"] == pytest.approx(2 * params / GIB)
     assert "optimizer step" not in learner.phases
 
