@@ -1,10 +1,11 @@
 """Tensors cross a process as views of arrays."""
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
-from sdft_ray.tensors import DTYPES, dtype_name, one_thread, to_array, to_tensor
+from sdft_ray.tensors import DTYPES, dtype_name, one_thread, release_pages, to_array, to_tensor
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
@@ -37,3 +38,14 @@ def test_one_thread_holds_for_its_block_only_also_when_that_fails() -> None:
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_memory_that_is_given_back_is_zero_and_there_again() -> None:
+    values = torch.full((4 * 2**20,), 7.0)
+    before = psutil.Process().memory_info().rss
+    release_pages(values)
+    assert before - psutil.Process().memory_info().rss > 0.9 * values.nbytes
+    assert values[1024:-1024].sum() == 0, "the first and last page may hold others"
+    values.fill_(3.0)
+    assert values.mean() == 3.0
+    release_pages(torch.ones(2))  # smaller than a page

@@ -110,11 +110,12 @@ class LearnerConfig:
     def check_turns(self, cluster: ClusterConfig) -> None:
         """Refuses what cannot leave a GPU between two turns."""
         require(
-            not (cluster.turns and cluster.learner.device == "cuda") or self.zero_stage > 0,
+            not (cluster.turns and cluster.learner.device == "cuda") or self.zero_stage == 2,
             "learner.zero_stage",
             self.zero_stage,
-            "keeps weights and moments where DeepSpeed cannot move them from the GPU, as cluster.turns=true asks",
-            "set learner.zero_stage=2, or cluster.turns=false",
+            "keeps its states where DeepSpeed cannot move them from the GPU, as cluster.turns=true asks: it moves "
+            "those of ZeRO 2, and those of ZeRO 3 with an optimizer of its own only",
+            "set learner.zero_stage=2, which shards no less on one GPU, or cluster.turns=false",
         )
 
     def holds_all(self, num_ranks: int) -> bool:

@@ -15,7 +15,7 @@ class RolloutConfig:
     max_concurrent: int = 64  # completions in flight in one engine
     async_scheduling: bool = True  # on GPUs, plan an engine's step while the last one runs; false if deterministic=true
     gpu_memory_share: float = 0.9  # of the worker's part of its GPUs, for weights and KV cache
-    kv_cache_gib: float = 1.0  # KV cache of an engine on a CPU, or on a GPU that it shares with other workers
+    kv_cache_gib: float = 1.0  # KV cache on a CPU, or on a GPU that it shares with other workers at the same time
 
     def __post_init__(self) -> None:
         positive("rollout.temperature", self.temperature)

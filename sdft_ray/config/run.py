@@ -150,14 +150,7 @@ class RunConfig:
         self.export.check_fit(self.model.adapter)
         if self.method.target is Target.TEACHER:
             self.teacher.check_fit(self.cluster)
-        require(
-            not self.cluster.turns or self.max_staleness == 0,
-            "max_staleness",
-            self.max_staleness,
-            "samples while the learner is at work, but with cluster.turns=true one of both sleeps",
-            "set max_staleness=0, or cluster.turns=false",
-        )
-        self.learner.check_turns(self.cluster)
+        self._check_turns()
         require(
             self.num_steps > 0 or self.num_epochs > 0,
             "num_epochs",
@@ -194,6 +187,17 @@ class RunConfig:
                 "is the learner's doing, but with weights.teacher_ema=RECEIVER the teacher workers average",
                 remedy + ", or weights.teacher_ema=LEARNER",
             )
+
+    def _check_turns(self) -> None:
+        """Refuses what roles that share one device by turns cannot do."""
+        require(
+            not self.cluster.turns or self.max_staleness == 0,
+            "max_staleness",
+            self.max_staleness,
+            "samples while the learner is at work, but with cluster.turns=true one of both sleeps",
+            "set max_staleness=0, or cluster.turns=false",
+        )
+        self.learner.check_turns(self.cluster)
 
     def _check_folder(self) -> None:
         require(bool(self.runs_dir.strip()), "runs_dir", self.runs_dir, "names no folder", "set runs_dir=runs")

@@ -72,7 +72,7 @@ class TeacherConfig:
     max_tokens_per_forward: int = 8192  # requests waiting together are scored in one forward up to this many tokens
     one_by_one: bool = False  # each completion has a forward pass of its own; true where deterministic=true
     gpu_memory_share: float = 0.9  # backend=VLLM: of the worker's part of its GPUs, for weights and KV cache
-    kv_cache_gib: float = 1.0  # backend=VLLM: KV cache on a CPU, or on a GPU that is shared with other workers
+    kv_cache_gib: float = 1.0  # backend=VLLM: KV cache on a CPU, or on a GPU shared with others at the same time
 
     def __post_init__(self) -> None:
         check_switches("teacher.template_switches", self.template_switches)

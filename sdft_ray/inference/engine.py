@@ -81,6 +81,7 @@ class InferenceEngine:
         self._is_asleep = False
         self._place = EnginePlace(worker, log, log.stat().st_size, model_path, self.remedy)
         self._llm = self._start(
+            sleeps,
             model=model_path,
             dtype=model.dtype.name.lower(),
             max_model_len=max_model_len,
@@ -91,17 +92,15 @@ class InferenceEngine:
             # Where memory is shared, measuring what is free would measure the neighbours. (The environment variable
             # VLLM_CPU_KVCACHE_SPACE takes whole GiB only.)
             kv_cache_memory_bytes=int(kv_cache_gib * 2**30) if shares_device else None,
-            # The CPU's worker takes no part in vLLM's sleep and refuses the setting.
-            enable_sleep_mode=sleeps and not current_platform.is_cpu(),
             worker_extension_cls=f"{extension.__module__}.{extension.__qualname__}",
-            **receiver.engine_arguments(),
-            **arguments,
+            **(receiver.engine_arguments() | arguments),
         )
 
-    def _start(self, **arguments: Any) -> AsyncLLM:
+    def _start(self, sleeps: bool, **arguments: Any) -> AsyncLLM:
         try:
             settings = AsyncEngineArgs(
                 enforce_eager=current_platform.is_cpu(),
+                enable_sleep_mode=sleeps and not current_platform.is_cpu(),  # whose worker frees nothing itself
                 skip_tokenizer_init=True,
                 disable_log_stats=True,
                 **arguments,

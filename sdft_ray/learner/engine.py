@@ -1,8 +1,8 @@
 """The wall to DeepSpeed: one rank's student, its gradients, its optimizer and its fp32 masters.
 
-No other module touches DeepSpeed's engine or its optimizer, and only `zero_layout.py` what it hangs on parameters.
-Another engine, such as FSDP2, is another class with these methods. All ranks have to make the same calls in the same
-order: each may be a collective.
+No other module touches DeepSpeed's engine, its optimizer, or what it hangs on parameters; another engine, such as
+FSDP2, is another class with these methods. All ranks have to make the same calls in the same order: each may be a
+collective.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_grad
 from transformers import PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
 
@@ -20,7 +21,6 @@ from sdft_ray.learner.fragment_files import Piece
 from sdft_ray.learner.objective import LossOf, Student, check_partitioned_head
 from sdft_ray.learner.optimizer import deepspeed_settings, make_optimizer
 from sdft_ray.learner.persistent_grads import PersistentGradient, allocate_gradients
-from sdft_ray.learner.zero_layout import master_fragment, optimizer_place, own_gradients
 from sdft_ray.models.network import check_finite, check_head, is_finite, load_network
 from sdft_ray.models.state import copy_buffers, full_shapes, saved_buffers, trained_parameters
 from sdft_ray.weights.fragments import Fragment, Shapes
@@ -62,7 +62,6 @@ class StudentEngine:
         )
         copy_buffers(self.network, buffers)  # DeepSpeed rounds all floating ones to bf16 where it trains in bf16
         self._rank, self.num_ranks = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        self._persistent_gradients: list[PersistentGradient] = []
         self.broken_gradients: list[str] = []  # of the last step that was not taken, on this rank
         if cfg.zero_stage > 0:
             self._watch_gradients()
@@ -158,7 +157,7 @@ class StudentEngine:
         for values in self.moments():
             values.zero_()
 
-    def allocate_gradients(self) -> None:
+    def allocate_gradients(self) -> list[PersistentGradient]:
         """Gives gradients and moments memory for the whole run, on a rank that holds all of them."""
 
         def make_moments() -> None:
@@ -167,23 +166,12 @@ class StudentEngine:
             self.reset_moments()
             self._engine.zero_grad()
 
-        self._persistent_gradients = allocate_gradients(self.student, self._parameters.values(), make_moments)
+        return allocate_gradients(self.student, self._parameters.values(), make_moments)
 
-    def release_gradients(self) -> None:
-        """Gives the memory of `allocate_gradients` back to the system until the next step."""
-        for gradient in self._persistent_gradients:
-            gradient.release()
-
-    def offload(self) -> None:
-        """Moves weights, masters and moments to host memory; nothing may be computed or read until `reload`.
-
-        DeepSpeed forgets meanwhile where the masters' fragments lie. Never run on a GPU.
-        """
+    def offload(self) -> Callable[[], None]:
+        """Moves weights, masters and moments to host memory, where none can be read; returns what takes them back."""
         self._engine.offload_states(pin_memory=self._engine.device.type != "cpu")
-
-    def reload(self) -> None:
-        """Moves back what `offload` has moved: the same values, and fragments that can be read."""
-        self._engine.reload_states()
+        return self._engine.reload_states
 
     def shapes(self) -> Shapes:
         """Names and full shapes of what is trained."""
@@ -267,3 +255,44 @@ class StudentEngine:
     def _set_learning_rate(self, learning_rate: float) -> None:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
+
+
+def master_fragment(name: str, param: torch.nn.Parameter, rank: int, num_ranks: int) -> Fragment | None:
+    """What a rank owns of one parameter's fp32 master, by what ZeRO hangs on the parameter; None for nothing."""
+    if hasattr(param, "ds_id"):  # ZeRO 3 cuts every parameter into equal parts, the last one padded
+        local = safe_get_local_fp32_param(param).view(-1)
+        start = rank * local.numel()
+        return Fragment(name, start, local[: max(0, param.ds_numel - start)])  # type: ignore[attr-defined]
+    if hasattr(param, "_hp_mapping"):  # ZeRO 1 and 2 cut the flat sequence of all parameters
+        mapping = param._hp_mapping
+        if mapping is None:
+            return None
+        return Fragment(name, mapping.lp_fragment_address.start, mapping.get_hp_fragment().view(-1))
+    size = -(-param.numel() // num_ranks)  # without ZeRO every rank holds all of it, and owns an equal part
+    return Fragment(name, rank * size, param.data.view(-1)[rank * size : (rank + 1) * size])
+
+
+def optimizer_place(optimizer: Any, param: torch.nn.Parameter, start: int) -> tuple[torch.Tensor, int]:
+    """The tensor by which an optimizer files the moments of one parameter, and where a fragment's begin in them."""
+    if hasattr(param, "ds_id"):
+        group, offset, _ = optimizer.grad_position[optimizer.get_param_id(param)]
+        return optimizer.fp32_partitioned_groups_flat[group], offset
+    if hasattr(param, "_hp_mapping"):
+        mapping = param._hp_mapping
+        # ZeRO 1 in bf16 is another class of DeepSpeed's than ZeRO 2.
+        name = "single_partition_of_fp32_groups"
+        flats = getattr(optimizer, name if hasattr(optimizer, name) else "fp32_groups_flat_partition")
+        return flats[mapping.param_group_index], mapping.get_hp_fragment_address().start
+    return param, start
+
+
+def own_gradients(param: torch.nn.Parameter) -> Iterator[torch.Tensor]:
+    """What this rank holds of a parameter's gradient, by what ZeRO hangs on the parameter."""
+    if param.grad is not None:
+        yield param.grad
+    if hasattr(param, "_hp_grad"):  # the fp32 sum of stage 1 in bf16
+        yield param._hp_grad
+    elif hasattr(param, "ds_id"):
+        yield safe_get_local_grad(param)
+    elif getattr(param, "_hp_mapping", None) is not None:
+        yield param._hp_mapping.get_lp_grad_fragment(param._index_in_param_group)  # type: ignore[attr-defined]

@@ -86,9 +86,8 @@ class LearnerRank:
             self._device,
         )
         self._make_teacher_head(self.weight_version)
-        if settings.weights.whole_masters:
-            self._engine.allocate_gradients()
-        self.sleeping = SleepingMemory(self._engine, self._average, self._device)
+        gradients = self._engine.allocate_gradients() if settings.weights.whole_masters else []
+        self.sleeping = SleepingMemory(self._engine, self._average, gradients, self._device)
         release_freed_memory()  # weights that have moved
 
     def notes(self) -> tuple[str, ...]:

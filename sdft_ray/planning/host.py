@@ -3,6 +3,7 @@
 What ordinary processes take besides is not counted. P is the number of parameters.
 """
 
+from sdft_ray.config import Saving
 from sdft_ray.models.arithmetic import FP32_BYTES, weight_bytes
 from sdft_ray.planning.memory import GIB, object_store_gib, optimizer_bytes
 from sdft_ray.planning.workload import Workload
@@ -24,6 +25,8 @@ def host_memory(work: Workload) -> dict[str, float]:
         held["learner asleep"] = float(work.learner_element_bytes * work.shape.num_parameters)
         if not cfg.learner.offload:
             held["learner asleep"] += sum(optimizer_bytes(work).values())
+    if cfg.checkpoint_every and cfg.learner.saving is Saving.BACKGROUND:
+        held["checkpoint that is being written"] = sum(optimizer_bytes(work).values())
     shared = work.weights.student_channel.reach.one_node
     held["publications"] = len(work.weights.published) * copy if shared else 0.0
     in_gib = {name: size / GIB for name, size in held.items() if size}
@@ -39,7 +42,7 @@ def moved_bytes(work: Workload) -> float:
         return 0.0
     copy = weight_bytes(work.shape, work.worker_element_bytes)
     wakes = {"rollout": 1, "teacher": 2}
-    moved = float(sum(copy * number for role, number in wakes.items() if role in work.roles))
+    moved: float = sum(copy * number for role, number in wakes.items() if role in work.roles)
     moved += work.learner_element_bytes * work.shape.num_parameters
     if not work.cfg.learner.offload:
         moved += sum(optimizer_bytes(work).values())

@@ -32,7 +32,7 @@ def layouts(work: Workload, num_nodes: int) -> Iterator[Settings]:
         for field, value in (("num_workers", 1), ("gpus_per_worker", 0))
     }
     for settings in divided:
-        yield {"cluster.num_nodes": num_nodes} | idle | settings
+        yield {"cluster.num_nodes": num_nodes, "cluster.turns": False} | idle | settings
 
 
 def _whole(work: Workload, num_gpus: int) -> Iterator[Settings]:

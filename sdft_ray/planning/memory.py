@@ -170,6 +170,7 @@ def _learner(work: Workload) -> RoleMemory:
     if cfg.offload and device == "cuda":  # where they are reduced, bucket by bucket, and leave at once
         for name in ("gradients", *optimizer_bytes(work)):
             del held[name]
+        held["gradient on its way"] = float(shape.head_parameters * width)  # a buffer for the largest parameter's
     whole = min(whole_network, DEEPSPEED_LIVE_ELEMENTS) * width if stage == 3 else 0
     logits = work.microbatch_samples * work.lengths.completion * shape.vocab_size
     chunk = CHUNK_BUFFERS * min(CHUNK_ELEMENTS[device], logits) * FP32_BYTES

@@ -168,10 +168,13 @@ def _candidates(work: Workload, role: str) -> Iterator[Settings]:
     stage = max(2, cfg.learner.zero_stage)
     yield {"learner.zero_stage": stage}
     yield {"learner.zero_stage": stage, "learner.precision": Precision.BFLOAT16}
-    yield {"learner.zero_stage": 3}
+    if not cfg.cluster.turns:  # where there is one rank, and no states of ZeRO 3 can be moved
+        yield {"learner.zero_stage": 3}
     yield from _halved("learner.max_tokens_per_microbatch", cfg.learner.max_tokens_per_microbatch)
     if cfg.cluster.learner.device == "cuda":
         yield {"learner.offload": True, "learner.zero_stage": stage}
+        if not cfg.cluster.turns:
+            yield {"learner.offload": True, "learner.zero_stage": 3}
     if (
         cfg.cluster.learner.num_workers == 1 and not cfg.cluster.turns
     ):  # fp32 weights that are their own masters, but slow arithmetic on a GPU

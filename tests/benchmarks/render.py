@@ -22,6 +22,7 @@ MEASUREMENTS = {
     "deterministic": "The same run twice",
     "prefix": "Common prefixes",
     "growth": "Growth",
+    "turns": "One device in turns",
     "plan_memory": "The planner's memory",
 }
 
@@ -64,6 +65,9 @@ HEADLINES = (
     Headline("data_first_start_s", "100,000 rows read, rendered and encoded, s", at_most=60),
     Headline("data_second_start_s", "the same from the cache, s", at_most=5),
     Headline("data_alone_over_batched", "time of one row at a time over the batched way's"),
+    Headline("turns_memory_ratio", "memory of steps in turns over all roles at once", at_most=1.0),
+    Headline("turns_step_ratio", "the same of a step's time"),
+    Headline("turns_loss_difference", "largest difference of a step's loss, nats"),
     Headline("plan_memory_error", "largest relative error of the planner's memory", at_most=0.15),
 )
 

@@ -46,10 +46,10 @@ def test_every_worker_of_8xa100_gets_gpus_of_its_own(cluster: None) -> None:
 
 def test_three_roles_share_the_gpu_of_1xh100(cluster: None) -> None:
     config = compose_with("+cluster=1xH100").cluster
-    assert config.num_gpus == pytest.approx(1)
+    assert config.turns and config.num_gpus <= 1
     assert [role.device for role in config.placements().values()] == ["cuda"] * 3
     assert [role.tensor_parallel_size for role in config.placements().values()] == [1, 1, 1]
-    assert config.rollout.gpu_share == 0.3
+    assert config.gpu_share("rollout") == 1.0, "in its turn"
 
 
 def test_a_worker_computes_with_its_threads_and_no_more(cluster: None) -> None:

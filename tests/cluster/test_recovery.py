@@ -1,6 +1,7 @@
 """A whole run whose workers are killed and stopped, one after the other, held against the same run left alone.
 
-Every role is a real process. What strikes does so while the role that it is after has work open.
+Every role is a real process. What strikes does so while the role that it is after has work open. A run whose roles take
+turns is struck in the same way, and has the samples and losses of the one whose roles do not.
 """
 
 import asyncio
@@ -106,9 +107,9 @@ def undisturbed(launch: Any) -> Path:
     return launch("undisturbed", *COMMON)[0]
 
 
-@pytest.fixture(scope="module")
-def disturbed(launch: Any, outputs: dict[str, str]) -> Path:
-    saboteur = Saboteur()
+@pytest.fixture(scope="module", params=["false", "true"], ids=["all at once", "in turns"])
+def disturbed(request: pytest.FixtureRequest, launch: Any, outputs: dict[str, str]) -> Path:
+    saboteur, turns = Saboteur(), f"cluster.turns={request.param}"
 
     async def start_roles(*args: Any) -> Roles:
         roles = await topology.start_roles(*args)
@@ -118,7 +119,7 @@ def disturbed(launch: Any, outputs: dict[str, str]) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sdft_ray.cluster.job.start_roles", start_roles)
-        path, outputs["disturbed"] = launch("disturbed", *COMMON, *QUICK)
+        path, outputs["disturbed"] = launch(f"disturbed-{request.param}", *COMMON, *QUICK, turns)
     assert saboteur.num_strikes == len(STRIKES), outputs["disturbed"]
     left = [process for process in saboteur.struck if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     assert not left, "a lost worker's engine would keep its memory"

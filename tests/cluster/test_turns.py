@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from ray.exceptions import ActorDiedError
 
 from sdft_ray.cluster.in_turns import CompletionsInTurns, EvaluatorInTurns, LearnerInTurns, WakeCheck
 from sdft_ray.cluster.turns import Turns
@@ -16,6 +18,7 @@ from sdft_ray.loop import LoopConfig, train
 from sdft_ray.records import TeacherScores, make_sample
 from sdft_ray.workers.deadlines import Work
 from sdft_ray.workers.group import WorkerGroup
+from sdft_ray.workers.recovery import Recovery, RestartBudget
 from tests.fakes import (
     FakeCompletions,
     FakeEvaluator,
@@ -283,6 +286,36 @@ async def test_a_newcomer_that_loads_between_two_steps_and_a_step_do_not_wait_fo
     assert told.count("rollout") == 2
 
 
+async def test_a_call_that_waits_for_a_newcomer_keeps_no_turn_from_the_role_that_has_its_weights() -> None:
+    """The only rollout worker is lost with a call open on it; the newcomer loads what the learner publishes."""
+    told: list[str] = []
+    turns, groups = turned(told)
+
+    @asynccontextmanager
+    async def joining(newcomer: WorkerGroup) -> AsyncIterator[None]:
+        await groups["learner"].on_all(lambda actor: actor.work(), Work("publish"))
+        await newcomer.on_all(lambda actor: actor.work(), Work("load"))
+        yield
+
+    groups["rollout"].replace_lost(
+        Recovery(
+            make=lambda rank: Actor("newcomer", told),
+            joining=joining,
+            budget=RestartBudget(1),
+            tell=lambda fault: None,
+            kill=lambda actor: None,
+        )
+    )
+
+    async def dies_once(actor: Actor) -> str:
+        if actor._role == "rollout":
+            raise ActorDiedError
+        return await actor.work()
+
+    assert await asyncio.wait_for(groups["rollout"].call(dies_once, WORK), 10) == "newcomer"
+    assert [line for line in told if " " not in line] == ["learner", "newcomer", "newcomer"]
+
+
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
@@ -302,8 +335,9 @@ def test_samples_of_older_weights_and_weights_that_cannot_leave_a_gpu_are_refuse
         run_config(max_staleness=1)
     shares = {role: RolePlacement(gpus_per_worker=0.3) for role in ("rollout", "teacher", "learner")}
     cluster = ClusterConfig(turns=True, gpus_per_node=1, **shares)
-    with pytest.raises(ConfigError, match="^learner.zero_stage=0"):
-        replace(run_config(), cluster=cluster, learner=LearnerConfig(zero_stage=0, precision=Precision.FLOAT32))
+    for stage in (0, 1, 3):
+        with pytest.raises(ConfigError, match=f"^learner.zero_stage={stage}: keeps its states"):
+            replace(run_config(), cluster=cluster, learner=LearnerConfig(zero_stage=stage, precision=Precision.FLOAT32))
 
 
 def test_every_role_may_fill_the_gpu_in_its_turn_and_ray_can_place_them_all() -> None:

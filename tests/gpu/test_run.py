@@ -20,6 +20,7 @@ FP32 = ("learner.precision=FLOAT32",)  # SETTINGS names the workers' own
 # up to 0.64 apart; weights that were not replaced for six AdamW steps at 1e-3, on random tokens, are off by 3.9 to 5.5.
 MISMATCH = {"FLOAT32": 0.02, "BFLOAT16": 1.0}
 AUTO = ("model.dtype=AUTO",)  # and the learner's is it by itself
+TURNS = ("cluster.turns=true",)  # as +cluster=1xH100 has it; all others hold a part of the GPU at the same time
 RUNS = {
     "fp32": (*FP32, "learner.zero_stage=0"),
     "bf16-zero2": (*BF16, "learner.zero_stage=2"),
@@ -29,6 +30,9 @@ RUNS = {
     "logits": (*FP32, "teacher.payload=LOGITS", "teacher.weights=LIVE"),
     "topk-behind": (*BF16, "teacher.payload=TOPK", "max_staleness=1"),
     "teacher-on-vllm": (*BF16, "teacher.backend=VLLM", "teacher.kv_cache_gib=0.5"),
+    "in-turns": (*BF16, *TURNS),
+    "in-turns-offloaded": (*BF16, *TURNS, "learner.offload=true"),
+    "in-turns-teacher-on-vllm": (*BF16, *TURNS, "teacher.backend=VLLM"),
     "averaging-teacher": (*FP32, "weights.teacher_ema=RECEIVER", "model.attention=sdpa"),
 }
 
@@ -41,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 def run(folder: str, runs: Path, name: str, *settings: str) -> list[dict[str, Any]]:
     own = [f"model.path={folder}", f"runs_dir={runs}", f"name={name}", f"num_steps={NUM_STEPS}", *settings]
     # The first of them starts from tests/cluster's own command, whose cluster is a CPU.
-    command = [sys.executable, "-m", "sdft_ray.launch", "+cluster=1xH100", *SETTINGS[1:], *own]
+    command = [sys.executable, "-m", "sdft_ray.launch", "+cluster=1xH100", "cluster.turns=false", *SETTINGS[1:], *own]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr

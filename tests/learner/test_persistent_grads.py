@@ -12,6 +12,7 @@ from sdft_ray.distill.fused_loss import fused_token_loss
 from sdft_ray.distill.reduction import LossOutput
 from sdft_ray.learner.objective import Student
 from sdft_ray.learner.persistent_grads import AccumulatingEmbedding, allocate_gradients
+from sdft_ray.tensors import PAGE
 
 PADDING = 3
 SIZES = {
@@ -74,7 +75,7 @@ def make_pair(**settings: Any) -> SimpleNamespace:
     torch.manual_seed(0)
     student = Student(LlamaForCausalLM(LlamaConfig(**SIZES | settings)))
     pair = SimpleNamespace(own=Engine(copy.deepcopy(student)), plain=Engine(student))
-    allocate_gradients(pair.own.module, pair.own.module.parameters(), pair.own.make_moments)
+    pair.gradients = allocate_gradients(pair.own.module, pair.own.module.parameters(), pair.own.make_moments)
     return pair
 
 
@@ -95,6 +96,22 @@ def test_gradients_are_those_of_autograd_in_every_step(tied: bool, checkpointing
             torch.testing.assert_close(own, expected[name], rtol=1e-5, atol=1e-7, msg=name)
         for engine in (pair.own, pair.plain):
             engine.zero_grad()
+
+
+def test_memory_that_was_given_back_between_two_steps_holds_the_next_gradient() -> None:
+    pair = make_pair()
+    for _ in range(2):
+        for engine in (pair.own, pair.plain):
+            engine.accumulate(3)
+        for gradient in pair.gradients:
+            gradient.release()  # not in mid-step
+        for name, expected in pair.plain.gradients().items():
+            torch.testing.assert_close(pair.own.gradients()[name], expected, rtol=1e-5, atol=1e-7, msg=name)
+        for engine in (pair.own, pair.plain):
+            engine.zero_grad()
+        for gradient in pair.gradients:
+            gradient.release()
+            assert not gradient._values.flatten()[PAGE:-PAGE].any(), "its pages are given back"
 
 
 def test_gradients_stay_where_they_are() -> None:

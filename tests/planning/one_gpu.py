@@ -14,6 +14,7 @@ from sdft_ray.config import (
     Precision,
     RolloutConfig,
     RunConfig,
+    Saving,
 )
 from sdft_ray.planning.host import host_memory
 from sdft_ray.planning.memory import role_memory
@@ -30,8 +31,8 @@ H200 = {"name": "H200 141 GB SXM", "memory_gib": 141, "memory_gb_per_s": 4800}  
 INTRODUCTION = """Full fine-tuning on one GPU with `cluster.turns=true`: each role fills the GPU in its turn, and the
 others sleep in host memory (docs/one-gpu.md). {batch_size} samples a step, `max_staleness=0`, all else as above. An
 engine fills what is left with its cache, so its GiB say nothing. Host GiB are those of what sleeps, of an offloaded
-optimizer and of publications. Of the host nothing is measured: its memory is taken to be read and written at
-{host:g} GB/s, of which {share:.0%} are attainable."""
+optimizer and of publications, with `learner.saving=BLOCKING`. Of the host nothing is measured: its memory is taken to
+be read and written at {host:g} GB/s, of which {share:.0%} are attainable."""
 
 
 def sections(lengths: Lengths, batch_size: int) -> list[str]:
@@ -66,7 +67,7 @@ def row_of(model: str, hardware: HardwareConfig, lengths: Lengths, batch_size: i
         cluster=ClusterConfig(gpus_per_node=1, object_store_gib=16, hardware=hardware),
         model=ModelConfig(dtype=Precision.BFLOAT16, attention="flash_attention_2"),
         rollout=RolloutConfig(max_new_tokens=lengths.completion),
-        learner=LearnerConfig(precision=Precision.BFLOAT16, gradient_checkpointing=True),
+        learner=LearnerConfig(precision=Precision.BFLOAT16, gradient_checkpointing=True, saving=Saving.BLOCKING),
     )
     work = Workload(cfg=cfg, shape=known_shape(model), lengths=lengths, roles=ROLES)
     if (proposal := in_turns(work)) is None:

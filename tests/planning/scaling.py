@@ -58,7 +58,7 @@ PARAGRAPHS = [
     is shown, of equals that with the most room left. A teacher on several GPUs is `teacher.backend=VLLM`, which gives
     what is left to its cache. GiB are those of one GPU of the role, of which
     {USABLE_SHARE * HARDWARE.memory_gib:.1f} can be used; the store is Ray's on the node of learner rank 0, to be set
-    as `cluster.object_store_gib`.""",
+    as `cluster.object_store_gib`. The last tables are of one GPU whose roles take turns.""",
 ]
 HEADER = (
     "| GPUs | rollout | teacher | learner | ZeRO | teacher GiB | learner GiB | store GiB | payloads GB a step "
@@ -119,6 +119,8 @@ def _layouts(model: str, num_gpus: int) -> Iterator[Workload]:
     cfg = replace(_config(model, cluster), batch_size=SAMPLES_PER_RANK * num_gpus)
     work = Workload(cfg=cfg, shape=known_shape(model), lengths=LENGTHS, roles=ROLES)
     for layout in layouts(work, cluster.num_nodes):
+        if layout["cluster.turns"]:  # has tables of its own
+            continue
         batch_size = SAMPLES_PER_RANK * layout["cluster.learner.num_workers"]
         for stage in (2, 3) if num_gpus > 1 else (2,):
             changes = layout | {"batch_size": batch_size, "learner.zero_stage": stage}

@@ -7,8 +7,9 @@ from sdft_ray.planning.proposals import with_settings
 from tests.planning.composed import IN_FP32, config, plan
 
 MISFITS = [
-    ["+cluster=1xH100", "plan.model=qwen2.5-1.5b"],
-    ["+cluster=1xH100", "plan.model=qwen2.5-3b", "model.dtype=BFLOAT16"],
+    ["+cluster=1xH100", "plan.model=qwen2.5-1.5b", "cluster.turns=false"],
+    ["+cluster=1xH100", "plan.model=qwen2.5-3b", "model.dtype=BFLOAT16", "method=sft"],
+    ["+cluster=1x24GB", "plan.model=qwen2.5-3b", "learner.offload=false"],
     ["+cluster=1xH100", "plan.model=qwen2.5-7b"],
     ["+cluster=8xA100", "plan.model=qwen2.5-7b"],
     ["+cluster=8xA100", "plan.model=qwen2.5-7b", *IN_FP32, "learner.zero_stage=0", "teacher.payload=LOGITS"],
@@ -36,8 +37,8 @@ def test_a_proposal_that_is_pasted_behind_the_command_makes_it_fit(command: list
 @pytest.mark.parametrize(
     ("command", "workers"),
     [
-        (["+cluster=1xH100", "plan.model=qwen2.5-1.5b"], (1, 1, 1)),
-        (["+cluster=8xA100", "plan.model=qwen2.5-14b", *IN_FP32], (1, 1, 6)),
+        (["+cluster=1xH100", "plan.model=qwen2.5-1.5b", "cluster.turns=false"], (1, 1, 1)),
+        (["+cluster=8xA100", "plan.model=qwen2.5-14b", *IN_FP32], (1, 4, 3)),
     ],
 )
 def test_workers_are_redistributed_before_machines_are_asked_for(
@@ -63,7 +64,7 @@ def test_only_what_is_needed_is_changed() -> None:
 
 
 def test_more_machines_are_as_few_as_there_can_be() -> None:
-    command = ["+cluster=8xA100", "plan.model=qwen2.5-32b"]
+    command = ["+cluster=8xA100", "plan.model=qwen2.5-32b", "cluster.hardware.host_memory_gib=256"]
     (proposal,) = plan(*command).proposals
     assert "cluster.num_nodes=2" in proposal.overrides
     assert str(proposal).startswith("with 2 nodes (")
@@ -81,7 +82,8 @@ def test_what_no_setting_helps_has_no_proposal() -> None:
 
 
 def test_shared_memory_that_was_asked_for_keeps_the_run_on_its_node() -> None:
-    made = plan("+cluster=8xA100", "plan.model=qwen2.5-32b", "weights.channel=SHARED_MEMORY")
+    little = "cluster.hardware.host_memory_gib=256"  # too little for an optimizer
+    made = plan("+cluster=8xA100", "plan.model=qwen2.5-32b", "weights.channel=SHARED_MEMORY", little)
     assert made.misfits
     assert made.proposals == []
 
@@ -93,6 +95,14 @@ def test_changed_settings_are_checked_anew() -> None:
     assert changed.rollout == config("+cluster=local").rollout
     with pytest.raises(Exception, match="is not a ZeRO stage"):
         with_settings(changed, {"learner.zero_stage": 4})
+
+
+def test_one_gpu_is_shared_in_turns_before_the_optimizer_leaves_it() -> None:
+    """Offload costs seconds a step, turns less; 7B takes both on 80 GB."""
+    on_80_gb = ["+cluster=1xH100", "model.attention=flash_attention_2", "cluster.turns=false", "batch_size=8"]
+    small, large = (plan(*on_80_gb, f"plan.model=qwen2.5-{size}").proposals[-1] for size in ("1.5b", "14b"))
+    assert "learner.offload=true" not in small.overrides
+    assert {"learner.offload=true", "cluster.turns=true"} <= set(large.overrides)
 
 
 def test_a_run_that_rehearses_is_offered_no_teacher_that_could_not() -> None:

@@ -23,8 +23,21 @@ def test_an_object_store_too_small_for_the_weights_is_told() -> None:
 
 
 def test_a_cache_that_holds_no_whole_sequence_is_told_and_made_larger() -> None:
-    command = ("+cluster=1xH100", "plan.model=qwen2.5-0.5b", "rollout.kv_cache_gib=0.01")
+    command = ("+cluster=1xH100", "cluster.turns=false", "plan.model=qwen2.5-0.5b", "rollout.kv_cache_gib=0.01")
+    command += ("learner.gradient_checkpointing=true",)
     made = plan(*command)
     assert [misfit.role for misfit in made.misfits] == ["one sequence of a rollout's KV cache"]
     assert made.proposals[0].overrides == ("rollout.kv_cache_gib=0.25",)
     assert plan(*command, *made.proposals[0].overrides).misfits == []
+
+
+def test_host_memory_counts_where_its_size_is_told() -> None:
+    command = (
+        "+cluster=1xH100",
+        "plan.model=qwen2.5-7b",
+        "learner.offload=true",
+        "learner.gradient_checkpointing=true",
+    )
+    assert plan(*command).misfits == []
+    made = plan(*command, "cluster.hardware.host_memory_gib=128")
+    assert [misfit.role for misfit in made.misfits] == ["a node's host memory"]

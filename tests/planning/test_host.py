@@ -1,0 +1,76 @@
+"""Host memory and seconds of roles in turns and of an offloaded optimizer, in closed form."""
+
+from dataclasses import replace
+
+import pytest
+
+from sdft_ray.planning.host import host_memory, moved_bytes
+from sdft_ray.planning.memory import CONTEXT_GIB, GIB, USABLE_SHARE, role_memory
+from sdft_ray.planning.seconds import step_seconds
+from sdft_ray.planning.traffic import step_traffic
+from sdft_ray.planning.workload import Workload
+from tests.planning.composed import workload
+
+TURNS = (
+    "+cluster=1xH100",
+    "learner.saving=BLOCKING",
+    "learner.gradient_checkpointing=true",
+    "model.attention=flash_attention_2",
+)
+HEAD = 152064 * 3584 * 2 / GIB  # of 7B in bf16
+
+
+def memory(work: Workload, role: str) -> object:
+    return next(memory for memory in role_memory(work) if memory.role == role)
+
+
+def test_in_turns_each_role_has_the_gpu_but_for_what_the_others_leave_on_it() -> None:
+    work = workload(*TURNS)
+    limits = {memory.role: memory.limit_gib for memory in role_memory(work)}
+    assert limits["learner"] == pytest.approx(80 * USABLE_SHARE - 2 * CONTEXT_GIB)
+    assert limits["teacher"] == pytest.approx(80 * USABLE_SHARE - 2 * CONTEXT_GIB - HEAD)
+    assert limits["rollout"] == pytest.approx(0.9 * 80)
+
+
+def test_an_offloaded_optimizer_leaves_weights_heads_and_a_bucket_on_the_gpu() -> None:
+    learner = memory(workload(*TURNS, "learner.offload=true"), "learner")
+    params = workload(*TURNS).shape.num_parameters
+    assert set(learner.held) == {"weights", "teacher heads", "gradient on its way"}
+    assert learner.held["gradient on its way"] == pytest.approx(HEAD)
+    assert learner.held["weights"] == pytest.approx(2 * params / GIB)
+    assert "optimizer step" not in learner.phases
+
+
+def test_what_leaves_the_gpu_lies_in_the_host() -> None:
+    params = workload(*TURNS).shape.num_parameters / GIB
+    turned, offloaded = (host_memory(workload(*TURNS, *more)) for more in ((), ("learner.offload=true",)))
+    assert turned["learner asleep"] == pytest.approx((2 + 4 + 8 + 4) * params)
+    assert offloaded["learner asleep"] == pytest.approx(2 * params)
+    for name, width in {"fp32 masters": 4, "AdamW moments": 8, "EMA": 4, "gradients": 4}.items():
+        assert offloaded[name] == pytest.approx(width * params)
+    assert turned["teacher asleep"] == turned["rollout asleep"] == pytest.approx(2 * params)
+    assert host_memory(workload("+cluster=8xA100")) == {}
+    written = host_memory(workload(*TURNS, "learner.saving=BACKGROUND"))["checkpoint that is being written"]
+    assert written == pytest.approx((4 + 8 + 4) * params)
+
+
+def test_only_what_is_trained_takes_masters_moments_and_an_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one seam for parameters that are not trained."""
+    whole = memory(workload(*TURNS), "learner").held
+    monkeypatch.setattr(Workload, "num_trained", 1_000_000)
+    few = memory(workload(*TURNS), "learner").held
+    assert few["weights"] == whole["weights"]
+    for name, width in {"fp32 masters": 4, "AdamW moments": 8, "EMA": 4, "gradients": 4}.items():
+        assert few[name] == pytest.approx(width * 1e6 / GIB)
+
+
+def test_turns_cost_what_they_move_and_that_nothing_overlaps() -> None:
+    work = workload(*TURNS)
+    params = work.shape.num_parameters
+    assert moved_bytes(work) == pytest.approx(2 * params * (3 * 2 + 18))
+    seconds = step_seconds(work, step_traffic(work))
+    assert seconds.phases["turns"] == pytest.approx(moved_bytes(work) / (0.4 * 64e9))
+    cluster = replace(work.cfg.cluster, turns=False)
+    apart = replace(work, cfg=replace(work.cfg, cluster=cluster))
+    assert moved_bytes(apart) == 0
+    assert step_seconds(apart, step_traffic(apart)).step < seconds.step - seconds.phases["turns"]
