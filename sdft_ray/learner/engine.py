@@ -22,7 +22,7 @@ from sdft_ray.learner.objective import LossOf, Student, check_partitioned_head
 from sdft_ray.learner.optimizer import deepspeed_settings, make_optimizer
 from sdft_ray.learner.persistent_grads import PersistentGradient, allocate_gradients
 from sdft_ray.models.network import check_finite, check_head, is_finite, load_network
-from sdft_ray.models.state import copy_buffers, full_shapes, saved_buffers, trained_parameters
+from sdft_ray.models.state import copy_buffers, saved_buffers, trained_parameters
 from sdft_ray.weights.fragments import Fragment, Shapes
 
 STUDENT = "student"  # the kind of the fp32 masters in a checkpoint; the moments go by the optimizer's names
@@ -173,9 +173,10 @@ class StudentEngine:
         self._engine.offload_states(pin_memory=self._engine.device.type != "cpu")
         return self._engine.reload_states
 
-    def shapes(self) -> Shapes:
-        """Names and full shapes of what is trained."""
-        return full_shapes(self._parameters.items())
+    def shapes(self, *, untrained: bool = False) -> Shapes:
+        """Names and full shapes of what is trained, or with `untrained` of all parameters; tied ones once."""
+        parameters = self.network.named_parameters() if untrained else self._parameters.items()
+        return tuple((name, tuple(getattr(param, "ds_shape", param.shape))) for name, param in parameters)
 
     def masters(self) -> Iterator[Fragment]:
         """The fragments of the fp32 master weights that this rank owns; views, in the same order every time."""

@@ -33,7 +33,7 @@ from sdft_ray.learner.sleeping import SleepingMemory
 from sdft_ray.learner.teacher import TeacherHeads, teacher_head_maker
 from sdft_ray.models.adapter import averaged
 from sdft_ray.models.network import TORCH_DTYPE, configured_noise, output_head
-from sdft_ray.models.state import full_shapes, published_buffers, saved_buffers
+from sdft_ray.models.state import published_buffers, saved_buffers
 from sdft_ray.records import MatmulSeconds, Microbatch, Publication, RankReport, TokenViews
 from sdft_ray.tensors import release_freed_memory, synchronize
 from sdft_ray.weights.channel import Meeting, RankWeights, Sender, WeightKind
@@ -152,7 +152,7 @@ class LearnerRank:
 
     def measure_matmuls(self) -> MatmulSeconds:
         """What the matrix products of the weights take; see `roofline.py`."""
-        head, shapes = output_head(self._network).weight, full_shapes(self._network.named_parameters())
+        head, shapes = output_head(self._network).weight, self._engine.shapes(untrained=True)
         (name,) = (name for name, param in self._network.named_parameters() if param is head)
         rate = measure_matmul(self._device, head.dtype)
         return matmul_seconds(shapes, dict(shapes)[name], rate, trains_all=len(shapes) == len(self._engine.shapes()))
@@ -194,7 +194,7 @@ class LearnerRank:
         self._make_teacher_head(self.weight_version)
         return version
 
-    def export(self, folder: str, merged: bool) -> None:
+    def export(self, folder: str, merged: bool = False) -> None:
         """Writes the student as an ordinary Hugging Face folder, from rank 0; every rank has to call it.
 
         In the precision it was trained in, whatever the workers hold. Of an adapter a PEFT folder, unless it is

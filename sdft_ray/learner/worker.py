@@ -123,7 +123,7 @@ class LearnerWorker(Worker):
         self.weight_version = self._inner.load(folder, version)
         return self.weight_version
 
-    def export(self, folder: str, merged: bool) -> None:
+    def export(self, folder: str, merged: bool = False) -> None:
         """Writes the student as an ordinary Hugging Face folder, or its adapter as a PEFT folder."""
         self._inner.export(folder, merged)
 

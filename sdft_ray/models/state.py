@@ -6,8 +6,6 @@ They keep their own dtype everywhere: what a router adds does not survive a roun
 buffers that are not saved from the configuration. ZeRO cuts up parameters only.
 """
 
-from collections.abc import Iterable
-
 import torch
 
 FACTORS = A, B = ".lora_A.default.weight", ".lora_B.default.weight"  # behind the name of a layer, as peft names them
@@ -36,11 +34,6 @@ def trained_parameters(module: torch.nn.Module) -> dict[str, torch.nn.Parameter]
     parameters = dict(module.named_parameters())
     factors = {name: value for name, value in parameters.items() if name.endswith(FACTORS)}
     return factors or parameters
-
-
-def full_shapes(parameters: Iterable[tuple[str, torch.nn.Parameter]]) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Names and shapes of parameters, of those that ZeRO 3 has cut up the full ones."""
-    return tuple((name, tuple(getattr(param, "ds_shape", param.shape))) for name, param in parameters)
 
 
 def published_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:

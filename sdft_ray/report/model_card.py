@@ -38,7 +38,7 @@ def write_model_card(
         *_front_matter(cfg),
         f"# {cfg.method.name} of {Path(cfg.model.path).name}",
         "",
-        f"This model is `{cfg.model.path}` after training with sdft_ray{_commit(summary)}: number of steps {num_steps},"
+        f"{_what(cfg)} training with sdft_ray{_commit(summary)}: number of steps {num_steps},"
         f" method {cfg.method.name}. Its licence is that of the model it was made from.",
         "",
         "## Data",
@@ -57,6 +57,11 @@ def write_model_card(
     (folder / CARD_FILE).write_text("\n".join(lines), encoding="utf-8")
 
 
+def _what(cfg: RunConfig) -> str:
+    path = cfg.model.path
+    return f"This adapter for `{path}` comes from" if cfg.model.adapter.is_on else f"This model is `{path}` after"
+
+
 def _rehearsed(cfg: RunConfig) -> str:
     """What every batch held besides the examples."""
     rehearsal = cfg.data.rehearsal
@@ -73,7 +78,7 @@ def _front_matter(cfg: RunConfig) -> list[str]:
     return [
         "---",
         *([f"base_model: {json.dumps(path)}"] if on_hub else []),
-        "library_name: transformers",
+        f"library_name: {'peft' if cfg.model.adapter.is_on else 'transformers'}",
         "pipeline_tag: text-generation",
         "tags:",
         *(f"- {json.dumps(tag)}" for tag in ("sdft_ray", cfg.method.name)),
@@ -91,6 +96,7 @@ def _settings(cfg: RunConfig, num_steps: int) -> dict[str, Any]:
         "learner.learning_rate": f"{learner.learning_rate:g}",
         "learner.schedule": f"{learner.schedule.name}, warm-up of {learner.warmup_steps} steps",
         "learner.precision": learner.precision.name,
+        **_adapter(cfg),
         "method.completion": cfg.method.completion.name,
         "method.target": cfg.method.target.name,
         "seed": cfg.seed,
@@ -109,6 +115,15 @@ def _settings(cfg: RunConfig, num_steps: int) -> dict[str, Any]:
             "max_staleness": cfg.max_staleness,
         }
     return settings
+
+
+def _adapter(cfg: RunConfig) -> dict[str, Any]:
+    adapter = cfg.model.adapter
+    if not adapter.is_on:
+        return {}
+    shown = {"kind": adapter.kind.name, "rank": adapter.rank, "alpha": f"{adapter.alpha:g}"}
+    shown["targets"] = ", ".join(adapter.targets) or "every linear layer of the decoder's layers"
+    return {f"model.adapter.{key}": value for key, value in shown.items()}
 
 
 def _shown(value: float | None) -> str:

@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 import ray
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from sdft_ray.config import (
+    AdapterConfig,
+    AdapterKind,
     Channel,
     Divergence,
     LearnerConfig,
@@ -43,11 +46,14 @@ from sdft_ray.learner.saving import SavingPlan
 from sdft_ray.learner.schedule import LearnerStage, StagePlan
 from sdft_ray.learner.settings import LearnerSettings
 from sdft_ray.learner.worker import LearnerWorker
+from sdft_ray.models.adapter import factor_pairs
+from sdft_ray.models.network import load_network
+from sdft_ray.models.state import trained_parameters
 from sdft_ray.records import HiddenPayload, LogitsPayload, Rollout, Sample, TeacherScores
 from sdft_ray.rollout.worker import RolloutWorker
 from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.teacher.transformers_worker import TransformersTeacher
-from sdft_ray.weights.channel import WeightChannel, WeightKind
+from sdft_ray.weights.channel import WeightChannel, WeightKind, open_publication
 from sdft_ray.workers.group import WorkerGroup
 from tests.tiny import GUARD_ROWS, make_tiny_model
 from tests.weights.plans import make_plan
@@ -146,8 +152,10 @@ def begin(ranks: Any, folder: str, num_tokens: int, checkpoints: Path) -> Any:
         num_stages: int = 1,
         stage_boundary: StageBoundaryConfig | None = None,
         saving: Saving = Saving.BLOCKING,
+        adapter: AdapterConfig | None = None,
         **learner: Any,
     ) -> LearnerGroup:
+        model = ModelConfig(path=folder, dtype=Precision.FLOAT32, adapter=adapter or AdapterConfig())
         actors, (address, port), logs = ranks[size]
         # A large epsilon: with the usual one, Adam turns a gradient of rounding errors into a full step.
         options = {
@@ -167,7 +175,7 @@ def begin(ranks: Any, folder: str, num_tokens: int, checkpoints: Path) -> Any:
         plan = StagePlan([stage] * num_stages)
         settings = LearnerSettings(
             model_path=folder,
-            model=ModelConfig(path=folder, dtype=Precision.FLOAT32),
+            model=model,
             learner=cfg,
             loss=loss,
             target=target,
@@ -182,6 +190,7 @@ def begin(ranks: Any, folder: str, num_tokens: int, checkpoints: Path) -> Any:
                 channel,
                 num_ranks=size,
                 learner=cfg,
+                model=model,
                 method=MethodConfig(target=target),
                 batch_size=BATCH_SIZE,
                 loss=loss,
@@ -252,9 +261,16 @@ def in_plain_pytorch(
     folder: str, batches: list[tuple[Sample, ...]]
 ) -> tuple[list[float], dict[str, torch.Tensor], dict]:
     """Losses, student and moving average of the same steps, one sample a forward pass, with no code of the learner."""
-    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, eps=1e-4, weight_decay=0.0)
-    average = {name: value.detach().clone() for name, value in network.named_parameters()}
+    return train_in_plain_pytorch(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), batches)
+
+
+def train_in_plain_pytorch(
+    network: Any, batches: list[tuple[Sample, ...]]
+) -> tuple[list[float], dict[str, torch.Tensor], dict]:
+    """The same of a network whose trained parameters are those that require a gradient."""
+    trained = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=1e-3, eps=1e-4, weight_decay=0.0)
+    average = {name: value.detach().clone() for name, value in trained.items()}
     losses = []
     for batch in batches:
         loss = torch.zeros(())
@@ -272,11 +288,11 @@ def in_plain_pytorch(
         losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
         optimizer.step()
-        for name, value in network.named_parameters():
+        for name, value in trained.items():
             average[name].mul_(EMA_DECAY).add_(value.detach(), alpha=1 - EMA_DECAY)
-    return losses, {name: value.detach() for name, value in network.named_parameters()}, average
+    return losses, {name: value.detach() for name, value in trained.items()}, average
 
 
 def assert_close(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], tolerance: float) -> None:
@@ -883,3 +899,79 @@ async def test_a_stage_begins_with_a_new_optimizer_and_a_teacher_that_is_the_stu
     assert all(torch.equal(rebased[name], same[name]) for name in rebased)
     assert any(not torch.equal(averaged[name], student[name]) for name in averaged)
     assert any(not torch.allclose(with_moments[name], without[name], atol=1e-7) for name in without)
+
+
+ADAPTER = AdapterConfig(kind=AdapterKind.LORA, rank=4, alpha=8.0)
+
+
+@pytest.mark.parametrize(("size", "stage"), LAYOUTS)
+def test_every_layout_trains_an_adapter_as_plain_pytorch_does_and_resumes_it_bit_for_bit(
+    begin: Any, folder: str, batches: Any, checkpoints: Path, size: int, stage: int
+) -> None:
+    group = begin(size, zero_stage=stage, max_tokens_per_microbatch=24, adapter=ADAPTER)
+    begun = weights_of(group, WeightKind.STUDENT)
+    network = load_network(folder, Precision.FLOAT32, ModelConfig(path=folder, attention="sdpa"), ADAPTER).eval()
+    factors = trained_parameters(network)
+    assert begun.keys() == factors.keys()
+    for name, value in factors.items():
+        value.data.copy_(begun[name])
+    losses, student, _ = train_in_plain_pytorch(network, batches)
+
+    metrics = train(group, batches[:2])
+    asyncio.run(group.save_checkpoint({}, wait=True))
+    metrics += train(group, batches[2:])
+    assert [step["learner/loss"] for step in metrics] == pytest.approx(losses, rel=1e-4)
+    after = {kind: weights_of(group, kind) for kind in WeightKind}
+    assert_close(after[WeightKind.STUDENT], student, 2e-5)
+    resumed = begin(size, zero_stage=stage, max_tokens_per_microbatch=24, adapter=ADAPTER)
+    asyncio.run(resumed.resume(checkpoints / "step-000002"))
+    train(resumed, batches[2:])
+    for kind in WeightKind:
+        assert_close(weights_of(resumed, kind), after[kind], 0.0)
+
+
+@pytest.mark.parametrize("channel", [Channel.OBJECT_STORE, Channel.SHARED_MEMORY])
+@pytest.mark.parametrize(("size", "stage"), [(1, 0), (2, 3)])
+def test_an_adapters_publications_hold_its_factors_and_the_average_of_its_update(
+    begin: Any, batches: Any, size: int, stage: int, channel: Channel
+) -> None:
+    group = begin(size, zero_stage=stage, channel=channel, adapter=ADAPTER)
+    begun, exact = weights_of(group, WeightKind.STUDENT), {}
+    for version, batch in enumerate(batches, 1):
+        train(group, [batch])
+        published = {kind: dict(open_publication(asyncio.run(group.publish(kind, version)))) for kind in WeightKind}
+        assert_close(published[WeightKind.STUDENT], weights_of(group, WeightKind.STUDENT), 0.0)
+        assert published[WeightKind.STUDENT].keys() == begun.keys()
+        average = factor_pairs(published[WeightKind.EMA].items())
+        for target, (first, second) in factor_pairs(published[WeightKind.STUDENT].items()).items():
+            exact[target] = EMA_DECAY * exact.get(target, 0.0) + (1 - EMA_DECAY) * second @ first
+            mean_first, mean_second = average[target]
+            assert mean_first.shape[0] == 2 * ADAPTER.rank
+            assert (mean_second @ mean_first - exact[target]).norm() <= 1e-2 * exact[target].norm()
+
+
+def test_an_adapter_is_exported_alone_and_merged(begin: Any, folder: str, batches: Any, tmp_path: Path) -> None:
+    for size, stage in ((1, 0), (2, 3)):
+        group = begin(size, zero_stage=stage, adapter=ADAPTER)
+        train(group, batches[:1])
+        alone, merged = tmp_path / f"adapter-{size}", tmp_path / f"merged-{size}"
+        asyncio.run(group.export(alone))
+        asyncio.run(group.export(merged, merged=True))
+        assert asyncio.run(group.export_gap(alone, GUARD_ROWS)) < 1e-6
+        assert asyncio.run(group.export_gap(merged, GUARD_ROWS)) < 1e-6
+        by_peft = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), alone)
+        for network in (by_peft, AutoModelForCausalLM.from_pretrained(merged)):
+            for row, logprobs in zip(GUARD_ROWS, asyncio.run(group.logprobs(GUARD_ROWS)), strict=True):
+                tokens, num_prompt = (*row.prompt_tokens, *row.completion_tokens), len(row.prompt_tokens)
+                expected = network(torch.tensor([tokens])).logits[0, num_prompt - 1 : -1].log_softmax(-1)
+                expected = expected.gather(1, torch.tensor(row.completion_tokens)[:, None])[:, 0]
+                assert logprobs == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_an_adapter_trains_in_bf16_beside_fp32_masters(begin: Any, batches: Any, stage: int) -> None:
+    group = begin(2, zero_stage=stage, precision=Precision.BFLOAT16, adapter=ADAPTER)
+    begun = weights_of(group, WeightKind.STUDENT)
+    train(group, batches)
+    after = weights_of(group, WeightKind.STUDENT)
+    assert all((after[name] != value).any() for name, value in begun.items())

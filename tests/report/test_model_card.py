@@ -7,7 +7,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
-from sdft_ray.config import ClusterConfig, DataConfig, RehearsalConfig, RunConfig, Target
+from sdft_ray.config import AdapterConfig, AdapterKind, ClusterConfig, DataConfig, RehearsalConfig, RunConfig, Target
 from sdft_ray.report.model_card import write_model_card
 
 SUMMARY = {"git_commit": "abc", "evaluation": {"taught_accuracy": {"before": None, "after": 0.75}}}
@@ -50,3 +50,14 @@ def test_people_read_what_was_rehearsed(tmp_path: Path) -> None:
     write_model_card(tmp_path, [("", cfg)], 12, SUMMARY)
     text = (tmp_path / "README.md").read_text()
     assert "- `builtin:facts`, and rehearsal: 2 of the 8 rows of a batch are prompts of `builtin:general`" in text
+
+
+def test_the_card_of_an_adapter_says_that_it_is_one_and_which(tmp_path: Path) -> None:
+    cfg = RunConfig(cluster=ClusterConfig(name="local"))
+    cfg.model.path, cfg.model.adapter = "org/small", AdapterConfig(kind=AdapterKind.LORA, rank=4, targets=["q_proj"])
+    write_model_card(tmp_path, [("", cfg)], 12, SUMMARY)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert (card.data.library_name, card.data.base_model) == ("peft", "org/small")
+    assert "This adapter for `org/small` comes from training with sdft_ray" in card.text
+    for line in ("| model.adapter.rank | 4 |", "| model.adapter.alpha | 16 |", "| model.adapter.targets | q_proj |"):
+        assert line in card.text
