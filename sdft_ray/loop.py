@@ -81,10 +81,9 @@ async def train(
             if cfg.evaluate_every and version % cfg.evaluate_every == 0 and not (is_last or is_asked_to_stop()):
                 tracker.log_evaluation(version, await evaluator.evaluate(version))
             stops = is_asked_to_stop() and not is_last  # also where it was asked while it evaluated
-            ends = stops or is_last
-            if cfg.checkpoint_every and (version % cfg.checkpoint_every == 0 or ends):
+            if cfg.checkpoint_every and (version % cfg.checkpoint_every == 0 or stops or is_last):
                 state = examples.state_at((version - cfg.first_step) * cfg.batch_size)
-                await learner.save_checkpoint(state, wait=ends)
+                await learner.save_checkpoint(state, wait=stops or is_last)
             if stops:
                 raise Stopped
 
