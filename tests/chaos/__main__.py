@@ -39,7 +39,7 @@ RUN = [
     "loss.skip_first_tokens=0",
     "preflight=false",  # the disk is small on purpose
     "faults.hang_s=15",
-    "faults.first_call_s=60",
+    "faults.first_call_s=90",
     "faults.max_restarts=1000",
     "faults.learner_restarts=1000",
     "faults.max_failed_saves=1000",
@@ -145,8 +145,9 @@ def main(arguments: list[str]) -> int:
             machine.close()
         result = figures(legs, lines(chaos.events), chaos.codes)
         result |= trained(chaos.run_dir, BATCH, NUM_EXAMPLES)
-        for name in ("metrics.jsonl", "samples.jsonl", "faults.jsonl"):
-            (OUT / name).write_bytes((chaos.run_dir / name).read_bytes())
+        for name in ("metrics.jsonl", "samples.jsonl", "faults.jsonl", "logs/driver.log"):
+            if (chaos.run_dir / name).exists():
+                (OUT / Path(name).name).write_bytes((chaos.run_dir / name).read_bytes())
     deadline = time.monotonic() + GONE_TIMEOUT_S
     while (left := marked_processes(mark)) and time.monotonic() < deadline:
         time.sleep(1)

@@ -1,11 +1,14 @@
 """The machine of a chaos run: a Ray cluster of several nodes on it, and what is left of it afterwards."""
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import psutil
 from ray.cluster_utils import Cluster
+
+from sdft_ray.cluster.environment import DRIVER
 
 MARK = "SDFT_CHAOS_MARK"  # in the environment of everything that the run starts
 SHARED_MEMORY = Path("/dev/shm")
@@ -17,10 +20,13 @@ class Machine:
     """Three Ray nodes of one CPU each, so that roles spread; a node that is gone is replaced."""
 
     def __init__(self) -> None:
+        os.environ.update(DRIVER)  # which workers have from their node
         self._shared_before = set(os.listdir(SHARED_MEMORY))
         node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
         self._node = node | {"include_dashboard": False}
-        self._cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": True})
+        with socket.create_server(("127.0.0.1", 0)) as free:  # Ray's own may be taken
+            dashboard = {"include_dashboard": True, "dashboard_port": free.getsockname()[1]}
+        self._cluster = Cluster(initialize_head=True, head_node_args=node | dashboard)
         for _ in range(NUM_NODES - 1):
             self._cluster.add_node(**self._node)
 

@@ -58,11 +58,10 @@ class Saboteur:
         if strike.act == schedule.FULL_DISK:
             return await self._fill_disk(roles)
         if strike.act == schedule.DASHBOARD:
-            began = time.monotonic()
-            for process in psutil.Process(int(os.environ["CHAOS_PID"])).children(recursive=True):
-                if "dashboard.py" in " ".join(process.cmdline()):
-                    process.kill()
-            return began
+            nodes = psutil.Process(int(os.environ["CHAOS_PID"])).children(recursive=True)
+            (dashboard,) = [process for process in nodes if "dashboard/dashboard.py" in " ".join(process.cmdline())]
+            dashboard.kill()
+            return time.monotonic()
         if strike.moment == schedule.BEREFT:
             await self._when(roles, schedule.ROLLOUT, schedule.GENERATING)
             self._process(roles, schedule.ROLLOUT).kill()
@@ -70,7 +69,7 @@ class Saboteur:
         elif strike.act == schedule.DAMAGE:
             await self._before_a_save(roles)
             flip_a_bit(complete_checkpoints(self._run_dir / "checkpoints")[-1])
-        elif strike.moment not in (schedule.BETWEEN,):
+        elif strike.moment != schedule.BETWEEN:
             await self._when(roles, strike.role, strike.moment)
         role = strike.role or self._role_elsewhere(roles)
         process = self._process(roles, role)
@@ -134,10 +133,12 @@ class Saboteur:
         return began
 
     async def _steps(self, roles: Roles, number: int) -> None:
-        last = roles.learner.weight_version
-        while roles.learner.weight_version < last + number:
-            last = min(last, roles.learner.weight_version)  # restored at an earlier one
-            await asyncio.sleep(0.02)
+        """Returns behind so many more steps; a version that is restored is no step."""
+        last, num_taken = roles.learner.weight_version, 0
+        while num_taken < number:
+            await asyncio.sleep(0.01)
+            num_taken += roles.learner.weight_version == last + 1
+            last = roles.learner.weight_version
 
     async def _locate(self, roles: Roles) -> None:
         self._pids = {}
@@ -146,8 +147,9 @@ class Saboteur:
                 try:
                     for seat, status in zip(list(group._seats), await group.status(), strict=False):
                         self._pids[seat.actor] = status.process_id
-                except WorkerLostError:  # by itself, and it will be there again
-                    await asyncio.sleep(0.5)
+                except WorkerLostError:
+                    pass  # by itself, and it will be there again
+                await asyncio.sleep(0.1)
 
     def _process(self, roles: Roles, role: str) -> psutil.Process:
         (seat,) = roles.groups[schedule.ROLLOUT if role == schedule.ENGINE else role]._seats
