@@ -18,7 +18,7 @@ SOURCE_PACKAGES := antlr4-python3-runtime|deepspeed
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo run test bench claims harness check format clean
+.PHONY: help setup model demo run test bench claims chaos soak harness check format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  %-8s %s\n", $$1, $$2}'
@@ -87,6 +87,12 @@ $(BENCH)/ready: tests/benchmarks/requirements.txt | setup
 
 claims: model  ## hold the paper's claims against runs on this machine, two to three hours; goes on where it was stopped
 	@$(BIN)/python -m tests.claims $(ARGS)
+
+chaos: setup  ## a run under a seeded schedule of faults, on several Ray nodes of this machine; a few with ARGS=short
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos $(ARGS)
+
+soak: setup  ## memory, open files and threads of every role in the course of a run; 30 minutes, or ARGS=minutes=10
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.soak $(ARGS)
 
 # lm_eval and what it needs; nothing that the lock has is replaced.
 harness: $(VENV)/harness.ready  ## add lm-evaluation-harness to .venv, for runs with harness.tasks=[...]

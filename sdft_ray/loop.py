@@ -77,13 +77,13 @@ async def train(
                     await asyncio.gather(completions.load_weights(version), teacher.load_weights(version))
                 await buffer.close_batch()  # only now may the next samples start: they see the new weights
             tracker.log_step(version, report.metrics | counts.take() | timer.take(), report)
-            stops = is_asked_to_stop() and version < cfg.num_steps
-            ends = stops or version == cfg.num_steps
-            if cfg.evaluate_every and version % cfg.evaluate_every == 0 and not ends:
+            is_last = version == cfg.num_steps
+            if cfg.evaluate_every and version % cfg.evaluate_every == 0 and not (is_last or is_asked_to_stop()):
                 tracker.log_evaluation(version, await evaluator.evaluate(version))
-            if cfg.checkpoint_every and (version % cfg.checkpoint_every == 0 or ends):
+            stops = is_asked_to_stop() and not is_last  # also where it was asked while it evaluated
+            if cfg.checkpoint_every and (version % cfg.checkpoint_every == 0 or stops or is_last):
                 state = examples.state_at((version - cfg.first_step) * cfg.batch_size)
-                await learner.save_checkpoint(state, wait=ends)
+                await learner.save_checkpoint(state, wait=stops or is_last)
             if stops:
                 raise Stopped
 

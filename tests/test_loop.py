@@ -277,6 +277,25 @@ def test_asked_to_stop_in_its_last_step_it_ends_as_ever() -> None:
     assert [version for version, _ in learner.checkpoints] == [2, 3]
 
 
+class AskedWhileEvaluating(FakeEvaluator):
+    """The signal comes while it asks its questions."""
+
+    async def evaluate(self, version: int) -> dict[str, float]:
+        self.is_asked = True
+        return await super().evaluate(version)
+
+    is_asked = False
+
+
+def test_asked_to_stop_while_it_evaluates_it_takes_no_further_step() -> None:
+    learner, evaluator = FakeLearner(), AskedWhileEvaluating()
+    cfg = LoopConfig(num_steps=12, batch_size=4, evaluate_every=2, checkpoint_every=100)
+    with pytest.raises(ExceptionGroup) as ended:
+        run_loop(cfg, learner=learner, evaluator=evaluator, is_asked_to_stop=lambda: evaluator.is_asked)
+    assert ended.group_contains(Stopped)
+    assert learner.checkpoints == [(2, {"position": 8})]
+
+
 def rehearsing_stream() -> ExampleStream:
     """Nine examples and five rehearsal prompts, of which a batch of six holds two."""
     rows = [

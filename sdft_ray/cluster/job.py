@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 from sdft_ray.cluster.exporting import export_student
@@ -11,8 +11,10 @@ from sdft_ray.cluster.guards import check_engines
 from sdft_ray.cluster.learner_recovery import LearnerRecovery
 from sdft_ray.cluster.preflight import Line, look, refuse_failed
 from sdft_ray.cluster.probes import check_resumable
+from sdft_ray.cluster.recovery import watching
 from sdft_ray.cluster.resuming import go_on_from, make_saving_plan, what_differs
 from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
+from sdft_ray.cluster.run_records import RunRecords
 from sdft_ray.cluster.session import RaySession
 from sdft_ray.cluster.stages import Stage, Stages
 from sdft_ray.cluster.termination import Termination
@@ -27,10 +29,8 @@ from sdft_ray.outcome import first_cause
 from sdft_ray.records import WorkerStatus
 from sdft_ray.report.model_card import write_model_card
 from sdft_ray.tensors import release_freed_memory
-from sdft_ray.tracking.alarms import Alarms
 from sdft_ray.tracking.console import ConsoleSink
 from sdft_ray.tracking.faults import FaultLog
-from sdft_ray.tracking.jsonl import JsonLines
 from sdft_ray.tracking.metrics import is_evaluation
 from sdft_ray.tracking.ray_metrics import RayMetrics
 from sdft_ray.tracking.summary import Summary, write_summary
@@ -88,6 +88,7 @@ class Job:
                 summary, statuses = await self._run(roles)
             finally:
                 roles.close()
+                self._faults.close()
             wall_s = time.monotonic() - self._started
             result = summary.build(wall_s=wall_s, setup_s=self._setup_s, statuses=statuses)
             result["best_checkpoint"] = self._saving.best.summary(self.folder.checkpoints)
@@ -110,24 +111,16 @@ class Job:
         """From the checks of the roles to the export; once they have passed the folder is this run's."""
         for note in await roles.notes():
             self.console.say(f"checked        {note}")
-        await roles.record_completions(self._stages, self.console.phase)
+        await roles.record_completions(self._stages, self.console.phase, self.console.say)
         await self._resume(roles)
         await self._check_engines(roles)
         roles.forget_metrics()
         self.folder.begin(self._settings)
         decode, resumed_step = self.inputs.decode(keep_special=True), self.folder.resumed_step
-        lines = JsonLines(self.folder.path, decode, resumed_step, self.console.say)
-        summary = Summary(lines.history)
-        alarms = Alarms(
-            self._cfg.tracking.alarms,
-            run_dir=self.folder.path,
-            say=self.console.say,
-            history=lines.history,
-            resumed_step=self.folder.resumed_step,
-        )
-        self._alarm = lambda: alarms.reason_to_stop
-        self._saving.best.take_over(lines.history)
-        with RunTracker([lines, summary, self._saving.best, self.console, *self._other_sinks()]) as tracker:
+        alarms, best = self._cfg.tracking.alarms, self._saving.best
+        records = RunRecords(self.folder.path, decode, resumed_step, alarms=alarms, best=best, console=self.console)
+        self._alarm = lambda: records.alarms.reason_to_stop
+        with closing(records), RunTracker([*records.sinks, *self._other_sinks()]) as tracker:
             self._faults.open(
                 self.folder.path, lambda: roles.learner.weight_version, resumes=self.folder.resumed is not None
             )
@@ -136,15 +129,15 @@ class Job:
             tracker.add_source(self._faults.take_metrics)
             if roles.turns is not None:
                 tracker.add_source(roles.turns.take_metrics)
-            tracker.add_watcher(alarms.watch)
-            tracker.start_clock(lines.elapsed_s)
+            tracker.add_watcher(records.alarms.watch)
+            tracker.start_clock(records.lines.elapsed_s)
             try:
-                await self._train(roles, tracker, lines, alarms)
+                await self._train(roles, tracker, records)
             except* NonFiniteError as errors:
                 error = first_cause(errors)
                 assert isinstance(error, NonFiniteError)
-                raise error.adding(f"The samples: {lines.write_bad_samples(error)}") from error
-            return summary, await roles.status()
+                raise error.adding(f"The samples: {records.lines.write_bad_samples(error)}") from error
+            return records.summary, await roles.status()
 
     def _introduce(self, dashboard: str) -> None:
         cfg, inputs = self._cfg, self.inputs
@@ -198,17 +191,16 @@ class Job:
                 say=self.console.say,
             )
 
-    async def _train(self, roles: Roles, tracker: RunTracker, lines: JsonLines, alarms: Alarms) -> None:
+    async def _train(self, roles: Roles, tracker: RunTracker, records: RunRecords) -> None:
         if roles.learner.weight_version == 0:
             await self._evaluate(roles, tracker)
         self._setup_s = time.monotonic() - self._started
         for stage in self._stages:
-            lines.begin_stage(stage.name)
-            alarms.begin_stage(stage.name)
+            records.begin_stage(stage.name)
             if roles.learner.weight_version <= stage.last_step:  # evaluated again where a resumed run stands at its end
                 while (failures := await self._train_stage(stage, roles, tracker)) is not None:
                     await self._learner_recovery.restore(failures, stage, roles)
-                    lines.go_back_to(roles.learner.weight_version)
+                    records.go_back_to(roles.learner.weight_version, stage.name)
                 await self._evaluate(roles, tracker)
         phase, say = self.console.phase, self.console.say
         await export_student(roles.learner, self.folder, self._cfg, self.inputs, phase, say)
@@ -226,28 +218,37 @@ class Job:
         )
         try:
             with self._termination.while_training():
-                await train(
-                    cfg,
-                    examples=stage.inputs.examples,
-                    completions=roles.completions,
-                    teacher=roles.teacher,
-                    learner=roles.trained,
-                    evaluator=roles.evaluator,
-                    tracker=tracker,
-                    is_asked_to_stop=lambda: self._termination.is_asked or bool(self._alarm()),
-                )
+                async with watching(roles.groups.values()):
+                    await train(
+                        cfg,
+                        examples=stage.inputs.examples,
+                        completions=roles.completions,
+                        teacher=roles.teacher,
+                        learner=roles.trained,
+                        evaluator=roles.evaluator,
+                        tracker=tracker,
+                        is_asked_to_stop=lambda: self._termination.is_asked or bool(self._alarm()),
+                    )
         except* Stopped:
-            self._say_stopped(roles.learner)
-            if self._alarm() and not self._termination.is_asked:
-                raise AlarmError(
-                    f"{self._alarm()}. tracking.alarms.stop=true ends the run there; mend what it says, and go on with "
-                    "resume=auto, or from an earlier checkpoint with resume=PATH."
-                ) from None
+            pass  # why it was, is looked at below: behind its last step a loop ends by itself
         except* (WorkerError, ClusterError, WeightVersionError) as failed:
             failures = failed
-        if failures is None and self._termination.is_asked and roles.learner.weight_version < self.inputs.num_steps:
-            raise asyncio.CancelledError
+        if failures is None:
+            self._end_where_asked(roles.learner)
         return failures
+
+    def _end_where_asked(self, learner: LearnerGroup) -> None:
+        """Ends the run behind a step where SIGTERM or an alarm asks; SIGTERM behind the last step asks for nothing."""
+        is_terminated = self._termination.is_asked and learner.weight_version < self.inputs.num_steps
+        if is_terminated or self._alarm():
+            self._say_stopped(learner)
+        if is_terminated:
+            raise asyncio.CancelledError
+        if self._alarm():
+            raise AlarmError(
+                f"{self._alarm()}. tracking.alarms.stop=true ends the run there; mend what it says, and go on with "
+                "resume=auto, or from an earlier checkpoint with resume=PATH."
+            )
 
     def _say_stopped(self, learner: LearnerGroup) -> None:
         version, saved = learner.weight_version, learner.checkpoints.saved_version

@@ -24,6 +24,7 @@ from sdft_ray.errors import (
 )
 from sdft_ray.faults import Fault, FaultKind
 from sdft_ray.learner.checkpoint import abandon_later, newest_sound, read_state
+from sdft_ray.learner.manifest import check_sound
 from sdft_ray.outcome import first_cause
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.teacher.pool import TeacherPool
@@ -53,15 +54,13 @@ class LearnerRecovery:
             await self._save(stage, roles)
             raise failures
         await roles.learner.checkpoints.abandon()
-        checkpoint, damages = await asyncio.to_thread(newest_sound, self._folder.checkpoints)
-        for damage in damages:
-            self._console.say(f"damaged        {damage}; its checkpoint is passed over")
-        if checkpoint is not None:
-            abandon_later(checkpoint, self._folder.checkpoints)  # damaged ones must not outlive sound ones
-        checkpoint = checkpoint or self._folder.resumed
+        checkpoint = await asyncio.to_thread(self._newest_sound)
+        if checkpoint is None and self._folder.resumed_step:  # it has nothing of what the run began with
+            raise failures
         first = 0 if checkpoint is None else read_state(checkpoint)["weight_version"]
         if first < stage.first_step:  # the run saves no checkpoints, and has finished a stage
             raise failures
+        abandon_later(checkpoint, self._folder.checkpoints)  # damaged ones must not outlive sound ones
         while loss is not None:
             self._note(FaultKind.LOST, first_line(loss))
             if self._num_restarts == self._cfg.faults.learner_restarts:
@@ -72,6 +71,20 @@ class LearnerRecovery:
         source = checkpoint or "the model folder"
         self._note(FaultKind.RESTORED, f"learner: goes on behind step {first}, from {source}", since=lost_at)
         self._take_back(first, stage)
+
+    def _newest_sound(self) -> Path | None:
+        """The newest sound checkpoint, or else the one of another run that this one went on from."""
+        checkpoint, damages = newest_sound(self._folder.checkpoints)
+        resumed = self._folder.resumed
+        if checkpoint is None and resumed is not None and resumed.parent != self._folder.checkpoints:
+            try:
+                check_sound(resumed)
+                checkpoint = resumed
+            except CheckpointError as error:
+                damages.append(str(error))
+        for damage in damages:
+            self._console.say(f"damaged        {damage}; its checkpoint is passed over")
+        return checkpoint
 
     async def _save(self, stage: Stage, roles: Roles) -> None:
         """Saves a checkpoint of the last whole step, if the run saves any and none is there."""

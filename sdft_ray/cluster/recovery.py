@@ -8,7 +8,7 @@ outside of one all of them would have to meet anew. There a loss stops the run, 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -40,12 +40,26 @@ async def start_workers(group: WorkerGroup) -> None:
     await group.locate()
 
 
+@asynccontextmanager
+async def watching(groups: Iterable[WorkerGroup]) -> AsyncIterator[None]:
+    """Inside the block workers that have nothing to do are looked at, so that a loss is not found with their next call.
+
+    Raises:
+        ExceptionGroup: of the block, or of a loss that nobody replaces.
+    """
+    async with asyncio.TaskGroup() as tasks:
+        watches = [tasks.create_task(group.watch()) for group in groups]
+        yield
+        for watch in watches:
+            watch.cancel()
+
+
 def replace_lost(
     group: WorkerGroup,
     make: Maker,
     pool: RolloutPool | TeacherPool,
     unchanged: AbstractAsyncContextManager[None],
-    learners: Callable[[], int],
+    publishable: Callable[[], int | None],
     budget: RestartBudget,
     tell: Tell,
 ) -> None:
@@ -56,7 +70,7 @@ def replace_lost(
         make: makes the actor of a rank.
         pool: of the group.
         unchanged: inside it the learner changes no weights.
-        learners: the version that the learner holds, which alone it can publish.
+        publishable: the version that the learner holds, which alone it can publish; None where it is lost.
         budget: of all groups together.
         tell: is told what happens.
     """
@@ -67,7 +81,8 @@ def replace_lost(
         while True:
             # Behind a step, until its weights are loaded, the others hold what no learner has any more.
             async with unchanged:
-                if pool.holds(learners()):
+                version = publishable()
+                if version is not None and pool.holds(version):
                     async with pool.holding_current(newcomer):
                         yield
                     return

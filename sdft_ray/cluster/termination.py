@@ -22,6 +22,8 @@ class Termination:
         self._trains = False
         self.is_asked = False  # True when training is to end behind the step it is in
         self._end: Callable[[], object] = lambda: None
+        self._ends_at = 0.0  # of the event loop's clock: when the grace is over
+        self._timer: asyncio.TimerHandle | None = None  # of the grace, while training goes on
 
     def listen(self) -> None:
         """Begins; called once Ray has started, since Ray puts a handler of its own in place.
@@ -37,12 +39,16 @@ class Termination:
 
     @contextmanager
     def while_training(self) -> Iterator[None]:
-        """Training, which looks at `is_asked` behind every step."""
+        """Training, which looks at `is_asked` behind every step; the grace is for it alone, not for an export."""
         self._trains = True
+        if self.is_asked:  # it begins again, with a learner that was restored
+            self._end_after_grace()
         try:
             yield
         finally:
             self._trains = False
+            if self._timer is not None:
+                self._timer.cancel()
 
     def _hear(self) -> None:
         if not self._trains or not self._grace_s or self.is_asked:  # a second signal does not wait
@@ -50,4 +56,8 @@ class Termination:
             return
         self.is_asked = True
         self._say(f"SIGTERM        ending with a checkpoint behind this step, if it ends within {self._grace_s:g} s")
-        asyncio.get_running_loop().call_later(self._grace_s, self._end)
+        self._ends_at = asyncio.get_running_loop().time() + self._grace_s
+        self._end_after_grace()
+
+    def _end_after_grace(self) -> None:
+        self._timer = asyncio.get_running_loop().call_at(self._ends_at, self._end)

@@ -78,11 +78,11 @@ class Roles:
         said = [note for group in groups for notes in await group.on_all(_notes, NOTES) for note in notes]
         return list(dict.fromkeys(said))
 
-    async def record_completions(self, stages: Stages, phase: Phase) -> None:
+    async def record_completions(self, stages: Stages, phase: Phase, say: Callable[[str], None]) -> None:
         """Has completions that the run's first weights write sampled, before others are loaded."""
         if isinstance(self.completions, RecordedCompletions | RehearsedCompletions):
             with phase("sampling completions with the weights the run begins with"):
-                await self.completions.record(stages.drawn())
+                await self.completions.record(stages.drawn(), say)
 
     async def status(self) -> list[WorkerStatus]:
         """The status of every worker of every role."""
@@ -193,8 +193,7 @@ def _replace_lost(cfg: RunConfig, roles: Roles, weights: WeightPlan, tell: Tell)
         if isinstance(pool, RolloutPool | TeacherPool) and not is_pushed:
             learner = roles.learner
             unchanged = roles.trained if isinstance(roles.trained, LearnerInTurns) else learner.unchanged
-            versions = partial(getattr, learner, "weight_version")
-            replace_lost(roles.groups[role], roles.makers[role], pool, unchanged, versions, budget, tell)
+            replace_lost(roles.groups[role], roles.makers[role], pool, unchanged, learner.publishable, budget, tell)
     # In turns all payloads lie on the driver's own node, whose loss nothing survives.
     if isinstance(roles.teacher, TeacherPool) and roles.turns is None:
         score_lost_again(roles.learner, roles.teacher, roles.groups["teacher"], tell)

@@ -39,7 +39,8 @@ def require(condition: bool, key: str, value: object, problem: str, remedy: str)
 
 
 def at_least(minimum: float, key: str, value: float) -> None:
-    """Refuses a number below `minimum` (or NaN)."""
+    """Refuses a number below `minimum`, NaN and infinity."""
+    require(value < math.inf or value != value, key, value, "must be a finite number", f"set {key}={minimum} or more")
     require(value >= minimum, key, value, f"must be at least {minimum}", f"set {key}={minimum} or more")
 
 

@@ -58,20 +58,20 @@ def partial_folder(root: Path, version: int) -> Path:
     return folder
 
 
-def abandon_later(folder: Path, root: Path) -> None:
-    """Moves a run's checkpoints beyond the resumed one to earlier/, so that they no longer count.
+def abandon_later(folder: Path | None, root: Path) -> None:
+    """Moves a run's checkpoints beyond the one that it goes on from to earlier/, so that they no longer count.
 
     The run goes another way from here; resuming it must not find the end of the old one. The checkpoints of another
     run stay as they are.
 
     Args:
-        folder: the resumed checkpoint.
+        folder: the checkpoint; None, or one of another run, leaves none of this run.
         root: the checkpoints of the run that goes on.
     """
     checkpoints = complete_checkpoints(root)
-    if folder in checkpoints:
-        for later in checkpoints[checkpoints.index(folder) + 1 :]:
-            move_to_earlier(later)
+    first = checkpoints.index(folder) + 1 if folder in checkpoints else 0
+    for later in checkpoints[first:]:
+        move_to_earlier(later)
 
 
 def complete(partial: Path, state: dict[str, Any], files: Sequence[SavedFile] = ()) -> Path:

@@ -214,6 +214,10 @@ class LearnerGroup:
             return 0
         return max(0, len(completion_tokens) - max(start, self._plan.at(self.weight_version).skip_first_tokens))
 
+    def publishable(self) -> int | None:
+        """The version that the ranks hold; None where one of them is lost, as long as none has taken its place."""
+        return None if self.workers.loss is not None else self.weight_version
+
     async def publish(self, kind: WeightKind, version: int) -> Publication:
         """Packs the weights of `kind`; the channel calls it once per kind and version."""
         if version != self.weight_version:

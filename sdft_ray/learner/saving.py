@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sdft_ray.config import Best, Saving
 from sdft_ray.errors import CheckpointError
@@ -23,6 +23,8 @@ from sdft_ray.workers.deadlines import Pace, Work
 from sdft_ray.workers.group import WorkerGroup
 
 SAVE, SAVED = Work("save", pace=Pace.STORAGE), Work("saved", in_turn=False)
+
+T = TypeVar("T")
 
 POLL_S = 0.2  # between two questions whether the ranks have written
 
@@ -37,7 +39,8 @@ class BestCheckpoint:
         self._values: dict[int, float] = {}
 
     def take_over(self, history: Iterable[Mapping[str, Any]]) -> None:
-        """Takes the lines of metrics.jsonl of the run before it was resumed."""
+        """Begins again with these lines of metrics.jsonl: those of the run up to the step that it goes on from."""
+        self._values.clear()
         for line in history:
             self._add(line["step"], line)
 
@@ -136,7 +139,10 @@ class CheckpointWriter:
             await writing
 
     async def abandon(self) -> None:
-        """Gives up the save under way, whose ranks are lost; its folder is none, and the next save empties it."""
+        """Gives up the save under way, whose ranks are lost; its folder is none, and the next save empties it.
+
+        One of which all ranks have written is completed first: a thread goes on whoever waits for it.
+        """
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.cancel()
@@ -159,7 +165,7 @@ class CheckpointWriter:
             try:
                 self._plan.check_held()
                 state = {"weight_version": version, **self._plan.facts, **state}
-                await asyncio.to_thread(complete, folder, state, files)  # the loop goes on meanwhile
+                await _in_thread(complete, folder, state, files)  # the loop goes on meanwhile
             except OSError as error:
                 why = [_why(error)]
         if why:
@@ -172,7 +178,7 @@ class CheckpointWriter:
     async def _prune(self) -> None:
         best = self._plan.best.choose(self._plan.root)
         try:
-            await asyncio.to_thread(prune, self._plan.root, self._plan.keep, best and best[0])
+            await _in_thread(prune, self._plan.root, self._plan.keep, best and best[0])
         except OSError as error:
             self._plan.say(
                 f"not removed    an old checkpoint in {self._plan.root} ({_why(error)}); the next save tries again"
@@ -190,6 +196,16 @@ class CheckpointWriter:
                 f"{self._plan.max_failed_saves}: make room or mend the disk, then go on with resume=auto."
             )
         self._plan.say(f"not saved      {said}; training goes on, and the next save tries again")
+
+
+async def _in_thread(function: Callable[..., T], *arguments: Any) -> T:
+    """Has a thread run `function`; cancelled, it ends with the thread, so that nothing is renamed behind its back."""
+    running = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
 
 
 def _why(error: OSError) -> str:

@@ -1,8 +1,10 @@
 """One DeepSpeed rank in one Ray actor: the actor's side, which forwards to `rank.py`."""
 
+import ipaddress
 import os
 import socket
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import ray
@@ -21,6 +23,7 @@ from sdft_ray.workers.worker import Worker
 if TYPE_CHECKING:
     from sdft_ray.learner.rank import LearnerRank
 
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # torch's, and DeepSpeed's own; a hung rank is found before by its deadline
 REACH_TIMEOUT_S = 10.0  # of a connection, beyond which a firewall has swallowed it
 
 
@@ -44,7 +47,7 @@ class LearnerWorker(Worker):
 
     def listen(self) -> tuple[str, int]:
         """Address and port where this rank can be reached until it starts."""
-        self._door = socket.create_server(("", 0), backlog=self._num_ranks)
+        self._door = socket.create_server((ray.util.get_node_ip_address(), 0), backlog=self._num_ranks)
         return ray.util.get_node_ip_address(), self._door.getsockname()[1]
 
     def reach(self, address: str, port: int) -> None:
@@ -66,7 +69,7 @@ class LearnerWorker(Worker):
         """Makes the rank, together with all others; returns the packing that its network computes rightly."""
         if self._door is not None:
             self._door.close()
-        # DeepSpeed and torch.distributed read these when they are imported and initialised, and nowhere else.
+        # DeepSpeed reads these when it is imported and initialised, and nowhere else.
         os.environ |= {
             "RANK": str(self.rank),
             "LOCAL_RANK": "0",  # Ray shows every actor only its own GPU
@@ -74,6 +77,7 @@ class LearnerWorker(Worker):
             "MASTER_ADDR": address,
             "MASTER_PORT": str(port),
         }
+        meet(address, port, self.rank, self._num_ranks, "nccl" if self._settings.device == "cuda" else "gloo")
         from sdft_ray.learner.rank import LearnerRank
 
         self._inner = LearnerRank(self._settings, rank=self.rank)
@@ -153,3 +157,27 @@ class LearnerWorker(Worker):
         """Leaves the group of ranks."""
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def meet(address: str, port: int, rank: int, num_ranks: int, backend: str) -> None:
+    """Joins the process group, which DeepSpeed then finds.
+
+    Rank 0 listens at `address` alone. torch's own rendezvous would at every address of the machine, without a token.
+    """
+    if ipaddress.ip_address(address).is_loopback:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # or gloo listens where the machine's name leads
+    listening = None
+    if rank == 0:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listening = socket.create_server((address, port), family=family, backlog=num_ranks)
+    store = torch.distributed.TCPStore(
+        address,
+        port,
+        num_ranks,
+        is_master=rank == 0,
+        timeout=COLLECTIVE_TIMEOUT,
+        master_listen_fd=listening.detach() if listening else None,  # the store's from here on
+    )
+    torch.distributed.init_process_group(
+        backend, store=store, rank=rank, world_size=num_ranks, timeout=COLLECTIVE_TIMEOUT
+    )

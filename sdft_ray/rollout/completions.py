@@ -6,15 +6,16 @@ for offline distillation and for SFT on its samples. And on-policy samples that 
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
 
 from sdft_ray.data.passes import stable_hash
 from sdft_ray.examples import TokenizedExample
 from sdft_ray.records import Rollout
 from sdft_ray.roles import Completions
 from sdft_ray.tracking.jsonl import cut_after, line_of, lines_until
+from sdft_ray.tracking.line_file import LineFile
 
 RECORD_FILE = "completions.jsonl"
 
@@ -107,19 +108,22 @@ class RecordedCompletions:
         }
         self._weight_version = 0
 
-    async def record(self, examples: Sequence[TokenizedExample]) -> None:
-        """Samples a completion of every example that has none yet; called before any weights are loaded."""
+    async def record(self, examples: Sequence[TokenizedExample], say: Callable[[str], None] = print) -> None:
+        """Samples a completion of every example that has none yet; called before any weights are loaded.
+
+        A full disk ends nothing: `say` is told what could not be written, which a resumed run samples again.
+        """
         cut_after(self._path, self._kept_step)
         wanted = {_key(example): example for example in examples}
         missing = {key: example for key, example in wanted.items() if key not in self._recorded}
         if missing and self._together:
             missing = wanted
-        with self._path.open("a", encoding="utf-8") as file:
+        with closing(LineFile(self._path, say)) as lines:
             async with asyncio.TaskGroup() as tasks:
                 for example in missing.values():
-                    tasks.create_task(self._record(example, file))
+                    tasks.create_task(self._record(example, lines))
 
-    async def _record(self, example: TokenizedExample, file: TextIO) -> None:
+    async def _record(self, example: TokenizedExample, lines: LineFile) -> None:
         rollout = await self._sampler.complete(replace(example, prompt_tokens=example.teacher_prompt_tokens))
         key, tokens = _key(example), rollout.completion_tokens
         self._recorded[key] = tokens, rollout.logprobs, rollout.truncated
@@ -132,8 +136,7 @@ class RecordedCompletions:
             "logprobs": rollout.logprobs,
             "truncated": rollout.truncated,
         }
-        file.write(line_of(line))
-        file.flush()
+        lines.write([line_of(line)])
 
     async def complete(self, example: TokenizedExample) -> Rollout:
         """The completion that was recorded for the example, sampled before; its logprobs are the teacher's.
@@ -167,9 +170,9 @@ class RehearsedCompletions:
         """`given` completes the examples, `recorded` the rehearsal rows."""
         self._given, self._recorded = given, recorded
 
-    async def record(self, examples: Sequence[TokenizedExample]) -> None:
+    async def record(self, examples: Sequence[TokenizedExample], say: Callable[[str], None] = print) -> None:
         """As `RecordedCompletions.record`, of the rehearsal rows among `examples`."""
-        await self._recorded.record([example for example in examples if example.is_rehearsal])
+        await self._recorded.record([example for example in examples if example.is_rehearsal], say)
 
     async def complete(self, example: TokenizedExample) -> Rollout:
         """The completion of an example, or the one recorded for a rehearsal row."""

@@ -79,10 +79,20 @@ class Alarms:
         self._step_rules = step_rules(cfg)
         self.reason_to_stop = ""  # the first alarm, where `stop` has it end the run
         self._stage: str | None = None  # none has begun
-        self.begin_stage("")
+        self._lines = LineFile(run_dir / ALARMS_FILE, say)
         self._path = run_dir / ALARMS_FILE
-        cut_after(self._path, resumed_step)
-        self._lines = LineFile(self._path, say)
+        self.take_over(history, resumed_step)
+
+    def take_over(self, history: Iterable[Mapping[str, Any]], step: int | None) -> None:
+        """Begins again behind `step` with these lines of metrics.jsonl; later alarms move to earlier/.
+
+        None moves all of them. Lines of the history are watched without a word.
+        """
+        self._lines.close()
+        cut_after(self._path, step)
+        self.reason_to_stop = ""
+        self._stage = None
+        self.begin_stage("")
         for line in history:
             self.begin_stage(line.get("stage", ""))
             self._observe(line["step"], line)
@@ -108,6 +118,10 @@ class Alarms:
         for rule, series in self._observe(step, metrics):
             self._raise(step, rule, series)
         return {"loop/alarms": float(sum(series.is_raised for series in self._series.values()))}
+
+    def close(self) -> None:
+        """Writes what has waited for room, and closes the file."""
+        self._lines.close()
 
     def _look(self, step: int, metrics: Mapping[str, Any]) -> list[tuple[StepRule, Series, float]]:
         """What the step raises by its own values."""

@@ -70,6 +70,11 @@ class FaultLog:
         taken, self._metrics = self._metrics, {}
         return taken
 
+    def close(self) -> None:
+        """Writes what has waited for room, and closes the file."""
+        if self._lines is not None:
+            self._lines.close()
+
     def _write(self) -> None:
         if self._lines is None or not self._unwritten:
             return

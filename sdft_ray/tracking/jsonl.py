@@ -60,9 +60,9 @@ class JsonLines:
         return self.history[-1]["time_s"] if self.history else 0.0
 
     def go_back_to(self, step: int) -> None:
-        """Moves the lines beyond `step` to earlier/, since their steps are taken again."""
+        """Moves the lines beyond `step` to earlier/, since their steps are taken again; `history` has the others."""
         self.close()
-        self._open(step)
+        self.history = self._open(step)
 
     def _open(self, kept_step: int | None) -> list[dict[str, Any]]:
         history = cut_after(self._run_dir / METRICS_FILE, kept_step)

@@ -62,7 +62,9 @@ class LineFile:
         if not there.st_nlink:  # deleted: the kernel would take the lines, and nobody would find them
             os.close(self._descriptor)
             self._descriptor = -1
-            raise OSError(errno.ENOENT, "it was deleted")
+            if not self._path.parent.is_dir():
+                raise OSError(errno.ENOENT, "it was deleted")
+            return self._append(content)  # another file is there, cut back by the run itself, or none
         written = 0
         try:
             while written < len(content):

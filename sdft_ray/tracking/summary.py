@@ -34,6 +34,10 @@ class Summary:
 
     def __init__(self, history: Sequence[Mapping[str, Any]] = ()):
         """Begins with the lines of metrics.jsonl that a resumed run took over."""
+        self.take_over(history)
+
+    def take_over(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Begins again with these lines of metrics.jsonl: what else was added up is taken again."""
         self._num_steps = 0
         self._num_recorded = 0  # fewer where a resumed run's metrics.jsonl is gone
         self._totals = {"rollout/tokens": 0.0, "learner/train_tokens": 0.0} | dict.fromkeys(PHASES, 0.0)

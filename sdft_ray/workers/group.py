@@ -28,6 +28,7 @@ T = TypeVar("T")
 CLOSING_TIMEOUT_S = 10.0  # a scheduler kills 30 s after it has asked
 OTHER = Work("other")
 NODE, STATUS = Work("node", in_turn=False), Work("status", in_turn=False)
+LOOK_SHARE = 0.25  # of faults.hang_s: between two looks at an idle worker, which has the rest of it to answer
 
 Turn = Callable[[], AbstractAsyncContextManager[None]]  # inside it the workers of a role have their device
 
@@ -143,15 +144,7 @@ class WorkerGroup:
         return self._turn() if work.in_turn else nullcontext()
 
     async def _on_serving(self, call: Callable[[Any], Awaitable[T]], work: Work) -> dict[int, T]:
-        async def unless_lost(seat: Seat) -> dict[int, T]:
-            try:
-                return {seat.rank: await seat.ask(call, work)}
-            except WorkerLostError as loss:
-                if not self._is_replaced(seat, loss):
-                    raise
-                return {}
-
-        answers = await asyncio.gather(*(unless_lost(seat) for seat in self._seats))
+        answers = await asyncio.gather(*(self._unless_lost(seat, call, work) for seat in self._seats))
         return {rank: answer for of_seat in answers for rank, answer in of_seat.items()}
 
     async def locate(self) -> None:
@@ -163,6 +156,18 @@ class WorkerGroup:
     async def status(self) -> list[WorkerStatus]:
         """The status of every worker that serves."""
         return list((await self.on_serving(lambda actor: actor.status.remote(), STATUS)).values())
+
+    async def watch(self) -> None:
+        """Asks workers that have nothing to do whether they are there, engines too, until it is cancelled.
+
+        Raises:
+            WorkerLostError: one is not, and is not replaced.
+        """
+        look = Work("heartbeat", most_s=self._faults.hang_s * (1 - LOOK_SHARE))
+        while True:
+            await asyncio.sleep(self._faults.hang_s * LOOK_SHARE)
+            idle = [seat for seat in self._seats if seat.loss is None and not seat.num_open]
+            await asyncio.gather(*(self._unless_lost(seat, lambda actor: actor.status.remote(), look) for seat in idle))
 
     def confirm_version(self, acknowledged: Mapping[int, int], version: int) -> None:
         """Checks that every worker, by rank, answered a load with the version it was to load."""
@@ -188,6 +193,15 @@ class WorkerGroup:
         log = log_path(self._log_dir, self.role, rank)
         name = f"{self.role} worker {rank}"
         return Seat(name, rank, actor, log=log, deadlines=self._deadlines, on_loss=self._lose)
+
+    async def _unless_lost(self, seat: Seat, call: Callable[[Any], Awaitable[T]], work: Work) -> dict[int, T]:
+        """The answer by rank; none of a worker that is lost and will be replaced."""
+        try:
+            return {seat.rank: await seat.ask(call, work)}
+        except WorkerLostError as loss:
+            if not self._is_replaced(seat, loss):
+                raise
+            return {}
 
     def _is_replaced(self, seat: Seat, loss: WorkerLostError) -> bool:
         """True when `loss` is that of the worker itself, not of one it has called, and another comes in its place."""
@@ -231,6 +245,8 @@ class WorkerGroup:
                     self._seats[index].node = arrived.node
             except SdftError as error:
                 recovery.kill(actor)
+                if isinstance(error, WorkerLostError) and newcomer.loss is None:  # the learner, which it had asked
+                    recovery.budget.give_back(lost.name)
                 tell(FaultKind.START_FAILED, f"{lost.name} could not be started again: {first_line(error)}")
             except Exception as error:  # a fault of this program's own, for which nobody waits
                 recovery.kill(actor)

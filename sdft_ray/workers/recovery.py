@@ -40,6 +40,12 @@ class RestartBudget:
         self._taken.append((now, worker))
         return min(LONGEST_PAUSE_S, 2.0 ** (num_before - 1)) if num_before else 0.0
 
+    def give_back(self, worker: str) -> None:
+        """Gives the newest start of `worker` back, which has failed by no fault of the worker."""
+        newest = max((taken for taken in self._taken if taken[1] == worker), default=None)
+        if newest is not None:
+            self._taken.remove(newest)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recovery:

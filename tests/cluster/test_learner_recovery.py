@@ -78,7 +78,7 @@ class Run:
     """A run whose loop has just ended, with its learner at step 7."""
 
     def __init__(self, path: Path, *, deaths: int, checkpoints: tuple[int, ...] = (), checkpoint_every: int = 5):
-        self.folder: Any = SimpleNamespace(path=path, checkpoints=path / "checkpoints", resumed=None)
+        self.folder: Any = SimpleNamespace(path=path, checkpoints=path / "checkpoints", resumed=None, resumed_step=None)
         for version in checkpoints:
             write_checkpoint(self.folder.checkpoints, version, {})
         self.learner = Learner(7, deaths, self.folder.checkpoints)
@@ -175,3 +175,39 @@ async def test_what_a_rank_cannot_read_of_a_dead_node_is_a_lost_payload() -> Non
     with pytest.raises(PayloadLostError, match="learner worker 0 failed with ObjectReconstructionFailedError"):
         await group.on_all(read)
     assert all(isinstance(seat, Seat) and seat.loss is None for seat in group._seats)
+
+
+def damage(*folders: Path) -> None:
+    for folder in folders:
+        (folder / "state.json").write_text("{}")
+
+
+async def test_checkpoints_that_are_all_damaged_make_way_and_the_run_begins_again(tmp_path: Path) -> None:
+    """Or they would stay the newest, and those that the run saves from here would be removed beside them."""
+    run = Run(tmp_path, deaths=1, checkpoints=(2, 5))
+    damage(*run.folder.checkpoints.glob("step-*"))
+    await run.restore()
+    assert (run.learner.weight_version, run.learner.resumed) == (0, [])
+    assert not list(run.folder.checkpoints.glob("step-*"))
+    assert len(list((run.folder.checkpoints / "earlier").iterdir())) == 2
+
+
+async def test_a_run_that_went_on_from_its_own_checkpoint_does_not_begin_at_another_place_once_all_are_damaged(
+    tmp_path: Path,
+) -> None:
+    run = Run(tmp_path, deaths=1, checkpoints=(5,))
+    run.folder.resumed, run.folder.resumed_step = run.folder.checkpoints / "step-000005", 5
+    damage(run.folder.resumed)
+    with pytest.raises(ExceptionGroup):
+        await run.restore()
+    assert run.learner.resumed == [] and "damaged" in run.said[0]
+
+
+async def test_without_a_checkpoint_of_its_own_a_run_goes_on_from_that_of_the_run_it_came_from(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "other", 3, {})
+    run = Run(tmp_path / "run", deaths=1, checkpoints=(5,))
+    run.folder.resumed, run.folder.resumed_step = tmp_path / "other" / "step-000003", 3
+    damage(run.folder.checkpoints / "step-000005")
+    await run.restore()
+    assert run.learner.resumed == ["step-000003"]
+    assert not list(run.folder.checkpoints.glob("step-*"))

@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+from ray.exceptions import RayTaskError
 
 from sdft_ray.cluster import preflight
 from sdft_ray.cluster.preflight import (
@@ -27,9 +28,10 @@ from sdft_ray.cluster.preflight_job import publication_line
 from sdft_ray.cluster.run_folder import LOCK_FILE
 from sdft_ray.cluster.stages import Stages
 from sdft_ray.config import ClusterConfig, ModelConfig, RunConfig
-from sdft_ray.errors import PreflightError
+from sdft_ray.errors import ClusterError, PreflightError
 from sdft_ray.launch.composing import compose_config
 from tests.cluster.command import SETTINGS
+from tests.full_disk import no_file_beyond
 from tests.tiny import make_tiny_model
 
 HERE = NodeFacts(
@@ -172,3 +174,39 @@ def test_a_preflight_starts_the_workers_of_all_stages_and_has_them_read_one_publ
     assert all(value.endswith("of learner worker 0, read by 1 more") for value in published)
     assert not any(line["problem"] for line in lines if line["is_fatal"]), output
     assert not (runs / "looked-at").exists(), "the run's name stays free"
+
+
+class SilentNode:
+    """A cluster of two nodes, one of which fails."""
+
+    def __init__(self, error: Exception):
+        self.error = error
+
+    def nodes(self) -> list[dict[str, str]]:
+        return [{"NodeID": "ab" * 28, "NodeManagerAddress": f"10.0.0.{number}"} for number in (1, 2)]
+
+    def get(self, answers: object, timeout: float) -> list[NodeFacts]:
+        raise self.error
+
+
+def test_a_node_that_cannot_import_this_package_is_an_error_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = SilentNode(RayTaskError("facts", "Traceback", ModuleNotFoundError("No module named 'sdft_ray'")))
+    remote = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: object()))
+    monkeypatch.setattr(preflight, "alive_nodes", cluster.nodes)
+    monkeypatch.setattr(preflight.ray, "remote", lambda _: remote)
+    monkeypatch.setattr(preflight.ray, "wait", lambda answers, **_: (answers, []))
+    monkeypatch.setattr(preflight.ray, "get", cluster.get)
+    with pytest.raises(ClusterError, match=r"install this package on every node of 10\.0\.0\.1, 10\.0\.0\.2"):
+        preflight.facts_of_all_nodes(["model"], "run")
+
+
+def test_a_run_folder_that_takes_no_bytes_is_refused_with_the_reason(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = RunConfig(cluster=ClusterConfig(), model=ModelConfig(path=model))
+    with no_file_beyond(1000):
+        *_, line = check_storage(cfg, model, tmp_path)
+    assert line.what == "run folder" and "cannot be written to (File too large)" in line.problem
+    with pytest.raises(PreflightError):
+        refuse_failed([line])
+    assert not list(tmp_path.iterdir()), "what it has tried with is gone"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sdft_ray.cluster.job import Job
-from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
+from sdft_ray.cluster.run_folder import PREFLIGHT_FILE, RunFolder, open_run_folder
 from sdft_ray.config import RunConfig
 from sdft_ray.errors import CheckpointError, ClusterError, ConfigError, ModelError, WorkerError
 from sdft_ray.learner.checkpoint import complete, partial_folder
@@ -445,3 +445,12 @@ def test_a_run_folder_that_cannot_be_made_is_refused_by_its_settings(tmp_path: P
 def test_runs_without_a_folder_are_refused() -> None:
     with pytest.raises(ConfigError, match="runs_dir=: names no folder"):
         RunConfig(runs_dir="")
+
+
+def test_a_preflight_may_be_repeated_under_one_name_and_keeps_what_it_found(tmp_path: Path) -> None:
+    with open_run_folder(config(tmp_path, name="a-preflight")) as folder:
+        (folder.logs / "rollout-0.log").write_text("started\n")
+        (folder.path / PREFLIGHT_FILE).write_text("{}")
+    with open_run_folder(config(tmp_path, name="a-preflight")) as folder:
+        move_to_earlier(folder.path / PREFLIGHT_FILE)
+    assert (folder.path / "earlier" / "preflight.1.json").exists()

@@ -8,12 +8,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from sdft_ray.cluster import session
-from sdft_ray.cluster.session import prepare_to_join
+from sdft_ray.cluster.session import RaySession, prepare_to_join
+from sdft_ray.config import ClusterConfig
 from sdft_ray.errors import ClusterError
 from sdft_ray.targets.jobs import JobState
 from tests.cluster.command import ROOT, SETTINGS, users_environment
@@ -251,6 +253,25 @@ def test_where_nobody_answers_the_address_is_named_soon(monkeypatch: pytest.Monk
         prepare_to_join(f"127.0.0.1:{port}")
     with pytest.raises(ClusterError, match="write HOST:PORT"):
         prepare_to_join("ray://127.0.0.1:10001")
+
+
+@pytest.mark.parametrize("address", ["", "local", "auto", "10.0.0.1:6379"])
+def test_an_address_of_local_starts_a_ray_of_its_own_and_any_other_is_joined(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    done: list[str] = []
+
+    def note(what: str, *_: object) -> SimpleNamespace:
+        done.append(what)
+        return SimpleNamespace(dashboard_url="")
+
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(session, "ray", SimpleNamespace(is_initialized=lambda: False))
+    monkeypatch.setattr(session, "check_resources", lambda *_: None)
+    monkeypatch.setattr(RaySession, "_start", lambda self: note("started"))
+    monkeypatch.setattr(RaySession, "_join", lambda self, there: note(f"joined {there}"))
+    RaySession(ClusterConfig()).__enter__()
+    assert done == ([f"joined {address}"] if address not in ("", "local") else ["started"])
 
 
 def test_where_no_dashboard_answers_a_status_says_so(tmp_path: Path) -> None:

@@ -51,3 +51,29 @@ def test_all_else_is_cancelled(grace_s: float, trains: bool, num_signals: int) -
     with pytest.raises(asyncio.CancelledError):
         run(Termination(grace_s, lambda text: None), seconds=20, trains=trains, num_signals=num_signals)
     assert time.monotonic() - began < 10
+
+
+def test_what_comes_after_training_has_no_grace_that_cuts_it() -> None:
+    async def job() -> str:
+        termination = Termination(0.2, lambda text: None)
+        termination.listen()
+        with termination.while_training():
+            await step(0.05)
+        return await step(0.5, num_signals=0)
+
+    assert asyncio.run(job()) == "ended", "an export, behind the last step"
+
+
+def test_training_that_begins_again_with_a_restored_learner_has_what_is_left_of_the_grace() -> None:
+    async def job() -> None:
+        termination = Termination(0.3, lambda text: None)
+        termination.listen()
+        with termination.while_training():
+            await step(0.05)
+        with termination.while_training():
+            await step(20, num_signals=0)
+
+    began = time.monotonic()
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(job())
+    assert time.monotonic() - began < 10

@@ -167,11 +167,21 @@ def test_going_another_way_moves_the_runs_own_later_checkpoints_and_no_others(tm
     for _ in range(2):
         abandon_later(own / "step-000001", own)
         save(own, 2)
-    abandon_later(other / "step-000001", own)
     assert [path.name for path in complete_checkpoints(own)] == ["step-000001", "step-000002"]
     kept = {path.name for path in (own / "earlier").iterdir()}
     assert kept == {"step-000002.1", "step-000002.2", "step-000003.1"}
     assert len(complete_checkpoints(other)) == 3
+
+
+@pytest.mark.parametrize("begins_with", ["the model folder", "another run"])
+def test_a_run_that_goes_on_from_none_of_its_own_checkpoints_keeps_none_of_them(
+    tmp_path: Path, begins_with: str
+) -> None:
+    save(tmp_path / "own", 3)
+    other = save(tmp_path / "other", 1)
+    abandon_later(other if begins_with == "another run" else None, tmp_path / "own")
+    assert complete_checkpoints(tmp_path / "own") == []
+    assert complete_checkpoints(tmp_path / "other") == [other]
 
 
 def flip(path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from sdft_ray.config import LearnerConfig, LossConfig, Normalization
 from sdft_ray.data.reasoning import AnswerStart
 from sdft_ray.errors import NonFiniteError
+from sdft_ray.faults import FaultKind
 from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.learner.nonfinite import LOSS
 from sdft_ray.learner.saving import SavingPlan
@@ -388,3 +389,30 @@ async def test_nothing_is_padded_but_repeated_samples_count_as_such() -> None:
     fillers = sum(LENGTHS[int(ids[0])] - 1 for rank in four for ids, weights, _ in rank.rounds if not any(weights))
     assert fillers > 0
     assert report.metrics["learner/padded_share"] == pytest.approx(fillers / (sum(LENGTHS) - 6 + fillers))
+
+
+async def test_a_step_that_is_cancelled_while_the_ranks_apply_it_is_counted() -> None:
+    """The ranks end it all the same: saved under the number before, its samples would be trained twice."""
+    rank, applying = FakeRank(), asyncio.Event()
+    whole = rank._apply
+
+    async def slow() -> RankReport:
+        applying.set()
+        await asyncio.sleep(0.1)
+        return await whole()
+
+    rank.apply = Remote(rank, slow)
+    group = make_group([rank])
+    step = asyncio.create_task(group.step(coming()))
+    await applying.wait()
+    step.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await step
+    assert group.weight_version == rank.num_applied == 1
+
+
+async def test_a_learner_that_has_lost_a_rank_can_publish_nothing() -> None:
+    group = make_group([FakeRank()])
+    assert group.publishable() == 0
+    group.workers._seats[0].lose(FaultKind.LOST, "killed")
+    assert group.publishable() is None

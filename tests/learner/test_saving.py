@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from sdft_ray.config import Best, Saving
 from sdft_ray.errors import CheckpointError
-from sdft_ray.learner.checkpoint import complete_checkpoints, read_state
+from sdft_ray.learner.checkpoint import complete, complete_checkpoints, read_state
 from sdft_ray.learner.fragment_files import Piece, write_pieces
 from sdft_ray.learner.manifest import SavedFile, check_sound
 from sdft_ray.learner.saving import BestCheckpoint, CheckpointWriter, SavingPlan
@@ -166,6 +167,26 @@ async def test_the_best_of_a_resumed_run_is_that_of_the_whole(tmp_path: Path) ->
     best.take_over([{"step": 1, "learner/loss": 0.1}, {"step": 2, "learner/loss": 0.2}, {"step": 2, "x/y": None}])
     assert best.choose(tmp_path) == (tmp_path / "step-000001", 0.1)
     assert BestCheckpoint().choose(tmp_path) is None
+
+
+async def test_a_save_that_is_given_up_while_it_is_completed_is_complete_when_giving_up_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would appear behind the back of the restored learner, as the newest checkpoint of weights it never had."""
+    begun = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(*arguments: Any) -> Path:
+        loop.call_soon_threadsafe(begun.set)
+        time.sleep(0.3)
+        return complete(*arguments)
+
+    monkeypatch.setattr("sdft_ray.learner.saving.complete", slow)
+    writer, _ = make_writer(tmp_path, saving=Saving.BACKGROUND)
+    await writer.save(1, STATE, wait=False)
+    await begun.wait()
+    await writer.abandon()
+    assert names(tmp_path) == ["step-000001"]
 
 
 def test_a_file_that_is_there_is_never_written_over(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from sdft_ray.examples import TokenizedExample
 from sdft_ray.records import Rollout
 from sdft_ray.rollout.completions import RECORD_FILE, GivenCompletions, RecordedCompletions, RehearsedCompletions
 from tests.fakes import make_example
+from tests.full_disk import no_file_beyond
 
 
 class Writer:
@@ -82,6 +83,19 @@ def test_a_deterministic_run_that_goes_on_samples_all_of_them_together(tmp_path:
     assert writer.prompts == [(1, 9, 2, 1), (1, 9, 2, 2)]
     _, writer = recorded(tmp_path, *examples, resumes=True, together=True)
     assert writer.prompts == [], "a whole record is kept"
+
+
+def test_a_full_disk_ends_no_recording_and_a_resumed_run_samples_what_was_not_written(tmp_path: Path) -> None:
+    examples, said = [make_example(index) for index in range(20)], list[str]()
+    completions = RecordedCompletions(Writer(), tmp_path, str, resumes=False)
+    with no_file_beyond(600):
+        asyncio.run(completions.record(examples, said.append))
+    assert "not written" in said[0] and "lost" in said[-1]
+    assert all(asyncio.run(completions.complete(example)).num_sampled == 0 for example in examples)
+    num_written = len((tmp_path / RECORD_FILE).read_text().splitlines())
+    assert 0 < num_written < 20
+    _, writer = recorded(tmp_path, *examples, resumes=True)
+    assert len(writer.prompts) == 20 - num_written
 
 
 def test_a_record_made_under_another_teacher_prompt_is_not_used(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from sdft_ray.faults import Fault, FaultKind
 from sdft_ray.report.writing import write_report
 from sdft_ray.tracking.faults import FaultLog
 from sdft_ray.tracking.metrics import check_declared
+from tests.full_disk import no_file_beyond
 from tests.report.folders import settings_of, step_line, write_run
 
 
@@ -38,6 +39,17 @@ def test_every_fault_is_said_written_and_counted_in_the_next_step(tmp_path: Path
         "faults/dropped_samples": 8,
     }
     assert log.take_metrics() == {}
+
+
+def test_what_found_no_room_is_written_when_the_log_is_closed(tmp_path: Path) -> None:
+    said: list[str] = []
+    log = FaultLog(said.append)
+    log.open(tmp_path, lambda: 5, resumes=False)
+    with no_file_beyond(10):
+        log.tell(fault(FaultKind.LOST))
+    assert not (tmp_path / "faults.jsonl").read_text()
+    log.close()
+    assert "lost" in (tmp_path / "faults.jsonl").read_text()
 
 
 def test_every_kind_of_fault_has_a_declared_metric() -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sdft_ray.tracking import line_file
+from sdft_ray.tracking.jsonl import cut_after
 from sdft_ray.tracking.line_file import LineFile
 from tests.full_disk import no_file_beyond, small_file_system
 
@@ -60,6 +61,17 @@ def test_a_deleted_file_is_begun_again(tmp_path: Path) -> None:
     lines.write(["third\n"])
     assert (tmp_path / "metrics.jsonl").read_text() == "second\nthird\n"
     lines.close()
+
+
+def test_a_file_that_its_run_has_cut_back_takes_the_next_lines_without_a_word(tmp_path: Path) -> None:
+    said: list[str] = []
+    lines = LineFile(tmp_path / "answers.jsonl", said.append)
+    lines.write(['{"step": 1}\n', '{"step": 2}\n'])
+    cut_after(tmp_path / "answers.jsonl", 1)
+    lines.write(['{"step": 2}\n'])
+    lines.close()
+    assert (tmp_path / "answers.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert said == []
 
 
 def test_lines_that_wait_do_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

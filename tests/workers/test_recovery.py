@@ -1,6 +1,7 @@
 """Workers that are lost and replaced, in memory: whatever is going on when one dies."""
 
 import asyncio
+import time
 from collections import Counter
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError
 
-from sdft_ray.cluster.recovery import score_lost_again
+from sdft_ray.cluster.recovery import replace_lost, score_lost_again, watching
 from sdft_ray.config import FaultsConfig, TeacherConfig
 from sdft_ray.errors import EngineError, WorkerLostError
 from sdft_ray.faults import Fault, FaultKind
@@ -300,6 +301,111 @@ def test_restarts_within_an_hour_are_counted_and_wait_longer_each_time() -> None
     assert budget.take("a") is None
     now[0] = 3601.0
     assert budget.take("a") == 0.0
+
+
+class Publisher:
+    """The learner as newcomers need it: what it holds, and whether it is there."""
+
+    def __init__(self, version: int | None):
+        self.version = version
+        self.loss: WorkerLostError | None = None
+
+    def publishable(self) -> int | None:
+        return self.version
+
+    async def publish(self, kind: Any, version: int) -> Publication:
+        await asyncio.sleep(0.001)
+        if self.loss:
+            raise self.loss
+        assert version == self.version, "the learner holds another"
+        return Publication(version=version, buckets=())
+
+
+def make_published_pool(plan: Plan, publisher: Publisher, budget: RestartBudget) -> RolloutPool:
+    """A pool wired as in a run."""
+    group = WorkerGroup("rollout", [plan.make(0)], "logs", faults=QUICK)
+    pool = RolloutPool(group, WeightChannel(publisher.publish, 10.0))
+    replace_lost(group, plan.make, pool, asyncio.Lock(), publisher.publishable, budget, plan.faults.append)
+    assert group._recovery is not None
+    group._recovery = replace(group._recovery, kill=lambda actor: actor.died.set())
+    return pool
+
+
+async def served(pool: RolloutPool) -> int:
+    return (await asyncio.wait_for(pool.complete(make_example(1)), 5)).weight_version
+
+
+async def test_a_newcomer_waits_until_the_others_hold_what_the_learner_can_publish() -> None:
+    """Behind a step, until its weights are loaded, the others hold a version that no learner has any more."""
+    plan, publisher = Plan(), Publisher(1)
+    pool = make_published_pool(plan, publisher, RestartBudget(9))
+    await pool.load_weights(1)
+    publisher.version = 2  # a step was taken
+    plan.made[0].died.set()
+    waiting = asyncio.create_task(served(pool))
+    await asyncio.sleep(0.5)
+    assert not waiting.done() and plan.kinds == [FaultKind.LOST]
+    await pool.load_weights(2)
+    assert await waiting == 2
+    assert plan.kinds == [FaultKind.LOST, FaultKind.REPLACED]
+
+
+async def test_newcomers_that_meet_a_dead_learner_take_nothing_of_the_budget_and_wait_for_the_next() -> None:
+    plan, publisher = Plan(), Publisher(1)
+    budget = RestartBudget(2)
+    pool = make_published_pool(plan, publisher, budget)
+    await pool.load_weights(1)
+    publisher.loss = WorkerLostError("learner worker 0 was lost: killed")  # and nobody has found it yet
+    plan.made[0].died.set()
+    waiting = asyncio.create_task(served(pool))
+    await asyncio.sleep(0.3)
+    publisher.version = None  # it is known now
+    await asyncio.sleep(0.3)
+    publisher.version, publisher.loss = 1, None
+    assert await waiting == 1
+    assert FaultKind.GIVEN_UP not in plan.kinds
+    assert budget.take("another") == 0.0, "one start was taken, by the worker that was lost"
+
+
+@pytest.mark.parametrize("how", ["dies", "hangs"])
+async def test_an_idle_worker_that_is_lost_is_found_and_replaced_before_it_gets_work(how: str) -> None:
+    plan = Plan()
+    pool = make_pool(plan, 2)
+    group = pool._group
+    for actor in plan.made:
+        actor.status = Method(actor, actor._node)  # type: ignore[attr-defined]
+    idle = plan.made[1]
+    if how == "dies":
+        idle.died.set()
+    else:
+        idle.status = Method(idle, lambda: asyncio.sleep(3600))  # type: ignore[attr-defined]
+    began = time.monotonic()
+    async with asyncio.timeout(5):
+        async with watching([group]):
+            while FaultKind.REPLACED not in plan.kinds:
+                await asyncio.sleep(0.01)
+    assert time.monotonic() - began < 1.5 * QUICK.hang_s
+    assert plan.kinds == [FaultKind.HUNG if how == "hangs" else FaultKind.LOST, FaultKind.REPLACED]
+
+
+async def test_an_idle_worker_that_is_lost_and_not_replaced_ends_what_goes_on() -> None:
+    plan = Plan()
+    group = WorkerGroup("learner", [plan.make(0)], "logs", faults=QUICK)
+    plan.made[0].status = Method(plan.made[0], lambda: asyncio.sleep(3600))  # type: ignore[attr-defined]
+    with pytest.raises(ExceptionGroup) as caught:
+        async with asyncio.timeout(5), watching([group]):
+            await asyncio.sleep(3600)  # sampling, for which the learner waits
+    assert caught.group_contains(WorkerLostError, match="heartbeat")
+
+
+async def test_a_worker_that_works_is_not_asked_whether_it_is_there() -> None:
+    """A rank answers nothing while it computes."""
+    plan = Plan()
+    group = WorkerGroup("learner", [plan.make(0)], "logs", faults=replace(QUICK, hang_s=0.2, first_call_s=9.0))
+    plan.made[0].status = Method(plan.made[0], lambda: asyncio.sleep(3600))  # type: ignore[attr-defined]
+    plan.made[0].ready = Method(plan.made[0], lambda: asyncio.sleep(1.0))
+    async with asyncio.timeout(5), watching([group]):
+        await group.on_all(lambda actor: actor.ready.remote(), Work("accumulate"))
 
 
 class LossyTeacher(FakeTeacher):
