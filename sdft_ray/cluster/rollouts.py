@@ -16,7 +16,8 @@ from sdft_ray.rollout.ordered_pool import make_pool
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.weights.channel import WeightChannel, WeightKind
 from sdft_ray.weights.plan import plan_weights
-from sdft_ray.workers.group import WorkerGroup, close_all
+from sdft_ray.workers.closing import close_all
+from sdft_ray.workers.group import WorkerGroup
 from sdft_ray.workers.recovery import RestartBudget
 
 ROLE = "rollout"

@@ -46,8 +46,9 @@ from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.teacher.token_target import TokenTarget
 from sdft_ray.weights.channel import WeightChannel, ends_of
 from sdft_ray.weights.plan import WeightPlan, plan_weights
+from sdft_ray.workers.closing import close_all
 from sdft_ray.workers.deadlines import Work
-from sdft_ray.workers.group import WorkerGroup, close_all
+from sdft_ray.workers.group import WorkerGroup
 from sdft_ray.workers.recovery import RestartBudget
 
 STARVED = 10.0  # times as long a process of the lowest priority may take; the scheduler gives it a sixtieth of a core

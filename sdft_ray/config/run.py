@@ -24,7 +24,7 @@ from sdft_ray.config.target import TargetConfig
 from sdft_ray.config.teacher import TeacherConfig, TeacherContext, TeacherWeights
 from sdft_ray.config.teacher_check import CheckConfig
 from sdft_ray.config.validation import at_least, require
-from sdft_ray.config.weights import TeacherEma, WeightsConfig
+from sdft_ray.config.weights import WeightsConfig
 
 AUTO, NEVER = "auto", "never"  # what resume may be, besides the path of a checkpoint
 
@@ -169,24 +169,8 @@ class RunConfig:
         self._check_seeds()
         self._check_method()
         self.data.rehearsal.check_fit(self.batch_size, self.method, self.teacher)
-        if self.stages and self.stage_boundary.rebase_teacher and self.method.has_teacher:
-            remedy = (
-                "set stage_boundary.rebase_teacher=false, or train the stages one run after the other with model.path"
-            )
-            require(
-                self.teacher.weights is not TeacherWeights.FROZEN,
-                "stage_boundary.rebase_teacher",
-                self.stage_boundary.rebase_teacher,
-                "moves a teacher whose weights are FROZEN",
-                remedy,
-            )
-            require(
-                self.weights.teacher_ema is TeacherEma.LEARNER,
-                "stage_boundary.rebase_teacher",
-                self.stage_boundary.rebase_teacher,
-                "is the learner's doing, but with weights.teacher_ema=RECEIVER the teacher workers average",
-                remedy + ", or weights.teacher_ema=LEARNER",
-            )
+        if self.stages and self.method.has_teacher:
+            self.stage_boundary.check_fit(self.teacher, self.weights)
 
     def _check_turns(self) -> None:
         """Refuses what roles that share one device by turns cannot do."""

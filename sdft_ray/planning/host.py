@@ -5,7 +5,8 @@ What ordinary processes take besides is not counted. P is the number of paramete
 
 from sdft_ray.config import Saving
 from sdft_ray.models.arithmetic import FP32_BYTES, weight_bytes
-from sdft_ray.planning.memory import GIB, object_store_gib, optimizer_bytes
+from sdft_ray.planning.learner_memory import optimizer_bytes
+from sdft_ray.planning.memory import GIB, object_store_gib
 from sdft_ray.planning.workload import Workload
 
 

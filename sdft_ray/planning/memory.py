@@ -4,23 +4,19 @@ What is held all the time adds up; what a phase needs besides comes and goes, an
 P parameters, n learner ranks, R x H the output head, N tokens of a microbatch, V vocabulary entries.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from sdft_ray.config import Payload, RolloutConfig, Target, TeacherBackend, TeacherConfig
-from sdft_ray.distill.fused_loss import CHUNK_ELEMENTS
+from sdft_ray.config import Payload, RolloutConfig, TeacherBackend, TeacherConfig
 from sdft_ray.models.arithmetic import (
-    ADAMW_BYTES_PER_PARAMETER,
     FP32_BYTES,
-    activation_bytes,
     inference_bytes,
     kv_cache_bytes_per_token,
     sdpa_bytes,
     weight_bytes,
 )
+from sdft_ray.planning.learner_memory import bucket_elements, learner_held, learner_phases, teacher_heads
 from sdft_ray.planning.traffic import payload_kinds
 from sdft_ray.planning.workload import ELEMENT_BYTES, Workload
-from sdft_ray.weights.buckets import BUCKET_ELEMENTS
-from sdft_ray.weights.channel import WeightKind
 
 GIB = 2**30
 
@@ -35,9 +31,6 @@ CONTEXT_GIB = 0.5
 BARE_PROCESS_GIB = {"rollout": 1.34, "teacher": 0.51, "learner": 0.53}
 
 VLLM_BATCH_TOKENS = 2048  # what the asynchronous engine of vLLM 0.32 takes into one forward pass by itself
-DEEPSPEED_BUCKET_ELEMENTS = 500_000_000  # its defaults for reducing gradients and for gathering weights
-DEEPSPEED_LIVE_ELEMENTS = 1_000_000_000  # weights that ZeRO 3 keeps whole at a time
-CHUNK_BUFFERS = 4  # [n, V] fp32 of a chunk: both sides' logprobs, probabilities, and the logits they are made of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,7 +116,7 @@ def _engine(
         "forward pass": inference_bytes(shape, batch_tokens, width) / parts + logits,
         # On a CPU they are packed from a mapped file, matrix by matrix; networks that have to go through vLLM's own
         # reload hold a second set besides.
-        "loading weights": float(_bucket_elements(work) * width) if on_gpu else weights,
+        "loading weights": float(bucket_elements(work) * width) if on_gpu else weights,
     }
     cache = cfg.kv_cache_gib * GIB
     if work.cfg.cluster.fills_device(role):  # it needs room for one whole sequence
@@ -147,7 +140,7 @@ def _teacher(work: Workload) -> RoleMemory:
     if placement.device == "cpu":  # the whole file or publication is mapped
         phases["loading weights"] = 0 if work.weights.teachers_map else weight_bytes(shape, width)
     elif work.weights.teacher_kind is not None:
-        phases["loading weights"] = _bucket_elements(work) * width
+        phases["loading weights"] = bucket_elements(work) * width
     held = {"weights": float(weight_bytes(shape, width))}
     if work.weights.teachers_keep_initial and not work.cfg.model.adapter.is_on:
         held["initial weights, for rehearsal"] = weight_bytes(shape, width)
@@ -155,52 +148,7 @@ def _teacher(work: Workload) -> RoleMemory:
 
 
 def _learner(work: Workload) -> RoleMemory:
-    device, shape, cfg = work.cfg.cluster.learner.device, work.shape, work.cfg.learner
-    width, trained = work.learner_element_bytes, work.num_trained
-    whole_network = shape.num_parameters + (trained if work.cfg.model.adapter.is_on else 0)
-    ranks, stage = work.cfg.cluster.learner.num_workers, cfg.zero_stage
-    gradient_width = FP32_BYTES if stage else width
-    held = {
-        "weights": width * whole_network / (ranks if stage == 3 else 1),
-        "gradients": gradient_width * trained / (ranks if stage >= 2 else 1),
-        **optimizer_bytes(work),
-        "teacher heads": _teacher_heads(work),
-        "publications": _copies_published(work) * work.worker_element_bytes,
-    }
-    if cfg.offload and device == "cuda":  # where they are reduced, bucket by bucket, and leave at once
-        for name in ("gradients", *optimizer_bytes(work)):
-            del held[name]
-        held["gradient on its way"] = float(shape.head_parameters * width)  # a buffer for the largest parameter's
-    whole = min(whole_network, DEEPSPEED_LIVE_ELEMENTS) * width if stage == 3 else 0
-    logits = work.microbatch_samples * work.lengths.completion * shape.vocab_size
-    chunk = CHUNK_BUFFERS * min(CHUNK_ELEMENTS[device], logits) * FP32_BYTES
-    if work.cfg.method.target is Target.TEACHER and work.cfg.teacher.payload is Payload.LOGITS:
-        chunk += logits * FP32_BYTES
-    phases = {
-        "forward and backward": _activations(work) + chunk + _head_gradient(work, logits) + whole + _reduction(work),
-        "optimizer step": _step_buffers(work),
-        "publishing": _bucket_elements(work) * (FP32_BYTES + work.worker_element_bytes),
-    }
-    return _in_gib("learner", work, held, phases, _limit(work, "learner"))
-
-
-def optimizer_bytes(work: Workload) -> dict[str, float]:
-    """Of one rank: what an optimizer step reads and writes beside the gradient, on whichever device."""
-    ranks = work.cfg.cluster.learner.num_workers
-    stage, trained = work.cfg.learner.zero_stage, work.num_trained
-    return {
-        "fp32 masters": FP32_BYTES * trained / ranks if stage else 0.0,
-        "AdamW moments": ADAMW_BYTES_PER_PARAMETER * trained / (ranks if stage else 1),
-        "EMA": _average(work),
-    }
-
-
-def _average(work: Workload) -> float:
-    """Cut up like the weights; an adapter's is whole on every rank."""
-    if not work.weights.keeps_average:
-        return 0.0
-    ranks = 1 if work.cfg.model.adapter.is_on else work.cfg.cluster.learner.num_workers
-    return FP32_BYTES * work.num_published(WeightKind.EMA) / ranks
+    return _in_gib("learner", work, learner_held(work), learner_phases(work), _limit(work, "learner"))
 
 
 def asleep_gib(work: Workload, awake: str) -> float:
@@ -208,83 +156,8 @@ def asleep_gib(work: Workload, awake: str) -> float:
     if not work.cfg.cluster.turns:
         return 0.0
     others = [role for role in work.roles if role != awake]
-    heads = _teacher_heads(work) / GIB if "learner" in others else 0.0
+    heads = teacher_heads(work) / GIB if "learner" in others else 0.0
     return CONTEXT_GIB * len(others) + heads
-
-
-def _head_gradient(work: Workload, logits: int) -> int:
-    """What is kept until the backward pass: the gradient itself, or, where it has a place, that on the logits."""
-    if work.cfg.model.adapter.is_on:  # which leaves the head as it is
-        return 0
-    kept = work.shape.head_parameters
-    if work.weights.whole_masters:
-        kept = min(kept, logits)
-    return kept * FP32_BYTES
-
-
-def _copies_published(work: Workload) -> int:
-    """Elements that a rank on a CPU maps beside its own, for the workers to read.
-
-    What it keeps whole, in the workers' dtype, lies there itself.
-    """
-    if work.cfg.cluster.learner.device != "cpu":
-        return 0
-    return sum(map(work.num_published, set(work.weights.published) - work.weights.masters_in_place))
-
-
-def _activations(work: Workload) -> int:
-    """Of the largest microbatch."""
-    cfg, shape, width = work.cfg.learner, work.shape, work.learner_element_bytes
-    num_tokens = work.microbatch_samples * work.sequence_tokens
-    if work.cfg.model.adapter.is_on:  # what an adapter reads is kept, which lean layers make again
-        shape = replace(shape, lean=False)
-    kept = activation_bytes(shape, num_tokens, width, checkpointing=cfg.gradient_checkpointing)
-    if work.cfg.model.attention == "sdpa" and work.microbatch_samples > 1:
-        masks = sdpa_bytes(shape, num_tokens, width)
-        kept += masks // shape.num_layers if cfg.gradient_checkpointing else masks
-    return kept
-
-
-def _reduction(work: Workload) -> int:
-    """What ZeRO copies gradients to while they are added up over the ranks, one bucket at a time.
-
-    Stage 3 lays them out anew by their owners. On a GPU a bucket is allocated whole; gloo adds up in a copy.
-    """
-    stage, placement = work.cfg.learner.zero_stage, work.cfg.cluster.learner
-    if stage == 0:
-        return 0
-    filled = min(work.num_trained, DEEPSPEED_BUCKET_ELEMENTS)
-    bucket = filled if placement.device == "cpu" else DEEPSPEED_BUCKET_ELEMENTS
-    copies = (placement.num_workers > 1) * ((stage == 3) + (placement.device == "cpu"))
-    return (bucket + copies * filled) * work.learner_element_bytes
-
-
-def _step_buffers(work: Workload) -> float:
-    """AdamW makes two temporary tensors as large as what it updates, one parameter or ZeRO's flat partition.
-
-    The latter's gradient is flattened for it, too.
-    """
-    if work.cfg.learner.zero_stage == 0:
-        return 2 * FP32_BYTES * min(work.shape.head_parameters, work.num_trained)
-    if work.cfg.learner.offload and work.cfg.cluster.learner.device == "cuda":
-        return 0.0
-    elements = work.num_trained / work.cfg.cluster.learner.num_workers
-    return 3 * FP32_BYTES * min(elements, DEEPSPEED_LIVE_ELEMENTS)
-
-
-def _teacher_heads(work: Workload) -> int:
-    """One for each version that samples of one batch may have been scored with, and that of the initial weights."""
-    cfg, bytes_each = work.cfg, work.shape.head_parameters * work.worker_element_bytes
-    if cfg.method.target is not Target.TEACHER or cfg.teacher.payload is not Payload.HIDDEN:
-        return 0
-    # In place, a head is a view of the average, or of the student.
-    versions = 0 if work.weights.heads_in_place else cfg.max_staleness + 1
-    return (versions + work.weights.teachers_keep_initial) * bytes_each
-
-
-def _bucket_elements(work: Workload) -> int:
-    """Of the largest bucket of a publication: a parameter larger than a bucket has its own."""
-    return min(max(BUCKET_ELEMENTS, work.shape.head_parameters), work.num_trained)
 
 
 def _limit(work: Workload, role: str) -> float:

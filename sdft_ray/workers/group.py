@@ -25,7 +25,6 @@ from sdft_ray.workers.worker import log_path
 
 T = TypeVar("T")
 
-CLOSING_TIMEOUT_S = 10.0  # a scheduler kills 30 s after it has asked
 OTHER = Work("other")
 NODE, STATUS = Work("node", in_turn=False), Work("status", in_turn=False)
 LOOK_SHARE = 0.25  # of faults.hang_s: between two looks at an idle worker, which has the rest of it to answer
@@ -127,10 +126,7 @@ class WorkerGroup:
             return list(await asyncio.gather(*calls))
 
     async def on_serving(self, call: Callable[[Any], Awaitable[T]], work: Work = OTHER) -> dict[int, T]:
-        """Makes `call` on every worker that serves at once; answers by rank.
-
-        One that is lost gives no answer where it will be replaced. Raises as `on_each` otherwise.
-        """
+        """Makes `call` on every worker that serves at once; answers by rank, none of one that is lost and replaced."""
         async with self._turn_for(work):
             return await self._on_serving(call, work)
 
@@ -186,8 +182,15 @@ class WorkerGroup:
     @property
     def loss(self) -> WorkerLostError | None:
         """Of the worker that was lost last, and has not been replaced."""
-        lost = max(self._seats, key=lambda seat: seat.lost_at)
-        return lost.loss
+        return max(self._seats, key=lambda seat: seat.lost_at).loss
+
+    def abandon(self) -> list[Any]:
+        """Replaces nobody from now on; the handles of all workers, those on their way included, to be ended."""
+        self._recovery = None  # or what is still being asked would start another
+        for replacement in self._replacements.values():
+            replacement.cancel()
+        groups = (self, *self._newcomers.values())
+        return [seat.actor for group in groups for seat in group._seats]
 
     def _seat(self, rank: int, actor: Any) -> Seat:
         log = log_path(self._log_dir, self.role, rank)
@@ -258,8 +261,7 @@ class WorkerGroup:
                 return
             finally:
                 del self._newcomers[rank]
-        spent = f"faults.max_restarts={recovery.budget.max_restarts} within an hour are used up"
-        tell(FaultKind.GIVEN_UP, f"{lost.name} is not started again: {spent}")
+        tell(FaultKind.GIVEN_UP, f"{lost.name} is not started again: {recovery.budget.spent}")
 
     def _notify(self, _: object) -> None:
         self._changed.set()
@@ -281,9 +283,8 @@ class WorkerGroup:
                 raise last.loss
             remaining_s = last.lost_at + self._faults.max_wait_s - time.monotonic()
             if self._is_given_up() or remaining_s <= 0:
-                why = f"none has come back within faults.max_wait_s={self._faults.max_wait_s:g}"
-                if self._is_given_up():
-                    why = f"faults.max_restarts={self._recovery.budget.max_restarts} within an hour are used up"
+                in_time = f"none has come back within faults.max_wait_s={self._faults.max_wait_s:g}"
+                why = self._recovery.budget.spent if self._is_given_up() else in_time
                 raise WorkerLostError(f"No {self.role} worker is left, and {why}. The last one: {last.loss}")
             try:
                 async with asyncio.timeout(remaining_s):
@@ -297,19 +298,3 @@ class WorkerGroup:
         for task in done:
             task.result()
         return len(done) == len(self._replacements)
-
-
-def close_all(groups: Sequence[WorkerGroup]) -> None:
-    """Ends every worker of every group at once, also one that no longer answers, and those on their way."""
-    for group in groups:
-        group._recovery = None  # or what is still being asked would start another
-        for replacement in group._replacements.values():
-            replacement.cancel()
-    all_groups = [each for group in groups for each in (group, *group._newcomers.values())]
-    actors = [seat.actor for group in all_groups for seat in group._seats]
-    closing = [actor.close.remote() for actor in actors]
-    # What does not close in time is dead, or stuck in a collective with a dead neighbour; the error that led here is
-    # already on its way to the user, so nobody asks why.
-    ray.wait(closing, num_returns=len(closing), timeout=CLOSING_TIMEOUT_S)
-    for actor in actors:
-        ray.kill(actor)

@@ -26,6 +26,11 @@ class RestartBudget:
         self._clock = clock
         self._taken: deque[tuple[float, str]] = deque()
 
+    @property
+    def spent(self) -> str:
+        """What to say where there is nothing left."""
+        return f"faults.max_restarts={self.max_restarts} within an hour are used up"
+
     def take(self, worker: str) -> float | None:
         """Takes one start of `worker`; the seconds to wait before it, None where the budget is spent.
 

@@ -13,7 +13,8 @@ from sdft_ray.errors import NonFiniteError, WeightVersionError, WorkerError, Wor
 from sdft_ray.records import Publication
 from sdft_ray.weights.channel import Meeting, WeightKind
 from sdft_ray.weights.nccl import NcclChannel
-from sdft_ray.workers.group import WorkerGroup, close_all
+from sdft_ray.workers.closing import close_all
+from sdft_ray.workers.group import WorkerGroup
 from sdft_ray.workers.worker import Worker
 
 
@@ -99,7 +100,7 @@ def test_a_worker_that_cannot_start_says_why(make_group: Any) -> None:
 
 
 def test_a_worker_that_does_not_close_is_ended(make_group: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sdft_ray.workers.group.CLOSING_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("sdft_ray.workers.closing.CLOSING_TIMEOUT_S", 0.5)
     group = make_group(2)
     asyncio.run(group.status())
     started = time.monotonic()
