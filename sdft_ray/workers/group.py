@@ -9,7 +9,7 @@ were open on it again.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Any, TypeVar
 
 import ray
@@ -278,19 +278,17 @@ class WorkerGroup:
             if serving:
                 return min(serving, key=lambda seat: seat.num_calls)
             last = max(self._seats, key=lambda seat: seat.lost_at)
-            assert last.loss is not None
             if self._recovery is None:
+                assert last.loss is not None
                 raise last.loss
             remaining_s = last.lost_at + self._faults.max_wait_s - time.monotonic()
             if self._is_given_up() or remaining_s <= 0:
                 in_time = f"none has come back within faults.max_wait_s={self._faults.max_wait_s:g}"
                 why = self._recovery.budget.spent if self._is_given_up() else in_time
                 raise WorkerLostError(f"No {self.role} worker is left, and {why}. The last one: {last.loss}")
-            try:
+            with suppress(TimeoutError):  # said above
                 async with asyncio.timeout(remaining_s):
                     await self._changed.wait()
-            except TimeoutError:  # said above
-                pass
 
     def _is_given_up(self) -> bool:
         """True when nothing is being started. Raises what a start has failed with that is no loss."""

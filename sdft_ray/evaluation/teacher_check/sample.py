@@ -133,13 +133,11 @@ def draw_sample(
     passes = [_passes(*row, builders, match) for row in zip(drawn, of_drawn, strict=True)]
     partners = _wrong_partners(drawn, SHOWN[context], match, seed)
     found = {name: source.pool.fill(drawn) for name, source in pools.items()}
-    probes = [
-        replace(
-            _probe(example, drawn[partners[place]], builders, passes=passes[place], seed=seed),
-            pools={name: _pool_prompts(found[name][place], source.builders) for name, source in pools.items()},
-        )
-        for place, example in enumerate(drawn)
-    ]
+    probes = []
+    for place, example in enumerate(drawn):
+        probe = _probe(example, drawn[partners[place]], builders, passes=passes[place], seed=seed)
+        of_pools = {name: _pool_prompts(found[name][place], source.builders) for name, source in pools.items()}
+        probes.append(replace(probe, pools=of_pools))
     readable = _readable(probes, num_examples, max_new_tokens, context_length)
     return CheckSample(
         probes=tuple(probe for probe, _ in readable),
