@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from sdft_ray.learner.adapter_export import WEIGHTS_FILE
 
 ADAPTED = ["model.adapter.kind=LORA", "model.adapter.rank=4", "num_steps=3", "checkpoint_every=2"]
+SETTINGS = ["method=sdft_paper", "teacher.context=NONE", "loss.skip_first_tokens=0", *ADAPTED]
 ENGINE_GAP = re.compile(r"logprobs differ from the learner's by up to (\S+) nats")
 
 
@@ -26,8 +27,7 @@ def step_lines(run_dir: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def averaged(launch: Callable[..., Any]) -> tuple[Path, str]:
     """A run whose teacher is shown nothing, so that it is the student at the start."""
-    shown = ["teacher.context=NONE", "loss.skip_first_tokens=0", "loss.divergence=FORWARD_KL"]
-    run: tuple[Path, str] = launch("adapter-sdft", "method=sdft", *shown, *ADAPTED, "export.merged=true")
+    run: tuple[Path, str] = launch("adapter-sdft", *SETTINGS, "export.merged=true")
     return run
 
 
@@ -62,20 +62,26 @@ def test_exports_are_the_base_with_the_update(averaged: tuple[Path, str], folder
     assert (adapted - before).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("method", ["sft", "sdft_paper", "sdft_frozen"])
 def test_a_resumed_run_ends_with_the_adapter_of_one_that_was_not_stopped(
-    launch: Callable[..., Any], method: str
+    averaged: tuple[Path, str], launch: Callable[..., Any]
 ) -> None:
-    whole, _ = launch(f"adapter-{method}", f"method={method}", *ADAPTED)
-    checkpoint = f"resume={whole / 'checkpoints' / 'step-000002'}"
-    resumed, _ = launch(f"adapter-{method}-resumed", f"method={method}", *ADAPTED, checkpoint)
+    whole, _ = averaged
+    again = [*SETTINGS, f"resume={whole / 'checkpoints' / 'step-000002'}"]
+    resumed, _ = launch("adapter-resumed", *again)
     one, other = (load_file(run / "model" / WEIGHTS_FILE) for run in (whole, resumed))
     assert one.keys() == other.keys()
     assert all(torch.equal(value, other[name]) for name, value in one.items())
-    _, output = launch(
-        f"adapter-{method}-other", f"method={method}", *ADAPTED, checkpoint, "model.adapter.alpha=4", fails=True
-    )
+    _, output = launch("adapter-other", *again, "model.adapter.alpha=4", fails=True)
     assert "model.adapter.alpha is 4.0 and was 16.0" in output
+
+
+@pytest.mark.parametrize("method", ["sft", "sdft_frozen"])
+def test_methods_without_an_average_train_an_adapter(launch: Callable[..., Any], method: str) -> None:
+    run_dir, _ = launch(f"adapter-{method}", f"method={method}", *ADAPTED)
+    assert [line["step"] for line in step_lines(run_dir)] == [1, 2, 3]
+    assert all(line["learner/grad_norm"] > 0 for line in step_lines(run_dir))
+    factors = load_file(run_dir / "model" / WEIGHTS_FILE)
+    assert all(value.any() for name, value in factors.items() if "lora_B" in name), "zero at the start"
 
 
 def test_bad_targets_end_the_command_before_any_worker_starts(launch: Callable[..., Any], runs: Path) -> None:
