@@ -141,6 +141,8 @@ def main(arguments: list[str]) -> int:
             for number, leg in enumerate(legs):
                 if not chaos.live_through(number, leg):
                     break
+        except KeyboardInterrupt:
+            chaos.problems.append("interrupted")
         finally:
             machine.close()
         result = figures(legs, lines(chaos.events), chaos.codes)
