@@ -141,6 +141,8 @@ def main(arguments: list[str]) -> int:
             for number, leg in enumerate(legs):
                 if not chaos.live_through(number, leg):
                     break
+        except KeyboardInterrupt:
+            chaos.problems.append("interrupted")
         finally:
             machine.close()
         result = figures(legs, lines(chaos.events), chaos.codes)
@@ -169,7 +171,7 @@ def main(arguments: list[str]) -> int:
 def is_passed(result: dict[str, Any]) -> bool:
     """True when all was survived, nothing was lost or counted twice, and nothing is left."""
     nothing = ("examples_lost", "examples_trained_twice", "processes_left", "shared_memory_left", "problems")
-    is_whole = result["faults_survived"] == result["faults_injected"] and result["steps_in_order"]
+    is_whole = result["faults_survived"] == result["faults_planned"] and result["steps_in_order"]
     return is_whole and not any(result[key] for key in nothing)
 
 

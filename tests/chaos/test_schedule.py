@@ -46,7 +46,9 @@ def test_an_example_that_is_lost_or_trained_twice_is_counted(
 def test_a_run_passes_only_where_all_faults_were_survived_and_nothing_is_left() -> None:
     legs = [Leg(STRIKES[:2], "SIGTERM"), Leg(STRIKES[2:3], "the run's end")]
     events = [
-        {"strike": strike.name, "state": "survived", "found_s": 1.0, "recovered_s": 3.0} for strike in STRIKES[:3]
+        {"strike": strike.name, "state": state, "found_s": 1.0, "recovered_s": 3.0}
+        for strike in STRIKES[:3]
+        for state in ("due", "survived")
     ]
     whole = figures(legs, events, [143, 0]) | {
         "examples_lost": 0,
@@ -58,7 +60,10 @@ def test_a_run_passes_only_where_all_faults_were_survived_and_nothing_is_left() 
     }
     assert whole["faults_injected"] == whole["faults_survived"] == 4 and whole["stopped_cleanly"] == 1
     assert is_passed(whole)
-    assert not is_passed(whole | figures(legs, events[1:], [143, 0]))
+    one_is_not = figures(legs, events[:-1], [143, 0])
+    assert (one_is_not["faults_injected"], one_is_not["faults_survived"]) == (4, 3)
+    assert not is_passed(whole | one_is_not)
+    assert figures(legs, events[:1], [])["faults_injected"] == 1, "interrupted"
     assert not is_passed(whole | figures(legs, events, [143])), "the second start is missing"
     for key, value in [("examples_lost", 1), ("processes_left", 1), ("shared_memory_left", ["psm_1"])]:
         assert not is_passed(whole | {key: value})

@@ -47,12 +47,19 @@ def figures(legs: Sequence[Leg], events: Sequence[dict[str, Any]], codes: Sequen
     survived = [event for event in events if event["state"] == "survived"]
     recovered = [event["recovered_s"] for event in survived if event["recovered_s"] is not None]
     hung = [event["found_s"] for event in survived if event["strike"].startswith("stop") and event["found_s"]]
+    ended = sum(leg.end != END for leg, _ in zip(legs, codes, strict=False))
     resumed = sum(leg.end != END for leg in legs[: len(codes) - 1]) if codes else 0
     return {
-        "faults_injected": num_faults(legs),
-        "faults_survived": len(survived) + sum(BEREFT in event["strike"] for event in survived) + resumed,
+        "faults_planned": num_faults(legs),
+        "faults_injected": _num_struck([event for event in events if event["state"] == "due"]) + ended,
+        "faults_survived": _num_struck(survived) + resumed,
         "stopped_cleanly": sum(code == 143 for leg, code in zip(legs, codes, strict=False) if leg.end == SIGTERM),
         "recovery_median_s": round(statistics.median(recovered), 1) if recovered else None,
         "recovery_worst_s": round(max(recovered), 1) if recovered else None,
         "hang_found_worst_s": round(max(hung), 1) if hung else None,
     }
+
+
+def _num_struck(events: Sequence[dict[str, Any]]) -> int:
+    """Processes that were struck; a bereft strike is two."""
+    return len(events) + sum(BEREFT in event["strike"] for event in events)

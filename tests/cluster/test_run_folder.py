@@ -138,7 +138,7 @@ class Started:
     async def notes(self) -> list[str]:
         return []
 
-    async def record_completions(self, stages: Any, phase: Any) -> None:
+    async def record_completions(self, stages: Any, phase: Any, say: Any) -> None:
         """Samples nothing."""
 
 
