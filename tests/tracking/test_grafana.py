@@ -1,13 +1,18 @@
-"""Every panel of the dashboard asks for a gauge that a run sets, and none is forgotten."""
+"""Every panel of the dashboard asks for a gauge that a run sets, and none is forgotten; alerts are about gauges too."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
+
+import pytest
 
 from sdft_ray.tracking.grafana import EXPORTED, dashboard, query, written
 from sdft_ray.tracking.metrics import METRICS
 from sdft_ray.tracking.ray_metrics import gauge_name
 
-FILE = Path(__file__).parents[2] / "launch" / "monitoring" / "grafana.json"
+MONITORING = Path(__file__).parents[2] / "launch" / "monitoring"
+FILE = MONITORING / "grafana.json"
 
 
 def asked_for(expression: str, name: str) -> bool:
@@ -40,3 +45,18 @@ def test_no_panel_lies_on_another() -> None:
         for y in range(place["y"], place["y"] + place["h"])
     ]
     assert len(cells) == len(set(cells)) and max(x for x, _ in cells) < 24
+
+
+def test_every_alert_is_about_gauges_that_there_are() -> None:
+    text = (MONITORING / "alerts.yaml").read_text().replace("(lost|hung)", "lost")
+    named = set(re.findall(r"ray_sdft_\w+", text))
+    assert named and named <= {EXPORTED + gauge_name(metric) for metric in METRICS}
+
+
+def test_alerts_fire_when_they_should_and_not_before() -> None:
+    program = shutil.which("promtool")
+    if program is None:
+        pytest.skip("promtool is not installed; Debian's prometheus has it")
+    command = [program, "test", "rules", str(MONITORING / "alerts_test.yaml")]
+    tested = subprocess.run(command, capture_output=True, text=True)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
