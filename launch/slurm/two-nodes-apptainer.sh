@@ -17,6 +17,7 @@ folder=/shared/runs/.jobs/two-nodes
 python=python
 image=(apptainer exec --nv /shared/sdft_ray.sif)  # what a command is run in; nothing without Apptainer
 rm -f "$folder/exit_code"  # of this job, before it was queued again
+trap : TERM  # as long as there is no driver to be told; Slurm then queues the job again by itself
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/token"
 
 # Jobs that share a node, and a Ray that is not theirs, have other ports.

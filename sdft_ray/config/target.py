@@ -68,7 +68,7 @@ class TargetConfig:
     watch: bool = True  # mode=submit: print the job's log and end as the job ends; false ends once it is taken
     patience_s: float = 1800  # how long nobody may answer while a job is followed, which goes on meanwhile
     address: str = "http://127.0.0.1:8265"  # RAY: of the dashboard
-    python: str = ""  # RAY, SLURM: the interpreter that has the packages; "" is RAY's `python`, and SLURM's own here
+    python: str = ""  # RAY, SLURM: the interpreter that has the packages; "" is the `python` found there
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     kube_context: str = ""  # KUBERAY: of kubectl; "" is its current one
     image: str = ""  # with this package and Ray in it; see docker/

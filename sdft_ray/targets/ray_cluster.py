@@ -21,7 +21,9 @@ from sdft_ray.targets.run_file import OPTION, Run
 
 PACKAGE = Path(__file__).resolve().parents[1]
 NAME, FILES = "sdft_name", "sdft_files"  # of a job's metadata: the run's name, and what `_packed` makes
+GRACE_BESIDE_STEP_S = 60  # for the checkpoint behind the step
 AGENT_TIMEOUT_S = 60.0  # a head that has just started has no agent for jobs yet
+MONITOR_S = 5.0  # Ray's monitor of a job looks every second: of one that is deleted too soon it makes a failed one
 REMEDY = "choose another name, or end that job with mode=stop"
 
 
@@ -51,7 +53,7 @@ class RayClusterJob:
         deadline = time.monotonic() + AGENT_TIMEOUT_S
         while True:
             try:
-                return self._submit_once(files)
+                return self._submit_once(files, grace_s=int(runs[0][0][1].faults.grace_s) + GRACE_BESIDE_STEP_S)
             except Unreachable:  # also: taken, and the answer was lost
                 if time.monotonic() > deadline:
                     raise
@@ -70,19 +72,22 @@ class RayClusterJob:
         return self._jobs.log_of(attempt)
 
     def stop(self) -> None:
-        """See `JobClient`. Ray sends SIGTERM, and SIGKILL where nothing follows."""
-        if self.status().state is JobState.MISSING:
+        """See `JobClient`. Ray sends SIGTERM, upon which a run writes a checkpoint, and SIGKILL later."""
+        state = self.status().state
+        if state is JobState.MISSING:
             return
-        self._jobs.stop_job(self._id)
-        while not self._jobs.state_of(self._id).state.has_ended:
-            time.sleep(1)
+        if not state.has_ended:
+            self._jobs.stop_job(self._id)
+            while not self._jobs.state_of(self._id).state.has_ended:
+                time.sleep(1)
+            time.sleep(MONITOR_S)
         self._jobs.delete_job(self._id)
 
     @cached_property
     def _jobs(self) -> RayJobs:
         return RayJobs(self._target.address)
 
-    def _submit_once(self, files: Files) -> bool:
+    def _submit_once(self, files: Files, grace_s: int) -> bool:
         for of_job in self._others():
             check_same(self._name, files, of_job, REMEDY)
         if self._jobs.state_of(self._id).state is not JobState.MISSING:
@@ -95,7 +100,8 @@ class RayClusterJob:
                 self._jobs.submit_job(
                     entrypoint=f"{python} -m sdft_ray.launch {OPTION}{RUN_FILE}",
                     submission_id=self._id,
-                    runtime_env={"working_dir": scratch},
+                    # Between SIGTERM and SIGKILL of mode=stop Ray leaves 3 s, in which no checkpoint is written.
+                    runtime_env={"working_dir": scratch, "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(grace_s)}},
                     metadata={NAME: self._name, FILES: _packed(files)},
                 )
             except RuntimeError as error:  # Ray's client has no other for what a server refuses

@@ -39,7 +39,8 @@ class RayJobs(JobSubmissionClient):
             ClusterError: it wants another token, or one at all.
         """
         self._own_address = address.rstrip("/")
-        logging.getLogger("ray").setLevel(logging.ERROR)  # it would tell how to do without a token
+        for logger in ("ray", JobSubmissionClient.__module__):  # they tell how to do without a token, and of streams
+            logging.getLogger(logger).setLevel(logging.ERROR)
         if headers is None and self._wants_token():
             maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         try:

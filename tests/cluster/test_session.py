@@ -160,8 +160,10 @@ def test_without_its_token_a_submission_says_what_to_set(head: Head, tmp_path: P
 
 
 # Stands in for the interpreter: a job of a known length, which a real run is not. It is Ray's job all the same.
+# SIGTERM finds it with a checkpoint to write, which takes longer than Ray's own three seconds.
 COUNTING = """#!/bin/sh
-for number in $(seq 1 45); do echo "line $number"; sleep 1; done
+trap 'sleep 6; touch "$0.checkpoint"; exit 143' TERM
+for number in $(seq 1 45); do echo "line $number"; sleep 1 & wait $!; done
 """
 
 
@@ -240,6 +242,7 @@ def test_a_job_is_asked_after_and_stopped_by_its_name_alone(head: Head, counting
     follower.wait_for("line 1")
     code, said = ask(head, "mode=stop", "name=stopped")
     assert code == 0 and "its name is free" in said
+    assert Path(f"{counting}.checkpoint").exists(), "SIGKILL has come too early"
     assert follower.process.wait(timeout=60) == JobState.STOPPED.value, follower.output
     assert ask(head, "mode=status", "name=stopped")[0] == JobState.MISSING.value
     assert ask(head, "mode=stop", "name=stopped")[0] == 0, "stopped twice"

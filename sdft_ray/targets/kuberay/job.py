@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sdft_ray.config import TargetConfig
@@ -29,6 +30,7 @@ REASONS = {
     "JobStatusCheckTimeoutExceeded": JobState.LOST,
     "JobDeploymentStatusTransitionGracePeriodExceeded": JobState.LOST,
 }
+NOTED_S = 600  # in which the operator notes that Ray's job has ended
 OF_RAY = {"SUCCEEDED": JobState.SUCCEEDED, "STOPPED": JobState.STOPPED, "FAILED": JobState.FAILED}
 
 
@@ -119,6 +121,8 @@ class KubeRayJob:
 def state_of(status: Mapping[str, Any]) -> JobState:
     """How a RayJob stands: by the status of its deployment, then by the reason, then by that of Ray's job."""
     deployment, of_ray = status.get("jobDeploymentStatus", ""), status.get("jobStatus", "")
+    if deployment == "Running" and of_ray in OF_RAY and _ended_long_ago(status):
+        return OF_RAY[of_ray]
     if deployment not in ENDED:
         # Between a failure and the next cluster Ray's job has failed, and the RayJob has not.
         return JobState.RUNNING if deployment == "Running" and of_ray != "PENDING" else JobState.WAITING
@@ -127,6 +131,14 @@ def state_of(status: Mapping[str, Any]) -> JobState:
     if deployment == "Complete":
         return OF_RAY.get(of_ray, JobState.LOST)
     return REASONS.get(status.get("reason", ""), JobState.FAILED)
+
+
+def _ended_long_ago(status: Mapping[str, Any]) -> bool:
+    """True when the operator should have noted an end by now: after a head's restart some versions never do."""
+    ended = (status.get("rayJobInfo") or {}).get("endTime", "")
+    if not ended:
+        return False
+    return datetime.now(UTC) - datetime.fromisoformat(ended) > timedelta(seconds=NOTED_S)
 
 
 def words_of(status: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ folder={folder}
 python={python}
 image=({image})  # what a command is run in; nothing without Apptainer
 rm -f "$folder/{code_file}"  # of this job, before it was queued again
+trap : TERM  # as long as there is no driver to be told; Slurm then queues the job again by itself
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/{token_file}"
 
 # Jobs that share a node, and a Ray that is not theirs, have other ports.

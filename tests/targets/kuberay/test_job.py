@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from sdft_ray.errors import ClusterError, ConfigError
 from sdft_ray.targets.following import Follower, Pace
 from sdft_ray.targets.jobs import JobState, JobStatus, Unreachable
-from sdft_ray.targets.kuberay.job import REASONS, KubeRayJob
+from sdft_ray.targets.kuberay.job import REASONS, KubeRayJob, state_of
 from tests.targets.kuberay.fake_cluster import FakeCluster, FakeDashboard
 from tests.targets.kuberay.jobs import job_config
 
@@ -227,6 +228,14 @@ def test_a_job_that_somebody_removes_has_been_stopped(kube: FakeCluster) -> None
     acts = operator((lambda: bool(told.words), client().stop))
     assert follow(told).state is JobState.STOPPED
     acts.join()
+
+
+def test_an_end_that_the_operator_never_notes_is_an_end_after_a_while() -> None:
+    ended = {**RUNNING, "jobStatus": "FAILED"}
+    assert state_of(ended) is JobState.RUNNING, "a new cluster may follow"
+    just_now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert state_of({**ended, "rayJobInfo": {"endTime": just_now}}) is JobState.RUNNING
+    assert state_of({**ended, "rayJobInfo": {"endTime": "2026-01-01T00:00:00Z"}}) is JobState.FAILED
 
 
 def test_without_kubectl_it_is_said_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
