@@ -66,7 +66,9 @@ def read_rehearsal(
     settings = data.rehearsal
     if not settings.is_on:
         return None
-    rules = RowRules(columns=settings.columns, system=data.system, required=("prompt",))
+    rules = RowRules(
+        columns=settings.columns, columns_key="data.rehearsal.columns", system=data.system, required=("prompt",)
+    )
     with named("data.rehearsal.source"):
         loaded = load_rows(settings.prompts, Selection(split=settings.split), rules, data.on_bad_row)
     prompts = [

@@ -145,7 +145,8 @@ def load_rows(
     num_rows = num_others = 0
     columns: dict[str, Any] = {}  # of all rows, each with its first value
     for place, row, row_name in open_rows(name, replace(selection, split=split)):
-        columns = {**row, **columns} if isinstance(row, Mapping) else columns
+        if isinstance(row, Mapping):
+            columns |= {column: value for column, value in row.items() if column not in columns}
         if _is_other(row, selection.filter):
             num_others += 1
             continue

@@ -81,6 +81,7 @@ def read_questions(key: str, settings: EvaluationSetConfig, data: DataConfig, bu
         columns=data.columns if settings.columns is None else settings.columns,
         system=system,
         required=("prompt", *_REQUIRED.get(settings.context, ())),
+        columns_key=f"{key}.columns",
         shared_columns=settings.columns is None,
     )
     on_bad_row = data.on_bad_row if settings.on_bad_row is None else settings.on_bad_row
