@@ -27,6 +27,10 @@ class ShowConfig:
     def __post_init__(self) -> None:
         at_least(1, "show.num_rows", self.num_rows)
         require(self.out.endswith(".html"), "show.out", self.out, "is where the page goes", "let it end in .html")
+        is_out_read = self.html or self.out == ShowConfig.out
+        require(
+            is_out_read, "show.out", self.out, "names a page, but show.html=false writes none", "set show.html=true"
+        )
         require(
             len(set(self.ids)) == len(self.ids),
             "show.ids",

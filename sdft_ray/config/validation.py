@@ -55,10 +55,16 @@ def share(key: str, value: float) -> None:
 
 
 def check_switches(key: str, switches: Mapping[str, object]) -> None:
-    """Refuses switches of a chat template that would override what a rendering gives it."""
+    """Refuses switches of a chat template that would override what a rendering gives it, or are the text of a truth.
+
+    A template takes the text "false" for true, or for neither.
+    """
     for name, value in switches.items():
         problem = "is no switch: it is what every rendering sets itself"
         require(name not in RENDERING, f"{key}.{name}", value, problem, "remove it; rows bring messages and tools")
+        is_quoted = isinstance(value, str) and value.lower() in ("true", "false")
+        problem, remedy = "is a text, which templates take for true", "write it without quotation marks"
+        require(not is_quoted, f"{key}.{name}", repr(value), problem, remedy)
 
 
 def is_template(text: str) -> bool:

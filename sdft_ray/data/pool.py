@@ -13,7 +13,7 @@ from sdft_ray.conversation import Message
 from sdft_ray.data.readers import Selection
 from sdft_ray.data.retrieval import MAKERS, Query
 from sdft_ray.data.rows import RowRules
-from sdft_ray.data.sources import Loaded, load_rows
+from sdft_ray.data.sources import Loaded, load_rows, named
 from sdft_ray.data.turns import DEVELOPER, SYSTEM
 from sdft_ray.errors import ConfigError
 from sdft_ray.examples import Example
@@ -47,7 +47,9 @@ class Pool:
         if len(self._examples) < settings.num + settings.exclude_own:
             problem = f"{source} has {len(self._examples)} rows of different prompts with a {' or '.join(fields)}"
             problem += ", one of which may be the row's own" if settings.exclude_own else ""
-            raise ConfigError("teacher.pool.num", settings.num, problem, "lower it, or set teacher.pool.source")
+            more = f"set teacher.pool.source to more rows with a {' or '.join(fields)}"
+            remedy = f"lower it, or {more}" if len(self._examples) > 1 and settings.num > 1 else more
+            raise ConfigError("teacher.pool.num", settings.num, problem, remedy)
         self._search = MAKERS[settings.retriever](list(map(_text, self._examples)), settings.seed)
         self.note = (
             f"pool           {len(self._examples)} rows of {source}, of which a prompt is shown {settings.num} by "
@@ -107,7 +109,8 @@ def _read(settings: PoolConfig, data: DataConfig) -> Loaded:
     selection = Selection(split=data.split) if settings.source else Selection.of(data, data.num_examples)
     # data.system is left out: a pool's prompts are shown without it, and may have a system message of their own.
     rules = RowRules(columns=data.columns, system="", required=(), shared_columns=True)
-    return load_rows(settings.source or data.source, selection, rules, data.on_bad_row)
+    with named("teacher.pool.source" if settings.source else "data.source"):
+        return load_rows(settings.source or data.source, selection, rules, data.on_bad_row)
 
 
 def _key(example: Example) -> PromptKey:

@@ -12,7 +12,7 @@ from sdft_ray.data.dataset import tokenize_examples, within_budgets
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Selection
 from sdft_ray.data.rows import RowRules
-from sdft_ray.data.sources import load_rows
+from sdft_ray.data.sources import load_rows, named
 from sdft_ray.data.tokenized import TokenizedRows
 
 PREFIX = "rehearsal:"  # of the ids, since the source may name its rows as the data does: by their lines
@@ -66,8 +66,11 @@ def read_rehearsal(
     settings = data.rehearsal
     if not settings.is_on:
         return None
-    rules = RowRules(columns=settings.columns, system=data.system, required=("prompt",))
-    loaded = load_rows(settings.prompts, Selection(split=settings.split), rules, data.on_bad_row)
+    rules = RowRules(
+        columns=settings.columns, columns_key="data.rehearsal.columns", system=data.system, required=("prompt",)
+    )
+    with named("data.rehearsal.source"):
+        loaded = load_rows(settings.prompts, Selection(split=settings.split), rules, data.on_bad_row)
     prompts = [
         replace(example, example_id=PREFIX + example.example_id, demonstration="") for example in loaded.examples
     ]

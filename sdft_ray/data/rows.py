@@ -52,6 +52,7 @@ class RowRules:
     system: str  # system message to put before every prompt; "" adds none
     required: Collection[str]  # keys that every row has to fill
     shown: Collection[str] = ()  # keys that the teacher's template shows: rows with teacher_messages may lack them
+    columns_key: str = "data.columns"  # the setting that names the columns
     shared_columns: bool = False  # the columns are those of other data: optional ones may be absent here
 
 
@@ -110,11 +111,11 @@ class Row:
         if value is None and (required or missed):
             problem = f"{column} is null" if column in self.row else f"has no column {column}"
             names = ", ".join(map(_shown, self.row)) or "none"
-            remedy = f"fill it, or name another with data.columns.{key}"
+            remedy = f"fill it, or name another with {self.rules.columns_key}.{key}"
             if key == PROMPT and column not in self.row and self.column(MESSAGES) in self.row:
                 problem, remedy = f"{self.column(MESSAGES)} is empty", "write its turns, or remove the row"
             elif key == PROMPT:
-                remedy += f", or a conversation's with data.columns.{MESSAGES}"
+                remedy += f", or a conversation's with {self.rules.columns_key}.{MESSAGES}"
             if key == DEMONSTRATION and not is_absent(self.row.get(self.column(MESSAGES))):
                 remedy = f"end {self.column(MESSAGES)} with a turn of the assistant, which is learned; or {remedy}"
             raise self.error(problem, f"{remedy}; the row's columns are: {names}")
@@ -124,12 +125,12 @@ class Row:
         """Refuses tools under their earlier name, which no prompt would show."""
         if not is_absent(self.row.get("functions")) and self.column(TOOLS) not in self.row:
             problem = f"has functions, and no {self.column(TOOLS)} that a prompt would show"
-            raise self.error(problem, f"rename the column, or set +data.columns.{TOOLS}=functions")
+            raise self.error(problem, f"rename the column, or set +{self.rules.columns_key}.{TOOLS}=functions")
 
     def wrong_type(self, key: str, value: Any, wanted: str) -> DataError:
         """A refusal of the type of a value."""
         problem = f"{self.column(key)} is {type_name(value)}: {quoted(value)}"
-        return self.error(problem, f"make it {wanted}, or name another with data.columns.{key}")
+        return self.error(problem, f"make it {wanted}, or name another with {self.rules.columns_key}.{key}")
 
     def string(self, key: str) -> str:
         """An optional string; "" where it is absent."""

@@ -12,7 +12,7 @@ from sdft_ray.data.files import kind_of
 from sdft_ray.data.readers import BUILTIN, Place, Selection, open_rows
 from sdft_ray.data.rows import KEYS, Row, RowRules
 from sdft_ray.data.values import quoted
-from sdft_ray.errors import ConfigError, DataError, ModelError
+from sdft_ray.errors import ConfigError, DataError, ModelError, SdftError
 from sdft_ray.examples import Example
 
 NUM_SHOWN = 3  # bad rows whose errors a note shows
@@ -103,6 +103,15 @@ class BadRows:
         return refused_notes(self._source, self.refused)
 
 
+@contextmanager
+def named(key: str) -> Iterator[None]:
+    """In its block a refusal of a source begins with the setting that names it, where that is not `data.source`."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        raise (error if key == "data.source" else error.of(key)) from error
+
+
 def load_rows(
     source: str, selection: Selection, rules: RowRules, on_bad_row: OnBadRow = OnBadRow.ERROR, key: str = "data"
 ) -> Loaded:
@@ -125,10 +134,7 @@ def load_rows(
         ConfigError: the source or its split does not exist, or the columns have an unknown key.
         DataError: a row is malformed, two rows have the same id, or there is no row or no good one.
     """
-    unknown = sorted(set(rules.columns) - set(KEYS))
-    if unknown:
-        problem = f"has the unknown key {unknown[0]}"
-        raise ConfigError("data.columns", dict(rules.columns), problem, f"use {', '.join(KEYS)}")
+    _check_columns(rules.columns)
     name, split = split_source(source, selection.split)
     if name.startswith(BUILTIN):  # a mapping and a filter are for the user's data, wherever they are used
         rules = RowRules(columns={}, system=rules.system, required=rules.required)
@@ -137,12 +143,11 @@ def load_rows(
     examples: list[Example] = []
     bad = BadRows(name, on_bad_row, key)
     num_rows = num_others = 0
-    first_other: Mapping[str, Any] = {}
-    columns: dict[str, None] = {}  # of all rows, in their order
+    columns: dict[str, Any] = {}  # of all rows, each with its first value
     for place, row, row_name in open_rows(name, replace(selection, split=split)):
-        columns |= dict.fromkeys(row if isinstance(row, Mapping) else ())
+        if isinstance(row, Mapping):
+            columns |= {column: value for column, value in row.items() if column not in columns}
         if _is_other(row, selection.filter):
-            first_other = first_other or row
             num_others += 1
             continue
         num_rows += 1
@@ -155,33 +160,48 @@ def load_rows(
         if num_rows == selection.num_examples:
             break
     if not examples:
-        if bad.refused:
-            raise bad.none_good()
-        if num_others:
-            raise _no_match(name, selection.filter, num_others, first_other, columns)
-        raise DataError(name, 1, "there is not a single row", "give a source that holds examples")
+        raise bad.none_good() if bad.refused else _no_row(name, selection.filter, num_others, columns)
     of_examples = tuple(places[example.example_id] for example in examples)
-    read = {rules.columns.get(key, key) for key in KEYS} | selection.filter.keys()
     return Loaded(
         source=name,
         examples=tuple(examples),
         places=of_examples,
         refused=tuple(bad.refused),
         num_rows=num_rows,
-        unread=() if name.startswith(BUILTIN) else tuple(str(column) for column in columns if column not in read),
+        unread=() if name.startswith(BUILTIN) else _unread(columns, rules, selection.filter),
     )
 
 
-def _no_match(
-    source: str, wanted: Mapping[str, Any], num_rows: int, first: Mapping[str, Any], columns: Iterable[Any]
-) -> ConfigError:
-    """What to raise where no row is as a filter asks; names the column that no row has, if there is one."""
-    names = [str(column) for column in columns]
-    if lacking := next((column for column in wanted if column not in names), None):
-        remedy = f"name one of {', '.join(names[:NUM_COLUMNS])}"
+def _check_columns(columns: Mapping[str, str]) -> None:
+    """Raises `ConfigError` where a column is named for no key of ours."""
+    unknown = sorted(set(columns) - set(KEYS))
+    if unknown:
+        problem = f"has the unknown key {unknown[0]}"
+        raise ConfigError("data.columns", dict(columns), problem, f"use {', '.join(KEYS)}")
+
+
+def _unread(columns: Iterable[Any], rules: RowRules, wanted: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns that neither a key of ours nor a filter names."""
+    read = {rules.columns.get(key, key) for key in KEYS} | wanted.keys()
+    return tuple(str(column) for column in columns if column not in read)
+
+
+def _no_row(source: str, wanted: Mapping[str, Any], num_rows: int, columns: Mapping[str, Any]) -> SdftError:
+    """What to raise where there is no row, or none is as a filter asks; names a column that no row has.
+
+    Args:
+        source: of the rows.
+        wanted: the filter.
+        num_rows: rows that are not as it asks.
+        columns: of these rows, each with its first value.
+    """
+    if not num_rows:
+        return DataError(source, 1, "there is not a single row", "give a source that holds examples")
+    if lacking := next((column for column in wanted if column not in columns), None):
+        remedy = f"name one of {', '.join(map(str, list(columns)[:NUM_COLUMNS]))}"
         return ConfigError(f"data.filter.{lacking}", wanted[lacking], f"{source} has no such column", remedy)
     asked = ", ".join(f"{column}={value}" for column, value in wanted.items())
-    has = ", ".join(f"{column}={quoted(first.get(column))}" for column in wanted)
+    has = ", ".join(f"{column}={quoted(columns[column])}" for column in wanted)
     problem = f"none of the {num_rows} rows of {source} is as it asks"
     return ConfigError("data.filter", asked, problem, f"name values that its rows have: the first has {has}")
 

@@ -176,7 +176,7 @@ class TeacherTemplate:
         return tuple(messages)
 
     def _fault(self, error: Exception) -> ConfigError:
-        remedy = "use question, demonstration and text as variables, in valid Jinja"
+        remedy = "use question, demonstration, demonstrations, text and context as variables, in valid Jinja"
         return ConfigError(self._key, self.label, f"cannot be rendered ({first_line(error)})", remedy)
 
     def _check_named(self, context: TeacherContext, names: set[str]) -> None:

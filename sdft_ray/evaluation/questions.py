@@ -10,7 +10,7 @@ from sdft_ray.data.pool import open_pool
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place, Selection
 from sdft_ray.data.rows import RowRules
-from sdft_ray.data.sources import BadRows, load_rows
+from sdft_ray.data.sources import BadRows, load_rows, named
 from sdft_ray.data.values import quoted
 from sdft_ray.errors import DataError
 from sdft_ray.evaluation.scorers import Gold, check_gold
@@ -81,13 +81,15 @@ def read_questions(key: str, settings: EvaluationSetConfig, data: DataConfig, bu
         columns=data.columns if settings.columns is None else settings.columns,
         system=system,
         required=("prompt", *_REQUIRED.get(settings.context, ())),
+        columns_key=f"{key}.columns",
         shared_columns=settings.columns is None,
     )
     on_bad_row = data.on_bad_row if settings.on_bad_row is None else settings.on_bad_row
     bad = BadRows(settings.source, on_bad_row, "data" if settings.on_bad_row is None else key)
     selection = Selection.of(settings, settings.num_questions)
     try:
-        loaded = load_rows(settings.source, selection, rules, on_bad_row, bad.key)
+        with named(f"{key}.source"):
+            loaded = load_rows(settings.source, selection, rules, on_bad_row, bad.key)
     except DataError as error:
         if settings.context in _REQUIRED:
             raise error.adding(f"{key}.context={settings.context.name} gives it with each question.") from None

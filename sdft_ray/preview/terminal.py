@@ -15,8 +15,8 @@ STYLES = {Kind.TEXT: "", Kind.TOKEN: "bold cyan", Kind.MARK: "dim"}
 
 def print_preview(preview: Preview, console: Console) -> None:
     """Prints budgets, then every row in full."""
-    examples = f"{preview.num_rows:,} example{'s' if preview.num_rows > 1 else ''} of {preview.source}"
-    _say(console, f"{examples}, as {preview.model} will read them")
+    examples = f"{preview.num_rows:,} example{'s' if preview.num_rows > 1 else ''}"
+    _say(console, f"{examples} of {preview.source}, as {preview.model} will read them")
     template = f", teacher.template={preview.template}" if preview.template else ""
     _say(console, f"method={preview.method}{template}; nothing is started")
     for note in preview.notes:

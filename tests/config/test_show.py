@@ -19,6 +19,7 @@ def test_by_default_three_rows_are_drawn_and_no_page_is_written() -> None:
     [
         ({"num_rows": 0}, "show.num_rows=0: must be at least 1; set show.num_rows=1 or more"),
         ({"out": "page.txt"}, "show.out=page.txt: is where the page goes; let it end in .html"),
+        ({"out": "my.html"}, "show.out=my.html: names a page, but show.html=false writes none; set show.html=true"),
         ({"ids": ["a", "b", "a"]}, "show.ids=['a', 'b', 'a']: names an example twice; name every example once"),
     ],
 )

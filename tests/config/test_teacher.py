@@ -45,3 +45,12 @@ def test_a_teacher_on_vllm_loads_weights_and_averages_none() -> None:
     RunConfig(cluster=ClusterConfig(), teacher=teacher)
     with pytest.raises(ConfigError, match="weights.teacher_ema=RECEIVER.*teacher.backend=VLLM.*teacher_ema=LEARNER"):
         RunConfig(cluster=ClusterConfig(), teacher=teacher, weights=WeightsConfig(teacher_ema=TeacherEma.RECEIVER))
+
+
+@pytest.mark.parametrize("value", ["false", "True"])
+def test_a_switch_that_is_the_text_of_a_truth_is_refused(value: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"teacher\.template_switches\.think='{value}': is a text.*without quotation"
+    ):
+        TeacherConfig(template_switches={"think": value})
+    assert TeacherConfig(template_switches={"think": False, "effort": "low"}).template_switches["effort"] == "low"

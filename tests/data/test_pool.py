@@ -169,6 +169,24 @@ def test_rows_of_articles_are_found_by_their_text(tmp_path: Path) -> None:
         open_pool(settings, DataConfig(), fields=["demonstration"])
 
 
+def test_errors_of_a_pools_source_begin_with_its_setting(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", ROWS)
+    with pytest.raises(ConfigError, match=r"^teacher\.pool\.source: data\.source=.*no such file"):
+        read(file, source=f"{tmp_path}/none.jsonl")
+    with pytest.raises(DataError, match=r"^teacher\.pool\.source: .*bad\.jsonl, line 1: demonstration is a number"):
+        read(file, source=write(tmp_path / "bad.jsonl", [{"prompt": "Q?", "demonstration": 5}]))
+
+
+def test_too_small_a_pool_is_refused_with_a_remedy_that_helps(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.jsonl", ROWS)
+    one = write(tmp_path / "one.jsonl", ROWS[:1])
+    for number in (1, 3):
+        with pytest.raises(ConfigError, match=r"own; set teacher\.pool\.source to more rows with a demonstration"):
+            read(file, source=one, num=number)
+    with pytest.raises(ConfigError, match=r"own; lower it, or set teacher\.pool\.source to more rows"):
+        read(file, num=30)
+
+
 def test_without_a_source_the_pool_is_the_training_data_as_selected(tmp_path: Path) -> None:
     data = DataConfig(source=write(tmp_path / "a.jsonl", ROWS), num_examples=3)
     pool = open_pool(PoolConfig(), data, fields=["demonstration"])

@@ -264,7 +264,7 @@ def test_a_text_without_its_placeholders_is_refused_with_itself_and_a_remedy(
     with pytest.raises(ConfigError) as refused:
         builder(tokenizer, template=text)
     assert str(refused.value).startswith(f"teacher.template={text}: {problem}")
-    assert "write {{ " in str(refused.value) or "use question, demonstration and text" in str(refused.value)
+    assert "write {{ " in str(refused.value) or "text and context as variables" in str(refused.value)
 
 
 def test_a_template_is_refused_under_the_setting_it_comes_from() -> None:

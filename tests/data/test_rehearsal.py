@@ -60,7 +60,10 @@ def test_a_share_is_rounded_to_whole_rows_and_that_is_said(batch_size: int, shar
 
 def test_a_bad_row_is_refused_with_its_file_and_line(tmp_path: Path) -> None:
     source = write(tmp_path / "old.jsonl", {"prompt": "Who?"}, {"question": "What?"})
-    with pytest.raises(DataError, match=r"old\.jsonl, line 2: has no column prompt"):
+    with pytest.raises(
+        DataError,
+        match=r"^data\.rehearsal\.source: .*old\.jsonl, line 2: has no column prompt.*data\.rehearsal\.columns\.prompt",
+    ):
         read(source=source)
 
 

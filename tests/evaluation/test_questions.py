@@ -157,7 +157,10 @@ def test_a_file_of_prompts_and_answers_is_a_set_whatever_columns_the_training_da
     ):
         [question] = read(tmp_path, {"prompt": "Q?", "answer": "yes"}, data=DataConfig(columns=columns))
         assert question.answer == "yes"
-    with pytest.raises(DataError, match="line 1: has no column golden"):
+    with pytest.raises(
+        DataError,
+        match=r"^evaluation\.sets\.mine\.source: .*line 1: .* golden.*evaluation\.sets\.mine\.columns\.demonstration",
+    ):
         read(tmp_path, {"prompt": "Q?", "answer": "yes"}, columns={"demonstration": "golden"})
 
 
