@@ -87,7 +87,8 @@ class LearnerRank:
         )
         self._make_teacher_head(self.weight_version)
         gradients = self._engine.allocate_gradients() if settings.weights.whole_masters else []
-        self.sleeping = SleepingMemory(self._engine, self._average, gradients, self._device)
+        untrained = [param for param in self._network.parameters() if not param.requires_grad]
+        self.sleeping = SleepingMemory(self._engine, self._average, gradients, untrained, self._device)
         release_freed_memory()  # weights that have moved
 
     def notes(self) -> tuple[str, ...]:

@@ -8,12 +8,15 @@ given back, and what torch and glibc have kept of activations.
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import nn
 
 from sdft_ray.learner.adapter_average import AdapterAverage
 from sdft_ray.learner.engine import StudentEngine
 from sdft_ray.learner.persistent_grads import PersistentGradient
-from sdft_ray.tensors import release_freed_memory
-from sdft_ray.weights.fragments import Fragment, TeacherAverage
+from sdft_ray.tensors import moved, release_freed_memory
+from sdft_ray.weights.fragments import TeacherAverage
+
+HOST = torch.device("cpu")
 
 
 class SleepingMemory:
@@ -24,15 +27,22 @@ class SleepingMemory:
         engine: StudentEngine,
         average: TeacherAverage | AdapterAverage | None,
         gradients: Sequence[PersistentGradient],
+        untrained: Sequence[nn.Parameter],
         device: torch.device,
     ):
-        """`average` is None where the rank keeps none; `gradients` are those with memory of their own.
+        """Puts nothing away yet.
 
-        An adapter's average is small and stays where it is.
+        Args:
+            engine: of the student.
+            average: None where the rank keeps none; an adapter's is small and stays where it is.
+            gradients: those with memory of their own.
+            untrained: the parameters beneath an adapter, of which DeepSpeed's optimizer knows nothing.
+            device: the rank's.
         """
         self._engine = engine
         self._average = average if isinstance(average, TeacherAverage) else None
         self._gradients = gradients
+        self._untrained = untrained
         self._device = device
         self._reload: Callable[[], None] | None = None  # set while the rank's states are away
         self._average_device = device
@@ -45,9 +55,10 @@ class SleepingMemory:
             release_freed_memory()
             return
         self._reload = self._engine.offload()
+        self._move_untrained(HOST)
         if self._average is not None:
             self._average_device = next(self._average.fragments()).values.device  # the host's, with learner.offload
-            self._average.move(lambda owned: [_moved(fragment, torch.device("cpu")) for fragment in owned])
+            self._move_average(self._average, HOST)
         torch.cuda.empty_cache()
 
     def take_back(self) -> None:
@@ -57,15 +68,13 @@ class SleepingMemory:
         # Before anything is read: DeepSpeed forgets meanwhile where the masters' fragments lie.
         self._reload()
         self._reload = None
+        self._move_untrained(self._device)
         if self._average is not None:
-            self._average.move(lambda owned: [_moved(fragment, self._average_device) for fragment in owned])
+            self._move_average(self._average, self._average_device)
 
+    def _move_untrained(self, device: torch.device) -> None:
+        for param in self._untrained:
+            param.data = moved(param.data, device)
 
-def _moved(fragment: Fragment, device: torch.device) -> Fragment:
-    """The fragment on another device; in pinned memory on the host, which a GPU reads at the speed of its link."""
-    if fragment.values.device == device:
-        return fragment
-    if device.type != "cpu":
-        return fragment._replace(values=fragment.values.to(device, non_blocking=True))
-    pinned = torch.empty(fragment.values.shape, dtype=fragment.values.dtype, pin_memory=True)
-    return fragment._replace(values=pinned.copy_(fragment.values))
+    def _move_average(self, average: TeacherAverage, device: torch.device) -> None:
+        average.move(lambda owned: [each._replace(values=moved(each.values, device)) for each in owned])

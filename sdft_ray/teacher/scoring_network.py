@@ -16,6 +16,7 @@ from sdft_ray.models.packing_check import check_packing
 from sdft_ray.models.state import published_state
 from sdft_ray.records import TeacherPayload
 from sdft_ray.teacher.payload import PayloadPacker
+from sdft_ray.tensors import moved
 
 
 class ScoringNetwork:
@@ -62,19 +63,16 @@ class ScoringNetwork:
         return sum(tensor.numel() * tensor.element_size() for tensor in self.parameters.values())
 
     def put_away(self) -> None:
-        """Moves the weights to pinned host memory; on a CPU they are there already. Never run on a GPU."""
-        if self._device.type == "cpu":
-            return
+        """Moves the weights to host memory; on a CPU they are there already."""
         for param in self._network.parameters():
-            pinned = torch.empty(param.shape, dtype=param.dtype, pin_memory=True)
-            param.data = pinned.copy_(param.data)
-        torch.cuda.empty_cache()
+            param.data = moved(param.data, torch.device("cpu"))
+        if self._device.type != "cpu":
+            torch.cuda.empty_cache()
 
     def take_back(self) -> None:
         """Moves the weights to the device again; at once where they are there."""
         for param in self._network.parameters():
-            if param.device.type != self._device.type:
-                param.data = param.data.to(self._device, non_blocking=True)
+            param.data = moved(param.data, self._device)
 
     def initial_payloads(self, sequences: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[TeacherPayload]:
         """As `payloads`, with the weights of the model folder, where an adapter is all that has changed."""
