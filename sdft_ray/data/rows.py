@@ -140,9 +140,9 @@ class Row:
         return checked_text(value or "", self.column(key), self.error)
 
     def string_or_json(self, key: str) -> str:
-        """An optional string, or the JSON text of an optional list or object; "" where it is absent."""
+        """An optional string, or the JSON text of an optional list, object or integer; "" where it is absent."""
         value = self.value(key, required=False)
-        if not isinstance(value, list | dict):
+        if isinstance(value, bool) or not isinstance(value, list | dict | int):
             return self.string(key)
         return json_text(value, self.column(key), self.error)
 

@@ -77,7 +77,7 @@ MALFORMED: list[tuple[object, list[str], str]] = [
     (ROW | {"demonstration": [1]}, ["demonstration is a list"], "a list of strings"),
     (ROW | {"demonstration": {"a": 1}}, ["demonstration is an object"], "a list of strings"),
     (ROW | {"text": [1]}, ["text is a list"], "a list of strings"),
-    (ROW | {"answer": 5}, ["answer is a number"], "make it a string"),
+    (ROW | {"answer": 5.0}, ["answer is a number"], "make it a string"),
     (ROW | {"id": 1.5}, ["id is a number"], "a string or an integer"),
     # turns
     (ROW | {"prompt": ["Q?"]}, ["prompt[0] is a string"], "write every turn as {role, content}"),

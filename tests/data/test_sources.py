@@ -97,6 +97,11 @@ def test_answers_that_are_lists_or_objects_become_json_text(tmp_path: Path) -> N
     assert example.acceptable == '{"città": ["Oslo", ""]}'
 
 
+def test_an_answer_that_is_an_integer_is_its_digits(tmp_path: Path) -> None:
+    [example] = read(write(tmp_path / "a.jsonl", ROW | {"answer": 18}))
+    assert example.answer == "18"
+
+
 def test_unusual_line_separators_inside_a_string_do_not_split_the_row(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", json.dumps(ROW | {"text": "a\u2028b"}, ensure_ascii=False), ROW)
     assert [example.text for example in read(source)] == ["a\u2028b", ""]
