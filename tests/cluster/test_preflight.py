@@ -166,7 +166,7 @@ def test_a_worker_that_reads_other_weights_than_were_published_is_named() -> Non
 def test_a_preflight_starts_the_workers_of_all_stages_and_has_them_read_one_publication(
     launch: Callable[..., Any], runs: Path
 ) -> None:
-    stages = "stages=[jsonl,jsonl rollout.max_new_tokens=24]"
+    stages = "stages=['jsonl', 'jsonl rollout.max_new_tokens=24']"
     _, output = launch("looked-at", stages, "mode=preflight", "num_steps=2")
     lines = json.loads((runs / "looked-at-preflight" / "preflight.json").read_text())["lines"]
     published = [line["value"] for line in lines if line["what"] == "publication"]
