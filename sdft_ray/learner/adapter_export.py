@@ -1,4 +1,4 @@
-"""An adapter as a PEFT folder, which peft, transformers and vLLM load, and merged into the model as an ordinary one."""
+"""An adapter as a PEFT folder, which peft and transformers load, and merged into the model as an ordinary one."""
 
 from collections.abc import Mapping
 from pathlib import Path
