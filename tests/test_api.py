@@ -125,10 +125,11 @@ def test_what_libraries_say_is_in_the_runs_log_and_the_callers_logging_is_as_bef
 
 
 INTERRUPTED = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from tests import test_api
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 began = time.monotonic()
 job = test_api.Job(Path(sys.argv[1]), test_api.interrupt_main_thread)
 try:
