@@ -13,7 +13,7 @@ from sdft_ray.planning.workload import Workload
 def host_memory(work: Workload) -> dict[str, float]:
     """GiB on one node by what they hold; empty where no role puts anything there."""
     cfg, cluster = work.cfg, work.cfg.cluster
-    if cluster.learner.device == "cpu" or not (cluster.turns or cfg.learner.offload):
+    if cluster.learner.device == "cpu" or not (cluster.turns or cfg.learner.offload or cfg.model.adapter.is_on):
         return {}
     copy = weight_bytes(work.shape, work.worker_element_bytes)
     held: dict[str, float] = {}
@@ -28,8 +28,11 @@ def host_memory(work: Workload) -> dict[str, float]:
             held["learner asleep"] += sum(optimizer_bytes(work).values())
     if cfg.checkpoint_every and cfg.learner.saving is Saving.BACKGROUND:
         held["checkpoint that is being written"] = sum(optimizer_bytes(work).values())
-    shared = work.weights.student_channel.reach.one_node
-    held["publications"] = len(work.weights.published) * copy if shared else 0.0
+    if cfg.model.adapter.is_on and "rollout" in work.roles:  # its worker merges there: all weights, the targets twice
+        merging = copy + work.shape.matrix_elements * work.worker_element_bytes
+        held["merged weights"] = float(merging * min(cluster.rollout.num_workers, cluster.gpus_per_node))
+    if work.weights.student_channel.reach.one_node:
+        held["publications"] = float(sum(map(work.num_published, work.weights.published)) * work.worker_element_bytes)
     in_gib = {name: size / GIB for name, size in held.items() if size}
     return in_gib | {"object store": object_store_gib(work)}
 

@@ -7,6 +7,8 @@ from typing import Any
 import yaml
 
 from sdft_ray.config import (
+    AdapterConfig,
+    AdapterKind,
     ClusterConfig,
     HardwareConfig,
     LearnerConfig,
@@ -28,11 +30,12 @@ ROLES = ("rollout", "teacher", "learner")
 HEADER = "| model | settings besides | teacher GiB | learner GiB | host GiB | step s |"
 H200 = {"name": "H200 141 GB SXM", "memory_gib": 141, "memory_gb_per_s": 4800}  # what differs from an H100, by NVIDIA
 
-INTRODUCTION = """Full fine-tuning on one GPU with `cluster.turns=true`: each role fills the GPU in its turn, and the
-others sleep in host memory (docs/one-gpu.md). {batch_size} samples a step, `max_staleness=0`, all else as above. An
-engine fills what is left with its cache, so its GiB say nothing. Host GiB are those of what sleeps, of an offloaded
-optimizer and of publications, with `learner.saving=BLOCKING`. Of the host nothing is measured: its memory is taken to
-be read and written at {host:g} GB/s, of which {share:.0%} are attainable."""
+INTRODUCTION = """Full fine-tuning, and adapters of rank 8, on one GPU with `cluster.turns=true`: each role fills the GPU
+in its turn, and the others sleep in host memory (docs/one-gpu.md). {batch_size} samples a step,
+`max_staleness=0`, all else as above. An engine fills what is left with its cache, so its GiB say
+nothing. Host GiB are those of what sleeps, of an offloaded optimizer and of publications, with
+`learner.saving=BLOCKING`. Of the host nothing is measured: its memory is taken to be read and written
+at {host:g} GB/s, of which {share:.0%} are attainable."""
 
 
 def sections(lengths: Lengths, batch_size: int) -> list[str]:
@@ -42,7 +45,8 @@ def sections(lengths: Lengths, batch_size: int) -> list[str]:
     text = INTRODUCTION.format(batch_size=batch_size, host=host, share=share)
     pages = ["## One GPU in turns", textwrap.fill(" ".join(text.split()), 120)]
     for one in hardware:
-        rows = [row_of(model, one, lengths, batch_size) for model in MODELS]
+        adapters = (AdapterConfig(), AdapterConfig(kind=AdapterKind.LORA))
+        rows = [row_of(model, one, lengths, batch_size, adapter) for model in MODELS for adapter in adapters]
         columns = "|" + " --- |" * (HEADER.count("|") - 1)
         pages.append("\n".join([f"### {one.name}\n", HEADER, columns, *rows]))
     return pages
@@ -60,19 +64,20 @@ def read_hardware(preset: str) -> dict[str, Any]:
     return hardware
 
 
-def row_of(model: str, hardware: HardwareConfig, lengths: Lengths, batch_size: int) -> str:
+def row_of(model: str, hardware: HardwareConfig, lengths: Lengths, batch_size: int, adapter: AdapterConfig) -> str:
     """What a model takes on one GPU, as a row of the table."""
     cfg = RunConfig(
         batch_size=batch_size,
         cluster=ClusterConfig(gpus_per_node=1, object_store_gib=16, hardware=hardware),
-        model=ModelConfig(dtype=Precision.BFLOAT16, attention="flash_attention_2"),
+        model=ModelConfig(dtype=Precision.BFLOAT16, attention="flash_attention_2", adapter=adapter),
         rollout=RolloutConfig(max_new_tokens=lengths.completion),
         learner=LearnerConfig(precision=Precision.BFLOAT16, gradient_checkpointing=True, saving=Saving.BLOCKING),
     )
     work = Workload(cfg=cfg, shape=known_shape(model), lengths=lengths, roles=ROLES)
+    name = f"{model}, adapter" if adapter.is_on else model
     if (proposal := in_turns(work)) is None:
-        return f"| {model} | does not fit |" + " |" * 4
+        return f"| {name} | does not fit |" + " |" * 4
     memory = {role.role: role.total_gib for role in role_memory(proposal.work)}
     overrides = " ".join(f"`{one}`" for one in proposal.overrides)
-    cells = [model, overrides, *(f"{memory[role]:.0f}" for role in ("teacher", "learner"))]
+    cells = [name, overrides, *(f"{memory[role]:.0f}" for role in ("teacher", "learner"))]
     return f"| {' | '.join([*cells, f'{sum(host_memory(proposal.work).values()):.0f}', f'{proposal.step_s:.1f}'])} |"

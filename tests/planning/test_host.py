@@ -54,6 +54,13 @@ def test_what_leaves_the_gpu_lies_in_the_host() -> None:
     assert written == pytest.approx((4 + 8 + 4) * params)
 
 
+def test_the_host_holds_an_adapters_publications_and_what_it_is_merged_into() -> None:
+    work = workload(*TURNS, "model.adapter.kind=LORA", "cluster.turns=false", "learner.zero_stage=2")
+    held, width = host_memory(work), work.worker_element_bytes / GIB
+    assert held["publications"] == pytest.approx(3 * work.num_trained * width)  # the average has twice the rank
+    assert held["merged weights"] == pytest.approx((work.shape.num_parameters + work.shape.matrix_elements) * width)
+
+
 def test_only_what_is_trained_takes_masters_moments_and_an_average(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one seam for parameters that are not trained."""
     whole = memory(workload(*TURNS), "learner").held
