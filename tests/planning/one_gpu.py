@@ -30,8 +30,8 @@ ROLES = ("rollout", "teacher", "learner")
 HEADER = "| model | settings besides | teacher GiB | learner GiB | host GiB | step s |"
 H200 = {"name": "H200 141 GB SXM", "memory_gib": 141, "memory_gb_per_s": 4800}  # what differs from an H100, by NVIDIA
 
-INTRODUCTION = """Full fine-tuning, and adapters of rank 8, on one GPU with `cluster.turns=true`: each role fills the GPU
-in its turn, and the others sleep in host memory (docs/one-gpu.md). {batch_size} samples a step,
+INTRODUCTION = """Full fine-tuning, and adapters of rank 8, on one GPU with `cluster.turns=true`: each role fills the
+GPU in its turn, and the others sleep in host memory (docs/one-gpu.md). {batch_size} samples a step,
 `max_staleness=0`, all else as above. An engine fills what is left with its cache, so its GiB say
 nothing. Host GiB are those of what sleeps, of an offloaded optimizer and of publications, with
 `learner.saving=BLOCKING`. Of the host nothing is measured: its memory is taken to be read and written
