@@ -67,6 +67,7 @@ def _join(address: str) -> Any:
 
 def _start() -> Any:
     return ray.init(
+        address="local",  # never another Ray that runs on this machine
         num_cpus=64,
         num_gpus=8,  # pretended: for placing, not for computing
         include_dashboard=True,  # jobs are submitted to it
