@@ -120,7 +120,7 @@ class TransformersTeacher(TeacherWorker):
         """Those that are loaded: none before `ready`, one, or two where the run rehearses."""
         if not hasattr(self, "_network"):
             return ()
-        return (self._network,) if self._initial is self._network else (self._network, self._initial)
+        return (self._network, self._initial) if self._keeps_initial else (self._network,)
 
     def close(self) -> None:
         """Ends the thread of the forward passes after the one that runs."""
