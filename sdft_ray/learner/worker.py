@@ -78,6 +78,9 @@ class LearnerWorker(Worker):
             "MASTER_PORT": str(port),
         }
         meet(address, port, self.rank, self._num_ranks, "nccl" if self._settings.device == "cuda" else "gloo")
+        return self._make()
+
+    def _make(self) -> Packing:
         from sdft_ray.learner.rank import LearnerRank
 
         self._inner = LearnerRank(self._settings, rank=self.rank)

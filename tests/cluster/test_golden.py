@@ -41,7 +41,7 @@ class Rank(LearnerWorker):
 
     def begin(self, address: str, port: int, settings: LearnerSettings) -> int:
         self._settings = settings
-        return self.start(address, port)
+        return self._make() if torch.distributed.is_initialized() else self.start(address, port)
 
 
 @pytest.fixture(scope="module")
