@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 
 from sdft_ray.config import (
     LearnerConfig,
