@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from sdft_ray.learner.adapter_export import WEIGHTS_FILE
 
 ADAPTED = ["model.adapter.kind=LORA", "model.adapter.rank=4", "num_steps=3", "checkpoint_every=2"]
-SETTINGS = ["method=sdft_paper", "teacher.context=NONE", "loss.skip_first_tokens=0", *ADAPTED]
+SETTINGS = ["method=sdft_paper", "teacher.context=NONE", "loss.skip_first_tokens=0", "deterministic=true", *ADAPTED]
 ENGINE_GAP = re.compile(r"logprobs differ from the learner's by up to (\S+) nats")
 
 
