@@ -64,7 +64,7 @@ class Engines(Protocol):
     async def logprobs_of_all(
         self, prompt_tokens: Sequence[int], completion_tokens: Sequence[int]
     ) -> list[tuple[float, ...]]:
-        """Logprobs [T, nats] of a given completion, from every worker."""
+        """Logprobs [T, nats] of a given completion, from every worker that serves."""
         ...
 
 

@@ -30,7 +30,7 @@ class Engines(Protocol):
     async def logprobs_of_all(
         self, prompt_tokens: Sequence[int], completion_tokens: Sequence[int]
     ) -> list[tuple[float, ...]]:
-        """Logprobs [T, nats] of a given completion, from every worker."""
+        """Logprobs [T, nats] of a given completion, from every worker that serves."""
         ...
 
 
@@ -84,7 +84,8 @@ class WakeCheck:
             answers = await self._engines.logprobs_of_all(self._row.prompt_tokens, self._row.completion_tokens)
             weights = f"the student's weights {version}, may have slept since"
             refuse_other_weights([answers], expected, self._cfg, weights, WOKE_WITH_OTHERS)
-            self._checked = (self._turns.num_wakes["rollout"], version)
+            if answers:  # else all are being replaced, and the newcomers are asked
+                self._checked = (self._turns.num_wakes["rollout"], version)
 
 
 class CompletionsInTurns:
