@@ -40,8 +40,8 @@ def test_a_run_killed_twice_at_any_moment_is_the_undisturbed_run_bit_for_bit(
     killed_behind = [generator.randint(1, 4), generator.randint(5, NUM_STEPS - 4)]
     pauses_s = [generator.uniform(0.0, 0.2) for _ in killed_behind]
     drawn = f"killed behind steps {killed_behind}, {pauses_s} s later"
-    for num_steps, pause_s in zip(killed_behind, pauses_s, strict=True):
-        kill_behind(num_steps, pause_s, folder, tmp_path)
+    for num_checkpoints, num_steps, pause_s in zip((0, 2), killed_behind, pauses_s, strict=True):
+        kill_behind(num_steps, num_checkpoints, pause_s, folder, tmp_path)
     killed = tmp_path / "killed"
     *_, sound, newest = complete_checkpoints(killed / "checkpoints")
     flip_a_bit(newest / "rank-0.safetensors")
@@ -69,11 +69,14 @@ def start(model: str, runs: Path, *, wait: bool) -> tuple[subprocess.Popen[bytes
     return job, log
 
 
-def kill_behind(num_steps: int, pause_s: float, model: str, runs: Path) -> None:
-    """Starts the run, and kills every process of it behind a step."""
+def kill_behind(num_steps: int, num_checkpoints: int, pause_s: float, model: str, runs: Path) -> None:
+    """Starts the run, and kills every process of it behind a step, once it has left that many checkpoints."""
     job, log = start(model, runs, wait=False)
     metrics, deadline = runs / "killed" / "metrics.jsonl", time.monotonic() + 300
-    while job.poll() is None and num_lines(metrics) < num_steps and time.monotonic() < deadline:
+    saved = runs / "killed" / "checkpoints"
+    while job.poll() is None and time.monotonic() < deadline:
+        if num_lines(metrics) >= num_steps and len(complete_checkpoints(saved)) >= num_checkpoints:
+            break
         time.sleep(0.005)
     time.sleep(pause_s)
     tree = [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)] if job.poll() is None else []
