@@ -256,6 +256,22 @@ async def test_an_engine_that_woke_with_old_weights_samples_nothing(version: int
     assert len(learner.batches) == version
 
 
+async def test_while_all_engines_are_being_replaced_none_is_asked_and_the_newcomers_are() -> None:
+    turns, groups = turned([])
+    engines = TurnedCompletions(groups["rollout"])
+    asked, serving = [0], engines.logprobs_of_all
+
+    async def answers(*row: Any) -> list[tuple[float, ...]]:
+        asked[0] += 1
+        return [] if asked[0] == 1 else await serving(*row)
+
+    engines.logprobs_of_all = answers  # type: ignore[method-assign]
+    check = WakeCheck(turns, engines, TurnedLearner(groups["learner"]), ROW, cfg=run_config(), max_model_len=100)
+    for _ in range(4):
+        await check.check()
+    assert asked == [2]
+
+
 async def test_an_evaluation_asks_an_engine_that_slept_before_it_is_believed() -> None:
     roles, _, learner = loop_in_turns([], off_at=1)
     learner.weight_version = 1
