@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.cluster.command import free_ports
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol")
 CONFIGURATION = """\
 ClusterName=test
@@ -59,7 +61,7 @@ def slurm(folder: Path) -> Iterator[None]:
     folder.chmod(0o755)
     (folder / "state").mkdir()
     configuration = folder / "slurm.conf"
-    configuration.write_text(CONFIGURATION.format(folder=folder, host=socket.gethostname(), ports=_free_ports(3)))
+    configuration.write_text(CONFIGURATION.format(folder=folder, host=socket.gethostname(), ports=free_ports(3)))
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o400)
     environment = os.environ | {"PATH": _path(), "SLURM_CONF": str(configuration)}
@@ -90,16 +92,6 @@ def slurm(folder: Path) -> Iterator[None]:
 
 def _path() -> str:
     return os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
-
-
-def _free_ports(number: int) -> list[int]:
-    probes = [socket.socket() for _ in range(number)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def _wait_until_idle(folder: Path) -> None:

@@ -18,7 +18,7 @@ from sdft_ray.cluster.session import RaySession, prepare_to_join
 from sdft_ray.config import ClusterConfig
 from sdft_ray.errors import ClusterError
 from sdft_ray.targets.jobs import JobState
-from tests.cluster.command import ROOT, SETTINGS, users_environment
+from tests.cluster.command import ROOT, SETTINGS, free_ports, users_environment
 
 HOLD = """
 import ray
@@ -59,16 +59,6 @@ class Head:
         command += [f"--temp-dir={temp_dir}", f"--object-store-memory={2**28}", "--disable-usage-stats"]
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return subprocess.Popen(command, env=self.environment(PATH=path), stdout=subprocess.DEVNULL)
-
-
-def free_ports(number: int) -> list[int]:
-    probes = [socket.socket() for _ in range(number)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 @pytest.fixture(scope="module")
