@@ -15,7 +15,14 @@ folder=/shared/runs/.jobs/one-node
 python=/shared/venv/bin/python
 image=()  # what a command is run in; nothing without Apptainer
 rm -f "$folder/exit_code"  # of this job, before it was queued again
-trap : TERM  # as long as there is no driver to be told; Slurm then queues the job again by itself
+end() {  # the job, with an exit code
+    if (( $1 == 143 )) && [[ ! -e "$folder/stopping" ]]; then
+        scontrol requeue "$SLURM_JOB_ID" && sleep 60  # which ends this script; the job goes on from its checkpoint
+    fi
+    echo $1 > "$folder/exit_code"
+    exit $1
+}
+trap 'end 143' TERM  # as long as there is no driver to be told
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/token"
 
 # Jobs that share a node, and a Ray that is not theirs, have other ports.
@@ -31,17 +38,21 @@ common=(--block --disable-usage-stats --num-cpus=33 --num-gpus=8
 on_nodes() {  # the nodes, then what srun runs on each of them
     srun --overlap --nodes="$1" --ntasks="$1" --nodelist="$2" --cpus-per-task=33 "${@:3}" &
 }
+wait_for_nodes() {  # how many are to have joined; bash hears no signal while a command runs in its foreground
+    "${image[@]}" "$python" -m sdft_ray.targets.slurm.nodes $1 &
+    wait $! || end $?
+}
 # RAY_ADDRESS is the driver's: with it a head would join itself.
 on_nodes 1 "${nodes[0]}" env --unset=RAY_ADDRESS "${image[@]}" "$python" -m ray.scripts.scripts start --head \
     --port="${RAY_ADDRESS##*:}" --dashboard-port=$((8265 + offset)) --ray-client-server-port=$((20001 + offset)) \
     --temp-dir="/tmp/ray-$SLURM_JOB_ID" "${common[@]}"
-"${image[@]}" "$python" -m sdft_ray.targets.slurm.nodes 1 || exit $?
+wait_for_nodes 1
 if (( ${#nodes[@]} > 1 )); then
     others=$(IFS=,; echo "${nodes[*]:1}")
     on_nodes $((${#nodes[@]} - 1)) "$others" "${image[@]}" "$python" -m ray.scripts.scripts start \
         --address="$RAY_ADDRESS" "${common[@]}"
 fi
-"${image[@]}" "$python" -m sdft_ray.targets.slurm.nodes ${#nodes[@]} || exit $?
+wait_for_nodes ${#nodes[@]}
 
 "${image[@]}" "$python" -m sdft_ray.launch --run-file="$folder/run.yaml" &
 driver=$!
@@ -49,8 +60,4 @@ driver=$!
 trap 'kill -TERM $driver 2>/dev/null' TERM
 code=143
 while kill -0 $driver 2>/dev/null; do wait $driver; code=$?; done
-if (( code == 143 )) && [[ ! -e "$folder/stopping" ]]; then
-    scontrol requeue "$SLURM_JOB_ID" && sleep 60  # which ends this script; the job goes on from its checkpoint
-fi
-echo $code > "$folder/exit_code"
-exit $code
+end $code

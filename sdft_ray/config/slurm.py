@@ -14,7 +14,7 @@ class SlurmConfig:
     qos: str = ""
     time_limit: str = ""  # as sbatch takes it, such as 2-00:00:00
     requeue: bool = True  # begin anew after a preemption or a lost node, and go on from the newest checkpoint
-    grace_s: int = 120  # seconds before the time limit or a preemption at which the driver is told to end
+    grace_s: int = 120  # seconds a driver is told to end before a time limit, a preemption, or mode=stop ends it
     gpu_option: str = "gpus-per-node"  # how GPUs are asked for: gpus-per-node, or gres for --gres=gpu:N
     cpus_per_node: int = 0  # 0 is what the cluster file's workers of a node add up to, and one for the driver
     memory_gib_per_node: int = 0  # 0 is Slurm's default

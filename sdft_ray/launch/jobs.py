@@ -66,7 +66,7 @@ def client_of(name: str, runs_dir: str, target: TargetConfig) -> JobClient:
     if target.kind is TargetKind.SLURM:
         from sdft_ray.targets.slurm.job import SlurmJob
 
-        return SlurmJob(name, runs_dir)
+        return SlurmJob(name, runs_dir, target.slurm.grace_s)
     from sdft_ray.targets.kuberay.job import KubeRayJob
 
     return KubeRayJob(name, target)

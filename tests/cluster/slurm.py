@@ -43,7 +43,7 @@ SlurmdLogFile={folder}/slurmd-%n.log
 SlurmdParameters=config_overrides
 MpiDefault=none
 JobRequeue=1
-KillWait=30
+KillWait=5
 NodeName=one NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=64 State=UNKNOWN
 NodeName=two NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=64 State=UNKNOWN
 PartitionName=low Nodes=one,two Default=YES PriorityTier=1 GraceTime=120 State=UP

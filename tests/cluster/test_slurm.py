@@ -81,7 +81,7 @@ def start(log: Path, *settings: str) -> "subprocess.Popen[bytes]":
 COUNTING = """#!/bin/bash
 case "$2" in
 ray.scripts.scripts) exec sleep 1000;;
-sdft_ray.targets.slurm.nodes) exit 0;;
+sdft_ray.targets.slurm.nodes) [ -e "$0.alone" ] && exec sleep 1000; exit 0;;
 esac
 state="$(dirname "${3#--run-file=}")/count"; number=$(cat "$state" 2>/dev/null || echo 0)
 [ $number = 0 ] || echo "goes on behind line $number"
@@ -90,17 +90,16 @@ while (( number < 20 )); do number=$((number+1)); echo "line $number"; sleep 1 &
 """
 
 
-def test_the_script_has_the_driver_end_first_and_queues_the_job_again(site: None, tmp_path: Path) -> None:
-    program = tmp_path / "python"
+def counting(name: str, folder: Path) -> list[str]:
+    program = folder / "python"
     program.write_text(COUNTING)
     program.chmod(0o755)
-    settings = [
-        "+cluster=local",
-        "name=counted",
-        f"runs_dir={tmp_path}",
-        "cluster.num_nodes=2",
-        f"target.python={program}",
-    ]
+    given = [f"name={name}", f"runs_dir={folder}", f"target.python={program}"]
+    return ["+cluster=local", "cluster.num_nodes=2", *given]
+
+
+def test_the_script_has_the_driver_end_first_and_queues_the_job_again(site: None, tmp_path: Path) -> None:
+    settings = counting("counted", tmp_path)
     log = tmp_path / "submitter.log"
     submitter = start(log, *settings)
     wait_for("line 3\n", log, submitter)
@@ -144,6 +143,30 @@ def test_a_stopped_job_leaves_its_log_and_frees_its_name(site: None, folder: str
     assert ask("mode=status", "name=stopped", f"runs_dir={tmp_path}")[0] == JobState.MISSING.value
     (kept,) = (tmp_path / ".jobs").glob("stopped-*")
     assert (kept / "run.yaml").is_file()
+
+
+def test_a_job_without_a_driver_yet_is_stopped(site: None, tmp_path: Path) -> None:
+    settings = counting("alone", tmp_path)
+    (tmp_path / "python.alone").touch()
+    assert ask("mode=submit", "target.watch=false", *settings)[0] == 0
+    while ask("mode=status", *settings[2:])[0] != JobState.RUNNING.value:
+        time.sleep(1)
+    started = time.monotonic()
+    assert ask("mode=stop", *settings[2:])[0] == 0
+    assert time.monotonic() - started < 100, "the signal was heard, and no time limit was waited for"
+    (kept,) = (tmp_path / ".jobs").glob("alone-*")
+    assert (kept / "exit_code").read_text().strip() == "143"
+
+
+def test_a_driver_that_does_not_hear_is_killed_behind_its_grace(site: None, tmp_path: Path) -> None:
+    settings = counting("deaf", tmp_path)
+    handler = next(line for line in COUNTING.splitlines() if line.startswith("trap "))
+    (tmp_path / "python").write_text(COUNTING.replace(handler, "trap '' TERM"))
+    log = tmp_path / "submitter.log"
+    submitter = start(log, *settings, "target.slurm.grace_s=3")
+    wait_for("line 2\n", log, submitter)
+    assert ask("mode=stop", "target.slurm.grace_s=3", *settings[2:])[0] == 0
+    assert submitter.wait(timeout=100) == JobState.STOPPED.value, log.read_text()
 
 
 def test_asked_from_a_machine_without_slurm_the_missing_program_is_named(

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
+from sdft_ray.errors import ClusterError
 from sdft_ray.targets.elsewhere import for_elsewhere
 from sdft_ray.targets.identity import RUN_FILE, TARGET_FILE, check_same, fingerprint, job_files
 from sdft_ray.targets.jobs import JobState, JobStatus
@@ -38,21 +39,24 @@ ENDED = {
 RUNS = ("RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED")
 READ_S = 1.0  # between two looks at the log
 ASK_S = 10.0  # between two questions whether a silent job has ended
+CANCELLED_S = 120.0  # a node kills what has not ended 30 s behind Slurm's own SIGTERM, where a site sets nothing else
 REMEDY = "choose another name, or end that job with mode=stop"
 
 
 class SlurmJob:
     """The batch job of one name."""
 
-    def __init__(self, name: str, runs_dir: str):
+    def __init__(self, name: str, runs_dir: str, grace_s: float):
         """Asks nothing yet.
 
         Args:
             name: of the job, as `jobs.job_name` writes it.
             runs_dir: the folder of all runs, in which the job's own folder is.
+            grace_s: seconds that a driver has for its checkpoint before it is stopped.
         """
         self._name = name
         self._folder = job_folder(runs_dir, name)
+        self._grace_s = grace_s
 
     @property
     def place(self) -> str:
@@ -118,15 +122,21 @@ class SlurmJob:
         """See `JobClient`. The driver writes a checkpoint first; the job's folder stays beside, named by its id."""
         if not (job := self._id):
             return
+        (self._folder / STOPPING_FILE).touch()  # what its script would take for a preemption is none
+        if self.status().state is JobState.RUNNING:
+            commands.scancel(job, signal="TERM")
+            self._wait(self._grace_s)
         if not self.status().state.has_ended:
-            (self._folder / STOPPING_FILE).touch()  # what its script would take for a preemption is none
-            if self.status().state is JobState.RUNNING:
-                commands.scancel(job, signal="TERM")
-            else:
-                commands.scancel(job)
-            while not self.status().state.has_ended:
-                time.sleep(READ_S)
+            commands.scancel(job)
+            self._wait(CANCELLED_S)
+        if not (status := self.status()).state.has_ended:
+            raise ClusterError(f"{self.place} was cancelled {CANCELLED_S:.0f} s ago and has not ended: {status}.")
         self._folder.rename(self._folder.with_name(f"{self._name}-{job}"))
+
+    def _wait(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self.status().state.has_ended:
+            time.sleep(READ_S)
 
     @property
     def _id(self) -> str:

@@ -19,7 +19,12 @@ folder={folder}
 python={python}
 image=({image})  # what a command is run in; nothing without Apptainer
 rm -f "$folder/{code_file}"  # of this job, before it was queued again
-trap : TERM  # as long as there is no driver to be told; Slurm then queues the job again by itself
+end() {{  # the job, with an exit code
+    {ending}
+    echo $1 > "$folder/{code_file}"
+    exit $1
+}}
+trap 'end {terminated}' TERM  # as long as there is no driver to be told
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/{token_file}"
 
 # Jobs that share a node, and a Ray that is not theirs, have other ports.
@@ -35,17 +40,21 @@ common=(--block --disable-usage-stats --num-cpus={cpus} --num-gpus={gpus}
 on_nodes() {{  # the nodes, then what srun runs on each of them
     srun --overlap --nodes="$1" --ntasks="$1" --nodelist="$2" --cpus-per-task={cpus} "${{@:3}}" &
 }}
+wait_for_nodes() {{  # how many are to have joined; bash hears no signal while a command runs in its foreground
+    "${{image[@]}}" "$python" -m sdft_ray.targets.slurm.nodes $1 &
+    wait $! || end $?
+}}
 # RAY_ADDRESS is the driver's: with it a head would join itself.
 on_nodes 1 "${{nodes[0]}}" env --unset=RAY_ADDRESS "${{image[@]}}" "$python" -m ray.scripts.scripts start --head \\
     --port="${{RAY_ADDRESS##*:}}" --dashboard-port=$((8265 + offset)) --ray-client-server-port=$((20001 + offset)) \\
     --temp-dir="/tmp/ray-$SLURM_JOB_ID" "${{common[@]}}"
-"${{image[@]}}" "$python" -m sdft_ray.targets.slurm.nodes 1 || exit $?
+wait_for_nodes 1
 if (( ${{#nodes[@]}} > 1 )); then
     others=$(IFS=,; echo "${{nodes[*]:1}}")
     on_nodes $((${{#nodes[@]}} - 1)) "$others" "${{image[@]}}" "$python" -m ray.scripts.scripts start \\
         --address="$RAY_ADDRESS" "${{common[@]}}"
 fi
-"${{image[@]}}" "$python" -m sdft_ray.targets.slurm.nodes ${{#nodes[@]}} || exit $?
+wait_for_nodes ${{#nodes[@]}}
 
 "${{image[@]}}" "$python" -m sdft_ray.launch {option}"$folder/{run_file}" &
 driver=$!
@@ -53,14 +62,13 @@ driver=$!
 trap 'kill -TERM $driver 2>/dev/null' TERM
 code={terminated}
 while kill -0 $driver 2>/dev/null; do wait $driver; code=$?; done
-{ending}
-echo $code > "$folder/{code_file}"
-exit $code
+end $code
 """
 REQUEUE = """\
-if (( code == {terminated} )) && [[ ! -e "$folder/{stopping_file}" ]]; then
-    scontrol requeue "$SLURM_JOB_ID" && sleep 60  # which ends this script; the job goes on from its checkpoint
-fi"""
+if (( $1 == {terminated} )) && [[ ! -e "$folder/{stopping_file}" ]]; then
+        scontrol requeue "$SLURM_JOB_ID" && sleep 60  # which ends this script; the job goes on from its checkpoint
+    fi"""
+NO_REQUEUE = ": what a signal ended is not queued again"
 
 
 def batch_script(cfg: RunConfig, name: str) -> str:
@@ -91,7 +99,7 @@ def batch_script(cfg: RunConfig, name: str) -> str:
         run_file=RUN_FILE,
         code_file=CODE_FILE,
         terminated=TERMINATED,
-        ending=REQUEUE.format(terminated=TERMINATED, stopping_file=STOPPING_FILE) if slurm.requeue else "",
+        ending=REQUEUE.format(terminated=TERMINATED, stopping_file=STOPPING_FILE) if slurm.requeue else NO_REQUEUE,
     )
     return "\n".join(["#!/bin/bash", *_options(cfg, job_name(name), folder, cpus, gpus), "", body])
 

@@ -50,7 +50,7 @@ def test_every_command_of_the_job_runs_in_the_image() -> None:
     written = script("+cluster=2x8xH100", "target.slurm.apptainer=/shared/job.sif")
     assert "image=(apptainer exec --nv /shared/job.sif)" in written
     commands = [line for line in written.splitlines() if '"$python" -m' in line]
-    assert len(commands) == 5 and all('"${image[@]}"' in line for line in commands)
+    assert len(commands) == 4 and all('"${image[@]}"' in line for line in commands)
 
 
 @pytest.mark.parametrize(
