@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 
+WITHOUT_LINES = (".parquet", ".arrow")
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; the name of its class where it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -49,7 +52,12 @@ class DataError(SdftError):
     """A row of a data set cannot be used."""
 
     def __init__(self, source: str, line: int, problem: str, remedy: str):
-        super().__init__(f"{source}, line {line}: {problem}; {remedy}.")
+        super().__init__(f"{source}, {line_or_row(source)} {line}: {problem}; {remedy}.")
+
+
+def line_or_row(source: str) -> str:
+    """What is counted in a source: its lines, or the rows of a file without lines."""
+    return "row" if source.endswith(WITHOUT_LINES) else "line"
 
 
 class ModelError(SdftError):

@@ -14,7 +14,7 @@ from sdft_ray.data.fingerprint import fingerprint
 from sdft_ray.data.pool import open_pool
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place, Selection
-from sdft_ray.data.rows import RowRules
+from sdft_ray.data.rows import COLUMNS_KEY, RowRules
 from sdft_ray.data.sources import BadRows, load_rows
 from sdft_ray.data.tokenized import RowsWriter, TokenizedDataset, TokenizedRow, TokenizedRows
 from sdft_ray.errors import DataError, SdftError, first_line
@@ -23,17 +23,29 @@ from sdft_ray.examples import Example
 T = TypeVar("T")
 
 
-def read_dataset(data: DataConfig, method: MethodConfig, builder: PromptBuilder) -> TokenizedDataset:
+def read_dataset(
+    data: DataConfig, method: MethodConfig, builder: PromptBuilder, columns_key: str = COLUMNS_KEY
+) -> TokenizedDataset:
     """Reads the examples of a run, makes of them what its method needs, and applies their budgets.
+
+    Args:
+        data: the source.
+        method: what it learns from decides what a row has to have.
+        builder: of the prompts.
+        columns_key: the setting that names the columns, for messages.
 
     Raises:
         ConfigError, DataError: as `read_rows` and `within_budgets`.
     """
-    return within_budgets(read_rows(data, method, builder), data)
+    return within_budgets(read_rows(data, method, builder, columns_key), data)
 
 
-def read_rows(data: DataConfig, method: MethodConfig, builder: PromptBuilder) -> TokenizedDataset:
+def read_rows(
+    data: DataConfig, method: MethodConfig, builder: PromptBuilder, columns_key: str = COLUMNS_KEY
+) -> TokenizedDataset:
     """Reads the examples of a run as token ids, whatever their lengths; from the user's cache where they are in it.
+
+    The arguments are those of `read_dataset`.
 
     Raises:
         ConfigError, DataError: the source does not exist, a row is malformed or lacks what the method needs, or the
@@ -42,7 +54,7 @@ def read_rows(data: DataConfig, method: MethodConfig, builder: PromptBuilder) ->
     builder.check_system("data.system", data.system)
     key = fingerprint(data, method, builder) if data.cache else None
     if key is None:
-        return _read(data, method, builder)
+        return _read(data, method, builder, columns_key)
     cache = DatasetCache(cache_folder() / "rows")
     more = []
     try:
@@ -51,7 +63,7 @@ def read_rows(data: DataConfig, method: MethodConfig, builder: PromptBuilder) ->
     except (OSError, ValueError) as error:
         problem = "is damaged" if isinstance(error, ValueError) else "cannot be read"
         more.append(f"{cache.path(key)}: {problem} ({first_line(error)}), so the data are read again")
-    dataset = _read(data, method, builder)
+    dataset = _read(data, method, builder, columns_key)
     # A source that was written meanwhile is read anew by the next run.
     if len(dataset.rows) >= MIN_ROWS and fingerprint(data, method, builder) == key:
         try:
@@ -63,7 +75,9 @@ def read_rows(data: DataConfig, method: MethodConfig, builder: PromptBuilder) ->
     return replace(dataset, notes=(*dataset.notes, *more))
 
 
-def _read(data: DataConfig, method: MethodConfig, builder: PromptBuilder) -> TokenizedDataset:
+def _read(
+    data: DataConfig, method: MethodConfig, builder: PromptBuilder, columns_key: str = COLUMNS_KEY
+) -> TokenizedDataset:
     """Reads the examples themselves. Raises as `read_rows`."""
     raw_text = method.completion is CompletionSource.TEXT
     required = ["text"] if raw_text else ["prompt"]
@@ -73,7 +87,9 @@ def _read(data: DataConfig, method: MethodConfig, builder: PromptBuilder) -> Tok
         required.append("demonstration")
     is_shown_own = method.has_teacher and "demonstration" in builder.turns.shown and not asks_pool
     shown = ["demonstration"] if is_shown_own else []
-    rules = RowRules(columns=data.columns, system=data.system, required=required, shown=shown)
+    rules = RowRules(
+        columns=data.columns, columns_key=columns_key, system=data.system, required=required, shown=shown
+    )
     try:
         loaded = load_rows(data.source, Selection.of(data, data.num_examples), rules, data.on_bad_row)
     except DataError as error:

@@ -7,6 +7,7 @@ from sdft_ray.config import DataConfig, MethodConfig
 from sdft_ray.data.dataset import read_dataset, read_rows
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place
+from sdft_ray.data.rows import COLUMNS_KEY
 from sdft_ray.data.tokenized import MixPart, TokenizedDataset, TokenizedRows
 from sdft_ray.errors import ConfigError, DataError
 
@@ -37,8 +38,9 @@ def read_examples(
     num_skipped = 0
     is_own_pool = not builder.turns.settings.pool.source
     for name, source in data.mix_sources().items():
+        columns_key = COLUMNS_KEY if source.columns is None else f"data.mix.{name}.columns"
         try:
-            dataset = read(data.of_source(source), method, builder)
+            dataset = read(data.of_source(source), method, builder, columns_key)
         except (ConfigError, DataError) as error:
             raise error.of(f"data.mix.{name}") from error
         parts_rows.append(dataset.rows.named(f"{name}:", names_hits=is_own_pool))

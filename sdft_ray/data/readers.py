@@ -1,6 +1,7 @@
 """Rows of a source as they are, each with its place: built-in sets, files, saved data sets, data sets of a hub."""
 
 import glob
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple, Self
 from sdft_ray.config import DataConfig, EvaluationSetConfig
 from sdft_ray.data.builtin import load
 from sdft_ray.data.files import file_rows, kind_of, repeated
-from sdft_ray.errors import ConfigError, first_line
+from sdft_ray.errors import ConfigError, first_line, line_or_row
 
 BUILTIN = "builtin:"
 KINDS = (
@@ -24,6 +25,11 @@ class Place(NamedTuple):
 
     source: str  # the file, or the source where it is none
     line: int  # counted from 1; of a file without lines the row
+
+    @property
+    def words(self) -> str:
+        """The number with what is counted."""
+        return f"{line_or_row(self.source)} {self.line}"
 
 
 class PlacedRow(NamedTuple):
@@ -75,7 +81,7 @@ def open_rows(name: str, selection: Selection) -> Iterator[PlacedRow]:
     if files:
         first = _first_of(selection.split)[1]
         return islice((row for file in files for row in _file_rows(file, several=len(files) > 1)), first)
-    if name.startswith(("/", ".", "~")) or name.count("/") > 1 or kind_of(name):
+    if _looks_like_file(name):
         raise ConfigError("data.source", name, f"no such file or folder below {Path.cwd()}", f"give {KINDS}")
     return _placed(name, _hub_rows(name, selection))
 
@@ -111,6 +117,14 @@ def source_files(name: str) -> list[Path]:
         if not kind_of(file.name):
             raise ConfigError("data.source", file, "is of no kind that can be read", f"give {KINDS}")
     return files
+
+
+def _looks_like_file(name: str) -> bool:
+    """True for what is no name of a hub's, so that none is asked for it; such a name may have a dot behind its "/"."""
+    folder, slash, last = name.rpartition("/")
+    if name.startswith(("/", ".", "~")) or "/" in folder or kind_of(name):
+        return True
+    return re.search(r"\.[a-z]\w*$", last, re.IGNORECASE) is not None and (not slash or Path(folder).is_dir())
 
 
 def _file_rows(path: Path, *, several: bool) -> Iterator[PlacedRow]:

@@ -41,6 +41,7 @@ KEYS = (
     "answer",
     "acceptable",
 )
+COLUMNS_KEY = "data.columns"
 WRITE = {DEMONSTRATION: "write what an expert would answer", "text": "write the text"}
 
 
@@ -52,7 +53,7 @@ class RowRules:
     system: str  # system message to put before every prompt; "" adds none
     required: Collection[str]  # keys that every row has to fill
     shown: Collection[str] = ()  # keys that the teacher's template shows: rows with teacher_messages may lack them
-    columns_key: str = "data.columns"  # the setting that names the columns
+    columns_key: str = COLUMNS_KEY  # the setting that names the columns
     shared_columns: bool = False  # the columns are those of other data: optional ones may be absent here
 
 

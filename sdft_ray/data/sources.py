@@ -52,7 +52,7 @@ class Loaded:
         if repeated:
             place, first = repeated[0]
             files = [f" of {each.source}" if self.source != each.source else "" for each in repeated[0]]
-            of_first = f"first: line {place.line}{files[0]} is line {first.line}{files[1]}"
+            of_first = f"first: {place.words}{files[0]} is {first.words}{files[1]}"
             notes.append(f"{self.source}: {len(repeated)} rows repeat an earlier one ({of_first})")
         return notes
 
@@ -210,7 +210,7 @@ def _note_place(places: dict[str, Place], example_id: str, place: Place) -> None
     """Notes where an example stands; raises `DataError` where another one has its id."""
     first = places.setdefault(example_id, place)
     if first != place:
-        where = f"line {first.line}" + (f" of {first.source}" if first.source != place.source else "")
+        where = first.words + (f" of {first.source}" if first.source != place.source else "")
         raise DataError(*place, f"id {example_id!r} is also that of {where}", "make ids unique, or drop them")
 
 

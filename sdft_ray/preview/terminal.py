@@ -32,7 +32,7 @@ def print_preview(preview: Preview, console: Console) -> None:
 
 def _print_row(console: Console, row: ShownRow, number: str, preview: Preview) -> None:
     console.print()
-    _say(console, f"=== {number}: example {row.example_id}, {row.place.source}, line {row.place.line}", "bold")
+    _say(console, f"=== {number}: example {row.example_id}, {row.place.source}, {row.place.words}", "bold")
     for key in row.over:
         _say(console, f"over {key}", "bold red")
     _print_reading(console, "student prompt", row.prompt)

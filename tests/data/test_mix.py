@@ -69,6 +69,8 @@ def test_an_error_names_the_source_it_is_of(tmp_path: Path) -> None:
     bad = write(tmp_path / "bad.jsonl", {"prompt": "Who?"})
     with pytest.raises(DataError, match=r"^data\.mix\.chat: .*bad\.jsonl, line 1: has no column demonstration"):
         read(facts="builtin:facts", chat=bad)
+    with pytest.raises(DataError, match=r"name another with data\.mix\.chat\.columns\.demonstration"):
+        read(facts="builtin:facts", chat={"source": bad, "columns": {"answer": "gold"}})
     with pytest.raises(ConfigError, match=r"^data\.mix\.chat: data\.source=gone\.jsonl: no such file"):
         read(facts="builtin:facts", chat="gone.jsonl")
 

@@ -158,6 +158,16 @@ def test_tables_are_read_as_spreadsheets_write_them(tmp_path: Path, name: str, c
     assert example.demonstration == "A.\r\nB."
 
 
+@pytest.mark.parametrize("source", ["rows.xlsx", "data.txt", "here/rows.tar", "a/b/c", "./rows", "rows.jsonl"])
+def test_what_looks_like_a_file_is_asked_of_no_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"data\.source={source}: no such file or folder below"):
+        examples(source)
+
+
 @pytest.mark.parametrize("source", ["{}/none*.jsonl", "{}/a.jsonl,{}/none.csv", "{}/none.parquet"])
 def test_a_pattern_or_list_that_stands_for_no_file_is_refused(tmp_path: Path, source: str) -> None:
     (tmp_path / "a.jsonl").write_text(JSON_LINES)

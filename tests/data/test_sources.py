@@ -322,5 +322,5 @@ def test_a_context_is_its_fields_without_those_that_are_null(tmp_path: Path) -> 
 def test_a_context_of_a_table_that_json_cannot_write_is_refused(tmp_path: Path) -> None:
     rows = datasets.Dataset.from_list([ROW | {"context": {"made": datetime.date(2026, 1, 1)}}])
     rows.to_parquet(tmp_path / "a.parquet")
-    with pytest.raises(DataError, match="line 1: context cannot be written as JSON .*make it plain JSON"):
+    with pytest.raises(DataError, match=r"a\.parquet, row 1: context cannot be written as JSON .*make it plain JSON"):
         read(str(tmp_path / "a.parquet"))
