@@ -87,9 +87,7 @@ def _read(
         required.append("demonstration")
     is_shown_own = method.has_teacher and "demonstration" in builder.turns.shown and not asks_pool
     shown = ["demonstration"] if is_shown_own else []
-    rules = RowRules(
-        columns=data.columns, columns_key=columns_key, system=data.system, required=required, shown=shown
-    )
+    rules = RowRules(columns=data.columns, columns_key=columns_key, system=data.system, required=required, shown=shown)
     try:
         loaded = load_rows(data.source, Selection.of(data, data.num_examples), rules, data.on_bad_row)
     except DataError as error:

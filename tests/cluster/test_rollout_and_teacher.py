@@ -6,6 +6,7 @@ workers hold. Legend: T completion tokens, V vocabulary entries that count.
 
 import asyncio
 import copy
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -416,11 +417,22 @@ def test_a_publication_of_another_network_is_refused_by_the_name_of_the_paramete
         asyncio.run(group.on_all(lambda actor: actor.load_weights.remote(incomplete)))
 
 
+def engine_processes(workers):
+    children = psutil.Process(ray.get(workers.rollout.status.remote()).process_id).children(recursive=True)
+    return [child for child in children if "VLLM" in " ".join(child.cmdline())]  # not Python's resource tracker
+
+
+def test_an_engine_holds_no_named_semaphore_which_would_outlive_a_kill(workers):
+    (engine,) = engine_processes(workers)
+    mapped = {line.split()[4] for line in Path(f"/proc/{engine.pid}/maps").read_text().splitlines()}
+    named = [file.name for file in Path("/dev/shm").iterdir() if str(file.stat().st_ino) in mapped]
+    assert not [name for name in named if name.startswith("sem.")]
+
+
 def test_no_process_is_left_after_close(workers):
     status = ray.get(workers.rollout.status.remote())
     assert status.peak_memory_gib > status.peak_gpu_memory_gib == 0.0
-    children = psutil.Process(status.process_id).children(recursive=True)
-    engine = [child for child in children if "VLLM" in " ".join(child.cmdline())]  # not Python's resource tracker
+    engine = engine_processes(workers)
     assert engine
     ray.get(workers.rollout.close.remote())
     _, left = psutil.wait_procs(engine, timeout=5)
