@@ -6,7 +6,6 @@ Anything else that goes wrong is a bug or a dead machine and keeps its traceback
 from collections.abc import Sequence
 from typing import Any, Self
 
-
 WITHOUT_LINES = (".parquet", ".arrow")
 
 
