@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.cable import Cable
 from tests.chaos.machine import MARK, Machine, marked_processes
 from tests.chaos.saboteur import flip_a_bit
 from tests.chaos.schedule import END, SIGKILL_DAMAGE, SIGTERM, Leg, make_schedule
@@ -126,7 +127,8 @@ class Chaos:
 def main(arguments: list[str]) -> int:
     """Runs and writes; 0 where the run has passed."""
     seed = next((int(argument[5:]) for argument in arguments if argument.startswith("seed=")), 0)
-    legs = make_schedule(seed, short="short" in arguments)
+    cable = _cable()
+    legs = make_schedule(seed, short="short" in arguments, has_cable=cable is not None)
     mark = os.environ[MARK] = uuid.uuid4().hex
     OUT.mkdir(parents=True, exist_ok=True)
     for old in [*OUT.glob("leg-*.log"), OUT / "events.jsonl"]:
@@ -135,7 +137,9 @@ def main(arguments: list[str]) -> int:
     with ExitStack() as opened:
         home = Path(opened.enter_context(tempfile.TemporaryDirectory()))
         disk = opened.enter_context(small_file_system(home / "disk", DISK_KIB))
-        machine = Machine()
+        if cable:
+            opened.callback(cable.close)
+        machine = Machine(cable)
         chaos = Chaos(machine, disk, make_tiny_model(home / "model", context=1024))
         try:
             for number, leg in enumerate(legs):
@@ -166,6 +170,14 @@ def main(arguments: list[str]) -> int:
     (OUT / "latest.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
     return 0 if result["passed"] else 1
+
+
+def _cable() -> Cable | None:
+    try:
+        return Cable()
+    except PermissionError as error:
+        print(f"no network is cut: {error}")
+        return None
 
 
 def is_passed(result: dict[str, Any]) -> bool:

@@ -9,6 +9,7 @@ import psutil
 from ray.cluster_utils import Cluster
 
 from sdft_ray.cluster.environment import DRIVER
+from tests.chaos.cable import HERE, Cable, NodeBehindCable
 
 MARK = "SDFT_CHAOS_MARK"  # in the environment of everything that the run starts
 SHARED_MEMORY = Path("/dev/shm")
@@ -17,17 +18,22 @@ STORE_BYTES = 2**27
 
 
 class Machine:
-    """Three Ray nodes of one CPU each, so that roles spread; a node that is gone is replaced."""
+    """Three Ray nodes of one CPU each, so that roles spread; a node that is gone is replaced.
 
-    def __init__(self) -> None:
+    The last is behind a cable of its own, where this user may make one.
+    """
+
+    def __init__(self, cable: Cable | None) -> None:
         os.environ.update(DRIVER)  # which workers have from their node
         self._shared_before = set(os.listdir(SHARED_MEMORY))
         node: dict[str, Any] = {"num_cpus": 1, "object_store_memory": STORE_BYTES}
+        node |= {"node_ip_address": HERE} if cable else {}
         self._node = node | {"include_dashboard": False}
         with socket.create_server(("127.0.0.1", 0)) as free:  # Ray's own may be taken
             dashboard = {"include_dashboard": True, "dashboard_port": free.getsockname()[1]}
         self._cluster = Cluster(initialize_head=True, head_node_args=node | dashboard)
-        for _ in range(NUM_NODES - 1):
+        self._far = self._behind_cable() if cable else None
+        for _ in range(NUM_NODES - (2 if cable else 1)):
             self._cluster.add_node(**self._node)
 
     @property
@@ -43,6 +49,9 @@ class Machine:
 
     def mend(self) -> None:
         """Brings a node in the place of each that is gone, as a scheduler would."""
+        if self._far and not self._far.is_alive:
+            self._far.close()
+            self._far = self._behind_cable()
         for node in list(self._cluster.worker_nodes):
             if not _is_alive(_raylet(node)):
                 self._cluster.remove_node(node, allow_graceful=False)
@@ -50,7 +59,12 @@ class Machine:
 
     def close(self) -> None:
         """Ends all nodes."""
+        if self._far:
+            self._far.close()
         self._cluster.shutdown()
+
+    def _behind_cable(self) -> NodeBehindCable:
+        return NodeBehindCable(self._cluster.address, num_cpus=1, object_store_memory=STORE_BYTES)
 
     def shared_memory_left(self) -> list[str]:
         """New files there that no process maps or has open."""

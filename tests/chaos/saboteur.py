@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import ray
 
 from sdft_ray.cluster.topology import Roles
 from sdft_ray.errors import WorkerLostError
 from sdft_ray.faults import Fault, FaultKind
 from sdft_ray.learner.checkpoint import complete_checkpoints
 from sdft_ray.workers.seat import Seat
-from tests.chaos import schedule
+from tests.chaos import cable, schedule
 from tests.chaos.schedule import Strike
 
 FOUND = (FaultKind.LOST, FaultKind.HUNG)
@@ -71,6 +72,8 @@ class Saboteur:
             flip_a_bit(complete_checkpoints(self._run_dir / "checkpoints")[-1])
         elif strike.moment != schedule.BETWEEN:
             await self._when(roles, strike.role, strike.moment)
+        if strike.act == schedule.CUT:
+            return await self._cut_network(roles)
         role = strike.role or self._role_elsewhere(roles)
         process = self._process(roles, role)
         began, role = time.monotonic(), schedule.ROLLOUT if role == schedule.ENGINE else role
@@ -80,8 +83,25 @@ class Saboteur:
             os.kill(process.pid, signal.SIGSTOP)
         else:
             process.kill()
+        await self._made_good(role)
+        return began
+
+    async def _made_good(self, role: str) -> None:
         while not [fault for _, fault in self._told if fault.role == role and fault.kind in MADE_GOOD]:
             await asyncio.sleep(0.02)
+
+    async def _cut_network(self, roles: Roles) -> float:
+        """For as long as Ray takes the node for alive; it then hears that it is not, and ends."""
+        role = next(role for role in roles.groups if cable.is_behind(self._process(roles, role).pid))
+        (far,) = (node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeManagerAddress"] == cable.THERE)
+        began = time.monotonic()
+        cable.cut()
+        try:
+            while any(node["NodeID"] == far and node["Alive"] for node in ray.nodes()):
+                await asyncio.sleep(0.5)
+        finally:
+            cable.mend()
+        await self._made_good(role)
         return began
 
     def _times(self, strike: Strike, began: float) -> dict[str, Any]:

@@ -15,6 +15,7 @@ ROLLOUT, TEACHER, LEARNER, ENGINE = (
     "engine",
 )  # an engine is a child of a rollout worker
 KILL, STOP, NODE, FULL_DISK, DAMAGE, DASHBOARD = "kill", "stop", "node gone", "full disk", "damage", "dashboard killed"
+CUT = "network cut"
 GENERATING, SCORING, LOADING, ACCUMULATING, SAVING, IDLE = (
     "complete",
     "score",
@@ -72,6 +73,7 @@ STRIKES = (
     Strike(NODE),
     Strike(FULL_DISK),
     Strike(DASHBOARD),
+    Strike(CUT),
 )
 ENDS = (SIGTERM, SIGKILL, SIGKILL_DAMAGE)
 SHORT = (
@@ -82,10 +84,17 @@ SHORT = (
 )
 
 
-def make_schedule(seed: int, *, short: bool) -> list[Leg]:
-    """Every strike once, in an order of the seed, over as many legs as there are ends, and one that ends by itself."""
+def make_schedule(seed: int, *, short: bool, has_cable: bool = True) -> list[Leg]:
+    """Every strike once, in an order of the seed, over as many legs as there are ends, and one that ends by itself.
+
+    Args:
+        seed: decides the order.
+        short: takes the strikes of `SHORT` alone.
+        has_cable: whether a network can be cut.
+    """
     chance = random.Random(seed)
-    strikes, ends = list(SHORT if short else STRIKES), [*([SIGTERM] if short else ENDS)]
+    ends = [SIGTERM] if short else list(ENDS)
+    strikes = [strike for strike in (SHORT if short else STRIKES) if has_cable or strike.act != CUT]
     chance.shuffle(strikes)
     chance.shuffle(ends)
     ends.append(END)

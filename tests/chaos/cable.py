@@ -1,0 +1,81 @@
+"""A Ray node that is behind a cable of its own: a network namespace with one link to this machine, which can be cut."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.cluster.command import ROOT
+
+NAMESPACE = "sdft-chaos"
+HERE, THERE = "10.231.77.1", "10.231.77.2"
+END, FAR_END = "sdft-chaos-0", "sdft-chaos-1"  # of the link; at most 15 characters
+END_TIMEOUT_S = 30.0
+
+
+class Cable:
+    """The namespace and its link; what is there from a run that was killed is made anew."""
+
+    def __init__(self) -> None:
+        """Raises `PermissionError` where this user may make none."""
+        self.close()
+        try:
+            _ip("netns", "add", NAMESPACE)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise PermissionError("this user may make no network namespace") from error
+        _ip("link", "add", END, "type", "veth", "peer", "name", FAR_END, "netns", NAMESPACE)
+        _ip("address", "add", f"{HERE}/30", "dev", END)
+        _ip("link", "set", END, "up")
+        _ip("-netns", NAMESPACE, "address", "add", f"{THERE}/30", "dev", FAR_END)
+        for device in ("lo", FAR_END):
+            _ip("-netns", NAMESPACE, "link", "set", device, "up")
+
+    def close(self) -> None:
+        """Takes both away, if they are there."""
+        subprocess.run(["ip", "netns", "delete", NAMESPACE], stderr=subprocess.DEVNULL)
+        subprocess.run(["ip", "link", "delete", END], stderr=subprocess.DEVNULL)
+
+
+def is_behind(pid: int) -> bool:
+    """True when that process is in the namespace."""
+    return Path(f"/proc/{pid}/ns/net").stat().st_ino == Path(f"/run/netns/{NAMESPACE}").stat().st_ino
+
+
+def cut() -> None:
+    """From now on nothing reaches the node, and it reaches nobody; no connection is told of it."""
+    _ip("link", "set", END, "down")
+
+
+def mend() -> None:
+    """The link works again."""
+    _ip("link", "set", END, "up")
+
+
+class NodeBehindCable:
+    """A Ray node in the namespace."""
+
+    def __init__(self, address: str, num_cpus: int, object_store_memory: int):
+        command = ["ip", "netns", "exec", NAMESPACE, sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
+        command += [f"--address={address}", f"--node-ip-address={THERE}", f"--num-cpus={num_cpus}"]
+        command += [f"--object-store-memory={object_store_memory}", "--disable-usage-stats"]
+        self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    @property
+    def is_alive(self) -> bool:
+        """Its raylet, whose end ends all of the node."""
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """Ends it, and what of it is left."""
+        mine: list[Any] = psutil.Process(self._process.pid).children(recursive=True) if self.is_alive else []
+        self._process.terminate()
+        _, left = psutil.wait_procs([self._process, *mine], timeout=END_TIMEOUT_S)
+        for process in left:
+            process.kill()
+        self._process.wait()
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
