@@ -84,6 +84,18 @@ def catches_everything(handler: ast.ExceptHandler) -> bool:
     return bool(names & {"Exception", "BaseException"})
 
 
+OF_FILES = {"learner/compile_lock.py", "data/cache.py", "targets/kuberay/job.py"}  # whose times are the wall clock's
+
+
+def test_no_deadline_reads_the_wall_clock_which_may_jump() -> None:
+    readers = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if re.search(r"\btime\.time\(|datetime\.now\(|from time import .*\btime\b", path.read_text())
+    }
+    assert readers <= OF_FILES
+
+
 def test_settings_use_enums_and_are_not_frozen() -> None:
     """OmegaConf reads neither `Literal` nor frozen dataclasses as they are meant."""
     wrong = []
