@@ -7,7 +7,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 
 from sdft_ray.errors import EngineError, PayloadLostError, SdftError, WorkerError, WorkerLostError
 from sdft_ray.faults import FaultKind
@@ -17,6 +25,7 @@ T = TypeVar("T")
 
 POLL_S = 5.0  # a silence is counted in steps of at most this much, so that a driver that was stopped blames nobody
 LIMIT_LASTS_S = 1.0
+GONE = (RayActorError, OutOfMemoryError, NodeDiedError, WorkerCrashedError)  # how Ray says that a process is no more
 NODE = re.compile(r"^\s*ip: (\S+)", re.MULTILINE)  # in what Ray says of a dead actor
 DETAIL = re.compile(r"Worker exit detail: (.*?)(?: Some common causes|$)", re.MULTILINE)
 
@@ -142,9 +151,10 @@ class Seat:
         lines = str(cause).strip().splitlines() or ["no message"]
         # Of an actor that failed while it was made, Ray gives the traceback as the message: its end is the reason.
         in_creation = "creation task" in lines[0]
-        if isinstance(error, RayActorError) and not in_creation:
+        if isinstance(error, GONE) and not in_creation:
             self.node = self.node or "".join(NODE.findall(str(error))[:1])
-            detail = "".join(DETAIL.findall(str(error))[:1]) or lines[-1]
+            last = lines[-1] if isinstance(error, RayActorError) else lines[0]
+            detail = "".join(DETAIL.findall(str(error))[:1]) or last
             return self.lose(FaultKind.LOST, f"its process has died ({type(cause).__name__}: {detail})")
         what = _end_of_traceback(lines) if in_creation else f"{type(cause).__name__}: {lines[0]}"
         error_kind = PayloadLostError if isinstance(cause, ObjectLostError) else WorkerError

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, NodeDiedError, OutOfMemoryError, RayError, WorkerCrashedError
 
 from sdft_ray.cluster.recovery import replace_lost, score_lost_again, watching
 from sdft_ray.config import FaultsConfig, TeacherConfig
@@ -49,7 +49,7 @@ class Method:
         died.cancel()
         if self._actor.died.is_set():
             answer.cancel()
-            raise ActorDiedError
+            raise self._actor.plan.death
         return answer.result()
 
 
@@ -97,6 +97,7 @@ class Plan:
     def __init__(self, **fates: dict[int, int]):
         """`complete={0: 3}` kills the first actor at rank 0 at its third completion; `hangs` stops it instead."""
         self.fates = fates
+        self.death: RayError = ActorDiedError()
         self.calls: Counter[tuple[str, int]] = Counter()
         self.completed: Counter[str] = Counter()
         self.made: list[Actor] = []
@@ -187,6 +188,19 @@ async def test_a_worker_lost_at_any_call_is_replaced_and_each_example_trained_ex
     assert plan.kinds == [lost, FaultKind.REPLACED]
     assert len(plan.made) == size + 1
     assert plan.made[0].died.is_set(), "what hangs is killed, or its memory would stay taken"
+
+
+@pytest.mark.parametrize(
+    "death",
+    [OutOfMemoryError("1 worker(s) were killed."), NodeDiedError("It is gone."), WorkerCrashedError()],
+    ids=type,
+)
+async def test_a_worker_is_replaced_whatever_ray_calls_its_death(death: RayError) -> None:
+    plan = Plan(complete={0: 3})
+    plan.death = death
+    assert_each_example_trained_once_on_policy(await run_loop(plan, 2))
+    assert plan.kinds == [FaultKind.LOST, FaultKind.REPLACED]
+    assert str(death).splitlines()[0].strip(".") in plan.faults[0].text
 
 
 async def test_two_that_die_at_once_are_both_replaced() -> None:
