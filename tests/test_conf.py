@@ -180,20 +180,24 @@ def keys_of(settings: Any, prefix: str = "") -> set[str]:
     return keys
 
 
-def test_every_key_the_readme_names_exists() -> None:
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/quickstart.md", "docs/knobs.md", "docs/runs.md", "docs/clusters.md"]
+)
+def test_every_key_that_a_page_names_exists(page: str) -> None:
     """Settings stand in backticks there: `a.b`, `a.b=VALUE` or `name=VALUE`."""
+    text = (ROOT / page).read_text()
     known = keys_of(compose_with("+cluster=local"))
     groups = {path.parent.name for path in FILES}
     sections = {key.partition(".")[0] for key in known}
-    named = set(re.findall(r"(?<![\w/.])\+?([a-z_]+(?:\.[a-z_]+)*)=[^\s`]+", (ROOT / "README.md").read_text()))
+    named = set(re.findall(r"(?<![\w/.])\+?([a-z_]+(?:\.[a-z_]+)*)=[^\s`]+", text))
     named |= {
-        key for key in re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", (ROOT / "README.md").read_text())
+        key for key in re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", text)
         if key.partition(".")[0] in sections and not key.endswith((".py", ".json", ".jsonl", ".yaml"))
     }  # fmt: skip
     columns = {f"data.columns.{key}" for key in ("prompt", "demonstration", "text", "answer", "acceptable", "id")}
     known |= {"install", "signal"}  # of the shell completion, and of sbatch
     unknown = {key for key in named if key not in known | groups | columns and not key.startswith("evaluation.sets.")}
-    assert named, "the README names no setting"
+    assert named, f"{page} names no setting"
     assert not unknown
 
 

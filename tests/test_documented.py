@@ -19,7 +19,8 @@ from sdft_ray.planning.plan import make_plan
 from tests.documented import PAGES, ROOT, commands, overrides_of, write_named_files
 from tests.tiny import make_tiny_model
 
-LAUNCHED = [overrides for page in PAGES for words in commands(page) if (overrides := overrides_of(words)) is not None]
+GIVEN = [overrides for page in PAGES for words in commands(page) if (overrides := overrides_of(words)) is not None]
+LAUNCHED = [overrides for number, overrides in enumerate(GIVEN) if overrides not in GIVEN[:number]]
 
 
 @pytest.fixture
@@ -73,8 +74,15 @@ def with_model(cfg: RunConfig, path: str) -> RunConfig:
     return replace(cfg, model=replace(cfg.model, path=path))
 
 
-def test_the_readmes_python_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+PYTHON = {
+    f"{page.stem}:{number}": code
+    for page in PAGES
+    for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
+}
+
+
+@pytest.mark.parametrize("place", PYTHON)
+def test_every_documented_python_runs_as_it_stands(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[RunConfig] = []
 
     def answer(cfg: RunConfig) -> RunResult:
@@ -83,7 +91,7 @@ def test_the_readmes_python_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(sdft_ray, "train", answer, raising=False)
     monkeypatch.setattr(sdft_ray, "check_teacher", answer, raising=False)
-    exec(code, {})
+    exec(PYTHON[place], {})
     assert [cfg.data.source for cfg in asked] == ["my_train.jsonl"] * 2
 
 
@@ -93,8 +101,8 @@ GPU_ROW = re.compile(
 EPOCH_STEPS = 126
 
 
-def test_the_readmes_table_of_gpus_is_what_the_planner_predicts() -> None:
-    text = (ROOT / "README.md").read_text()
+def test_the_table_of_gpus_is_what_the_planner_predicts() -> None:
+    text = (ROOT / "docs" / "clusters.md").read_text()
     (shared,) = re.findall(r"printed these, with `([^`]+)`", text)
     rows = GPU_ROW.findall(text)
     assert len(rows) == text.count("\n| qwen2.5")
