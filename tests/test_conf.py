@@ -1,6 +1,7 @@
 """Every file under conf/ composes, and every setting a person may get wrong is refused with its name and a remedy."""
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -188,24 +189,27 @@ OF_OTHERS = {"key", "install", "signal", "gres", "threads", "minutes", "head_dty
 OPEN = ("evaluation.sets.", "data.mix.", "data.filter.", "model.template_switches.", "teacher.template_switches.")
 
 
+@cache
+def known_names() -> set[str]:
+    """Every setting, every folder of presets, and every column of rows."""
+    columns = ("prompt", "demonstration", "messages", "text", "answer", "acceptable", "id")
+    settings = keys_of(compose_with("+cluster=local"))
+    return settings | {path.parent.name for path in FILES} | {f"data.columns.{key}" for key in columns}
+
+
 @pytest.mark.parametrize(
     "page", sorted({ROOT / "README.md", *ROOT.glob("docs/*.md")} - {GENERATED}), ids=lambda page: page.stem
 )
 def test_every_key_that_a_page_names_exists(page: Path) -> None:
     """Settings stand in backticks there: `a.b`, `a.b=VALUE` or `name=VALUE`."""
     text = page.read_text()
-    known = keys_of(compose_with("+cluster=local"))
-    groups = {path.parent.name for path in FILES}
-    sections = {key.partition(".")[0] for key in known}
+    sections = {key.partition(".")[0] for key in known_names()}
     named = set(re.findall(r"(?<![\w/.])\+?([a-z_]+(?:\.[a-z_]+)*)=[^\s`]+", text))
     named |= {
         key for key in re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", text)
         if key.partition(".")[0] in sections and not key.endswith((".py", ".json", ".jsonl", ".yaml", ".html"))
     }  # fmt: skip
-    columns = {
-        f"data.columns.{key}" for key in ("prompt", "demonstration", "messages", "text", "answer", "acceptable", "id")
-    }
-    unknown = {key for key in named if key not in known | groups | columns | OF_OTHERS and not key.startswith(OPEN)}
+    unknown = {key for key in named - known_names() - OF_OTHERS if not key.startswith(OPEN)}
     assert not unknown
 
 
