@@ -11,6 +11,7 @@ project = "sdft_ray"
 copyright = "the authors of sdft_ray, Apache-2.0"
 extensions = ["myst_parser"]
 root_doc = "index"
+smartquotes = False  # "" is a value in many of these pages
 myst_heading_anchors = 3
 suppress_warnings = ["misc.highlighting_failure"]  # rows of JSON Lines in a block of JSON
 
