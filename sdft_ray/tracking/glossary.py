@@ -49,7 +49,7 @@ HEALTHY = {
     "faults/dropped_samples": "0, or those of the steps that a lost learner has cost",
     "loop/alarms": "0; more, and `alarms.jsonl` says which rule",
     "rollout/tokens": "about `batch_size` times `rollout/completion_tokens_mean`",
-    "rollout/tokens_per_s": "steady; it falls where completions get longer or rarer",
+    "rollout/tokens_per_s": "steady",
     "rollout/completion_tokens_mean": f"falls to short answers; below {ALARM.length_share:g} of its first steps: alarm",
     "rollout/truncated_share": f"falls in training; above {ALARM.truncated_share:g} and growing length: alarm",
     "rollout/copied_share": "rises with what is learned; near 1 at the first step: the prompt holds the answer",
