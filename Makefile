@@ -10,6 +10,7 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 BENCH := $(VENV)/bench
+DOCS := $(VENV)/docs
 LOCK := docker/requirements-cpu.txt docker/requirements-dev.txt
 # Built from source, with torch and setuptools as the lock has them.
 SOURCE_PACKAGES := antlr4-python3-runtime|deepspeed
@@ -18,7 +19,7 @@ SOURCE_PACKAGES := antlr4-python3-runtime|deepspeed
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo run test bench claims chaos soak harness check format clean
+.PHONY: help setup model demo run test bench claims chaos soak harness docs check format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  %-8s %s\n", $$1, $$2}'
@@ -99,6 +100,23 @@ harness: $(VENV)/harness.ready  ## add lm-evaluation-harness to .venv, for runs 
 
 $(VENV)/harness.ready: docker/requirements-eval.txt | setup
 	@$(BIN)/python -m pip install -qq --no-deps -r $<
+	@touch $@
+
+docs: $(DOCS)/ready  ## build the documentation as a site in build/docs; a link that leads nowhere is an error
+	@rm -rf build/pages build/docs
+	@mkdir -p build/pages
+	@cp docs/*.md docs/*.svg docs/*.json build/pages
+	@cp README.md build/pages/index.md
+	@cp CONTRIBUTING.md build/pages/contributing.md
+	@cp CHANGELOG.md build/pages/changelog.md
+	@$(DOCS)/bin/python -m sphinx -q --fail-on-warning --keep-going -c docs/site build/pages build/docs
+	@echo "build/docs/index.html"
+
+# It needs nothing of $(VENV), so that a page can be built without the packages of a run.
+$(DOCS)/ready: docker/requirements-docs.txt
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or 3.12 is needed; install one, or name it with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(DOCS)
+	@$(DOCS)/bin/python -m pip install -qq --no-deps -r $<
 	@touch $@
 
 check: setup  ## format, lint, types, import floors, file and function sizes

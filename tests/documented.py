@@ -14,10 +14,14 @@ SPAN = re.compile(r"`((?:\.venv/bin/)?python [^`]+|make [^`]+|sdft [^`]+)`")
 def commands(page: Path) -> list[list[str]]:
     """The words of every command in a page's bash blocks and code spans."""
     text = page.read_text()
-    blocks = BLOCK.findall(text)
     spans = [" ".join(span.split()) for span in SPAN.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL))]
-    lines = "\n".join(block.replace("\\\n", " ") for block in blocks).splitlines() + spans
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+    return commands_of("\n".join([*BLOCK.findall(text), *spans]))
+
+
+def commands_of(lines: str) -> list[list[str]]:
+    """The words of every command in some lines of bash."""
+    joined = lines.replace("\\\n", " ").splitlines()
+    return [words for line in joined if (words := shlex.split(line, comments=True))]
 
 
 def overrides_of(words: list[str]) -> list[str] | None:

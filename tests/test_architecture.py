@@ -1,9 +1,11 @@
-"""docs/architecture.md says what is: its rooms, its floors, and the names in its pictures."""
+"""docs/architecture.md says what is: its rooms, its floors, and the names in its text and pictures."""
 
 import ast
 import re
 import tomllib
 from pathlib import Path
+from runpy import run_path
+from typing import Any
 
 import pytest
 
@@ -14,11 +16,11 @@ from sdft_ray.tracking.metrics import check_declared
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sdft_ray"
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
-PICTURES = {
-    way: re.search(rf"^## The {way} way\n.*?^```\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
-    for way in ("data's", "weights'")
-}
-FOREIGN = {"AdamW", "ZeRO"}  # names in pictures that are not this package's
+FOREIGN = {"AdamW", "ZeRO", "DeepSpeed"}  # names in pictures that are not this package's
+
+
+def pictures() -> list[Any]:
+    return [draw() for draw in run_path(str(ROOT / "docs" / "site" / "pictures.py"))["PICTURES"]]
 
 
 def classes() -> set[str]:
@@ -49,13 +51,27 @@ def test_the_floors_are_those_of_the_import_contract(page: str) -> None:
     assert "```\n" + "\n".join(layers) + "\n```" in (ROOT / page).read_text()
 
 
-@pytest.mark.parametrize("way", PICTURES)
-def test_every_name_in_a_picture_is_a_class_of_the_package(way: str) -> None:
-    picture = PICTURES[way]
-    assert picture is not None
-    named = set(re.findall(r"\b[A-Z][a-z]\w*", picture[1])) - FOREIGN
-    assert len(named) > 5
+def test_every_picture_is_what_its_script_draws_and_stands_on_the_page() -> None:
+    for picture in pictures():
+        assert picture.path.read_text() == picture.svg(), "run: python docs/site/pictures.py"
+        assert f"]({picture.path.name})" in PAGE
+
+
+def test_every_name_in_a_picture_is_a_class_of_the_package() -> None:
+    for picture in pictures():
+        words = re.findall(r"<text [^>]*>([^<]+)<", picture.svg())
+        named = {name for text in words for name in re.findall(r"\b[A-Z][a-z]+[A-Z]\w*", text)}
+        assert not named - FOREIGN - classes(), picture.path.name
+    named = set(re.findall(r"`([A-Z][a-z]+\w*)`", PAGE))
+    assert len(named) > 15
     assert not named - classes()
+
+
+def test_a_picture_is_read_in_light_and_in_dark() -> None:
+    for picture in pictures():
+        light, dark = picture.svg().split("@media (prefers-color-scheme: dark)")
+        for kind in ("text", ".lane", ".ground", ".box", ".arrow", ".head"):
+            assert f"{kind} {{" in light and f"{kind} {{" in dark
 
 
 def test_every_setting_and_metric_that_the_page_names_exists() -> None:

@@ -1,6 +1,7 @@
 """Every file under conf/ composes, and every setting a person may get wrong is refused with its name and a remedy."""
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -180,20 +181,35 @@ def keys_of(settings: Any, prefix: str = "") -> set[str]:
     return keys
 
 
-def test_every_key_the_readme_names_exists() -> None:
+GENERATED = ROOT / "docs" / "settings.md"
+# What pages name besides settings: `key` in examples, and names of the shell completion, of sbatch, of this project's
+# own tools, and of vLLM, numpy and torch.
+OF_OTHERS = {"key", "install", "signal", "gres", "threads", "minutes", "head_dtype", "allow_pickle", "weights_only"}
+# Mappings whose keys are those of the data or the chat template.
+OPEN = ("evaluation.sets.", "data.mix.", "data.filter.", "model.template_switches.", "teacher.template_switches.")
+
+
+@cache
+def known_names() -> set[str]:
+    """Every setting, every folder of presets, and every column of rows."""
+    columns = ("prompt", "demonstration", "messages", "text", "answer", "acceptable", "id")
+    settings = keys_of(compose_with("+cluster=local"))
+    return settings | {path.parent.name for path in FILES} | {f"data.columns.{key}" for key in columns}
+
+
+@pytest.mark.parametrize(
+    "page", sorted({ROOT / "README.md", *ROOT.glob("docs/*.md")} - {GENERATED}), ids=lambda page: page.stem
+)
+def test_every_key_that_a_page_names_exists(page: Path) -> None:
     """Settings stand in backticks there: `a.b`, `a.b=VALUE` or `name=VALUE`."""
-    known = keys_of(compose_with("+cluster=local"))
-    groups = {path.parent.name for path in FILES}
-    sections = {key.partition(".")[0] for key in known}
-    named = set(re.findall(r"(?<![\w/.])\+?([a-z_]+(?:\.[a-z_]+)*)=[^\s`]+", (ROOT / "README.md").read_text()))
+    text = page.read_text()
+    sections = {key.partition(".")[0] for key in known_names()}
+    named = set(re.findall(r"(?<![\w/.])\+?([a-z_]+(?:\.[a-z_]+)*)=[^\s`]+", text))
     named |= {
-        key for key in re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", (ROOT / "README.md").read_text())
-        if key.partition(".")[0] in sections and not key.endswith((".py", ".json", ".jsonl", ".yaml"))
+        key for key in re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)`", text)
+        if key.partition(".")[0] in sections and not key.endswith((".py", ".json", ".jsonl", ".yaml", ".html"))
     }  # fmt: skip
-    columns = {f"data.columns.{key}" for key in ("prompt", "demonstration", "text", "answer", "acceptable", "id")}
-    known |= {"install", "signal"}  # of the shell completion, and of sbatch
-    unknown = {key for key in named if key not in known | groups | columns and not key.startswith("evaluation.sets.")}
-    assert named, "the README names no setting"
+    unknown = {key for key in named - known_names() - OF_OTHERS if not key.startswith(OPEN)}
     assert not unknown
 
 

@@ -16,10 +16,11 @@ from sdft_ray.config import Mode, ReportConfig, RunConfig, TargetConfig
 from sdft_ray.launch import Stage, command, compose_config, main
 from sdft_ray.outcome import Outcome
 from sdft_ray.planning.plan import make_plan
-from tests.documented import PAGES, ROOT, commands, overrides_of, write_named_files
+from tests.documented import BLOCK, PAGES, ROOT, commands, commands_of, overrides_of, write_named_files
 from tests.tiny import make_tiny_model
 
-LAUNCHED = [overrides for page in PAGES for words in commands(page) if (overrides := overrides_of(words)) is not None]
+GIVEN = [overrides for page in PAGES for words in commands(page) if (overrides := overrides_of(words)) is not None]
+LAUNCHED = [overrides for number, overrides in enumerate(GIVEN) if overrides not in GIVEN[:number]]
 
 
 @pytest.fixture
@@ -73,8 +74,15 @@ def with_model(cfg: RunConfig, path: str) -> RunConfig:
     return replace(cfg, model=replace(cfg.model, path=path))
 
 
-def test_the_readmes_python_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+PYTHON = {
+    f"{page.stem}:{number}": code
+    for page in PAGES
+    for number, code in enumerate(re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL))
+}
+
+
+@pytest.mark.parametrize("place", PYTHON)
+def test_every_documented_python_runs_as_it_stands(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[RunConfig] = []
 
     def answer(cfg: RunConfig) -> RunResult:
@@ -83,7 +91,7 @@ def test_the_readmes_python_runs_as_it_stands(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(sdft_ray, "train", answer, raising=False)
     monkeypatch.setattr(sdft_ray, "check_teacher", answer, raising=False)
-    exec(code, {})
+    exec(PYTHON[place], {})
     assert [cfg.data.source for cfg in asked] == ["my_train.jsonl"] * 2
 
 
@@ -93,8 +101,8 @@ GPU_ROW = re.compile(
 EPOCH_STEPS = 126
 
 
-def test_the_readmes_table_of_gpus_is_what_the_planner_predicts() -> None:
-    text = (ROOT / "README.md").read_text()
+def test_the_table_of_gpus_is_what_the_planner_predicts() -> None:
+    text = (ROOT / "docs" / "clusters.md").read_text()
     (shared,) = re.findall(r"printed these, with `([^`]+)`", text)
     rows = GPU_ROW.findall(text)
     assert len(rows) == text.count("\n| qwen2.5")
@@ -107,6 +115,37 @@ def test_the_readmes_table_of_gpus_is_what_the_planner_predicts() -> None:
         gib = [f"{plan['memory_gib'][role]['total']:.1f}" for role in ("rollout", "teacher", "learner")]
         step_s = plan["seconds"]["step"]
         assert [*gib, f"{step_s:.1f}", f"{EPOCH_STEPS * step_s / 60:.0f}"] == predicted, model
+
+
+# Programs beside those of this project, each with what holds the command, or why nothing here can.
+FOREIGN = {
+    "source": "the environment of `make setup`, in which all tests run",
+    "eval": "tests/launch/test_completion.py",
+    "cmp": "tests/cluster/test_deterministic.py compares these files",
+    "vllm": "serves until it is ended; rollout engines load the same folder in tests/cluster",
+    "kubectl": "a cluster of Kubernetes",
+    "promtool": "tests/tracking/test_grafana.py, where Prometheus is installed",
+}
+OF_NO_MACHINE = {Mode.plan, Mode.show, Mode.render, Mode.check, Mode.report}
+
+
+def needs_machines(overrides: list[str]) -> bool:
+    """True when a command asks for GPUs or another machine, so that no test can do what it does."""
+    given = dict(override.lstrip("+").partition("=")[::2] for override in overrides)
+    elsewhere = given.get("target", "here") != "here" or given.get("cluster", "local") != "local"
+    return elsewhere and Mode[given.get("mode", "train")] not in OF_NO_MACHINE
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_command_is_of_a_kind_that_a_test_looks_at_or_marked(page: Path) -> None:
+    for block in BLOCK.findall(page.read_text()):
+        words = commands_of(block)
+        known = {"sdft", "make", "python", ".venv/bin/python"} | FOREIGN.keys()
+        strange = [command for command in words if command[0] not in known and not command[0].startswith(("+", "'+"))]
+        assert not strange, f"{page.name}: nothing holds {strange}"
+        needing = [given for command in words if (given := overrides_of(command)) and needs_machines(given)]
+        if needing or ["python", "-m", "pytest", "-m", "gpu"] in words:
+            assert re.search(r"# .*needs", block), f"{page.name}: say in a comment what {needing} needs"
 
 
 def test_every_documented_target_and_module_exists() -> None:
