@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from typing import Any
 
 from sdft_ray.cluster.exporting import export_student
 from sdft_ray.cluster.guards import check_engines
@@ -16,10 +15,12 @@ from sdft_ray.cluster.resuming import go_on_from, make_saving_plan, what_differs
 from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
 from sdft_ray.cluster.run_records import RunRecords
 from sdft_ray.cluster.session import RaySession
+from sdft_ray.cluster.sinks import other_sinks
 from sdft_ray.cluster.stages import Stage, Stages
 from sdft_ray.cluster.termination import Termination
 from sdft_ray.cluster.topology import Roles, start_roles
-from sdft_ray.config import RunConfig, Target, Wandb
+from sdft_ray.cluster.tracing import Tracer
+from sdft_ray.config import RunConfig, Target
 from sdft_ray.config.saved import plain_settings
 from sdft_ray.errors import AlarmError, ClusterError, NonFiniteError, WeightVersionError, WorkerError
 from sdft_ray.evaluation.judge import unscored_note
@@ -32,10 +33,8 @@ from sdft_ray.tensors import release_freed_memory
 from sdft_ray.tracking.console import ConsoleSink
 from sdft_ray.tracking.faults import FaultLog
 from sdft_ray.tracking.metrics import is_evaluation
-from sdft_ray.tracking.ray_metrics import RayMetrics
 from sdft_ray.tracking.summary import Summary, write_summary
 from sdft_ray.tracking.tracker import RunTracker
-from sdft_ray.tracking.wandb_sink import WandbSink
 
 
 class Job:
@@ -65,6 +64,7 @@ class Job:
         self._alarm: Callable[[], str] = lambda: ""  # what ends the run behind its step
         self._faults = FaultLog(self.console.say)
         self._learner_recovery = LearnerRecovery(self._cfg, self.folder, self.console, self._faults.tell)
+        self._tracer = Tracer(self._cfg.tracking.trace_steps, self._cfg.batch_size, self.folder.path, self.console)
         can_go_on = self._cfg.checkpoint_every > 0
         self._termination = Termination(self._cfg.faults.grace_s if can_go_on else 0.0, self.console.say)
 
@@ -120,7 +120,8 @@ class Job:
         alarms, best = self._cfg.tracking.alarms, self._saving.best
         records = RunRecords(self.folder.path, decode, resumed_step, alarms=alarms, best=best, console=self.console)
         self._alarm = lambda: records.alarms.reason_to_stop
-        with closing(records), RunTracker([*records.sinks, *self._other_sinks()]) as tracker:
+        others = other_sinks(self._cfg, self._settings, self.folder, decode, self.console.say)
+        with closing(records), RunTracker([*records.sinks, *others]) as tracker:
             self._faults.open(
                 self.folder.path, lambda: roles.learner.weight_version, resumes=self.folder.resumed is not None
             )
@@ -130,6 +131,7 @@ class Job:
             if roles.turns is not None:
                 tracker.add_source(roles.turns.take_metrics)
             tracker.add_watcher(records.alarms.watch)
+            tracker.add_watcher(self._tracer.watch)
             tracker.start_clock(records.lines.elapsed_s)
             try:
                 await self._train(roles, tracker, records)
@@ -218,7 +220,8 @@ class Job:
         )
         try:
             with self._termination.while_training():
-                async with watching(roles.groups.values()):
+                version = roles.learner.weight_version
+                async with watching(roles.groups.values()), self._tracer.around(roles.groups, version):
                     await train(
                         cfg,
                         examples=stage.inputs.examples,
@@ -275,19 +278,3 @@ class Job:
         evaluated = self.folder.evaluated()
         has_harness = any(key.startswith("harness/") for key in evaluated)
         return is_evaluation(evaluated) and (has_harness or not self._cfg.harness.tasks)
-
-    def _other_sinks(self) -> list[Any]:
-        sinks: list[Any] = [RayMetrics(self.folder.path.name)]
-        if self._cfg.tracking.wandb is not Wandb.disabled:
-            sinks.append(
-                WandbSink(
-                    self._cfg.tracking,
-                    name=self.folder.path.name,
-                    run_dir=self.folder.path,
-                    settings=self._settings,
-                    decode=self.inputs.decode(keep_special=True),
-                    resumed=self.folder.resumed is not None,
-                    say=self.console.say,
-                )
-            )
-        return sinks

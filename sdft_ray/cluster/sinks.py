@@ -1,0 +1,39 @@
+"""Where the metrics of a run go besides its own files and the terminal."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sdft_ray.cluster.run_folder import RunFolder
+from sdft_ray.config import RunConfig, Wandb
+from sdft_ray.tracking.jsonl import Decode
+from sdft_ray.tracking.ray_metrics import RayMetrics
+from sdft_ray.tracking.tracker import Sink
+from sdft_ray.tracking.wandb_sink import WandbSink
+
+
+def other_sinks(
+    cfg: RunConfig, settings: Mapping[str, Any], folder: RunFolder, decode: Decode, say: Callable[[str], None]
+) -> list[Sink]:
+    """Ray's metrics always; wandb and TensorBoard where they are asked for.
+
+    Args:
+        cfg: of the run.
+        settings: the same, resolved, as plain containers.
+        folder: that it writes to.
+        decode: token ids to text, special tokens included.
+        say: prints a line.
+    """
+    sinks: list[Sink] = [RayMetrics(folder.path.name)]
+    if cfg.tracking.wandb is not Wandb.disabled:
+        sinks.append(
+            WandbSink(
+                cfg.tracking,
+                name=folder.path.name,
+                run_dir=folder.path,
+                settings=settings,
+                decode=decode,
+                resumed=folder.resumed is not None,
+                say=say,
+            )
+        )
+    return sinks
