@@ -7,6 +7,7 @@ from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.config import RunConfig, Wandb
 from sdft_ray.tracking.jsonl import Decode
 from sdft_ray.tracking.ray_metrics import RayMetrics
+from sdft_ray.tracking.tensorboard_sink import TensorBoardSink
 from sdft_ray.tracking.tracker import Sink
 from sdft_ray.tracking.wandb_sink import WandbSink
 
@@ -36,4 +37,6 @@ def other_sinks(
                 say=say,
             )
         )
+    if cfg.tracking.tensorboard:
+        sinks.append(TensorBoardSink(folder.path, folder.resumed_step, say))
     return sinks

@@ -57,7 +57,7 @@ class Tracer:
         finally:
             for task in self._tasks:
                 task.cancel()
-            await asyncio.wait(self._tasks) if self._tasks else None
+            await asyncio.gather(*self._tasks, return_exceptions=True)
             self._traced.clear()
             end_recording()
 
