@@ -33,6 +33,7 @@ from sdft_ray.tensors import release_freed_memory
 from sdft_ray.tracking.console import ConsoleSink
 from sdft_ray.tracking.faults import FaultLog
 from sdft_ray.tracking.metrics import is_evaluation
+from sdft_ray.tracking.ray_metrics import RayMetrics
 from sdft_ray.tracking.summary import Summary, write_summary
 from sdft_ray.tracking.tracker import RunTracker
 
@@ -64,6 +65,7 @@ class Job:
         self._alarm: Callable[[], str] = lambda: ""  # what ends the run behind its step
         self._faults = FaultLog(self.console.say)
         self._learner_recovery = LearnerRecovery(self._cfg, self.folder, self.console, self._faults.tell)
+        self._gauges = RayMetrics(self.folder.path.name, self._cfg.faults.hang_s)
         self._tracer = Tracer(self._cfg.tracking.trace_steps, self._cfg.batch_size, self.folder.path, self.console)
         can_go_on = self._cfg.checkpoint_every > 0
         self._termination = Termination(self._cfg.faults.grace_s if can_go_on else 0.0, self.console.say)
@@ -121,13 +123,14 @@ class Job:
         records = RunRecords(self.folder.path, decode, resumed_step, alarms=alarms, best=best, console=self.console)
         self._alarm = lambda: records.alarms.reason_to_stop
         others = other_sinks(self._cfg, self._settings, self.folder, decode, self.console.say)
-        with closing(records), RunTracker([*records.sinks, *others]) as tracker:
+        with closing(records), RunTracker([*records.sinks, self._gauges, *others]) as tracker:
             self._faults.open(
                 self.folder.path, lambda: roles.learner.weight_version, resumes=self.folder.resumed is not None
             )
             tracker.add_source(roles.channel.take_metrics)
             tracker.add_source(roles.learner.checkpoints.take_metrics)
             tracker.add_source(self._faults.take_metrics)
+            tracker.add_source(lambda: self._bounds(roles.learner.weight_version))
             if roles.turns is not None:
                 tracker.add_source(roles.turns.take_metrics)
             tracker.add_watcher(records.alarms.watch)
@@ -140,6 +143,11 @@ class Job:
                 assert isinstance(error, NonFiniteError)
                 raise error.adding(f"The samples: {records.lines.write_bad_samples(error)}") from error
             return records.summary, await roles.status()
+
+    def _bounds(self, version: int) -> dict[str, float]:
+        """What alerts hold a step against."""
+        bound, steps_left = self._cfg.max_staleness, self.inputs.num_steps - version
+        return {"loop/staleness_bound": float(bound), "loop/steps_left": float(steps_left)}
 
     def _introduce(self, dashboard: str) -> None:
         cfg, inputs = self._cfg, self.inputs
@@ -220,8 +228,8 @@ class Job:
         )
         try:
             with self._termination.while_training():
-                version = roles.learner.weight_version
-                async with watching(roles.groups.values()), self._tracer.around(roles.groups, version):
+                watched = watching(roles.groups.values(), self._gauges.follow)
+                async with watched, self._tracer.around(roles.groups, roles.learner.weight_version):
                     await train(
                         cfg,
                         examples=stage.inputs.examples,

@@ -1,4 +1,4 @@
-"""Where the metrics of a run go besides its own files and the terminal."""
+"""Where the metrics of a run go besides its own files, the terminal and Ray."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.config import RunConfig, Wandb
 from sdft_ray.tracking.jsonl import Decode
-from sdft_ray.tracking.ray_metrics import RayMetrics
 from sdft_ray.tracking.tensorboard_sink import TensorBoardSink
 from sdft_ray.tracking.tracker import Sink
 from sdft_ray.tracking.wandb_sink import WandbSink
@@ -15,7 +14,7 @@ from sdft_ray.tracking.wandb_sink import WandbSink
 def other_sinks(
     cfg: RunConfig, settings: Mapping[str, Any], folder: RunFolder, decode: Decode, say: Callable[[str], None]
 ) -> list[Sink]:
-    """Ray's metrics always; wandb and TensorBoard where they are asked for.
+    """Those that are asked for: wandb and TensorBoard.
 
     Args:
         cfg: of the run.
@@ -24,7 +23,7 @@ def other_sinks(
         decode: token ids to text, special tokens included.
         say: prints a line.
     """
-    sinks: list[Sink] = [RayMetrics(folder.path.name)]
+    sinks: list[Sink] = []
     if cfg.tracking.wandb is not Wandb.disabled:
         sinks.append(
             WandbSink(
