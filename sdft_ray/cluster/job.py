@@ -15,7 +15,7 @@ from sdft_ray.cluster.resuming import go_on_from, make_saving_plan, what_differs
 from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
 from sdft_ray.cluster.run_records import RunRecords
 from sdft_ray.cluster.session import RaySession
-from sdft_ray.cluster.sinks import other_sinks
+from sdft_ray.cluster.sinks import log_model, other_sinks
 from sdft_ray.cluster.stages import Stage, Stages
 from sdft_ray.cluster.termination import Termination
 from sdft_ray.cluster.topology import Roles, start_roles
@@ -122,7 +122,7 @@ class Job:
         alarms, best = self._cfg.tracking.alarms, self._saving.best
         records = RunRecords(self.folder.path, decode, resumed_step, alarms=alarms, best=best, console=self.console)
         self._alarm = lambda: records.alarms.reason_to_stop
-        others = other_sinks(self._cfg, self._settings, self.folder, decode, self.console.say)
+        others = other_sinks(self._stages, self._settings, self.folder, decode, self.console.say)
         with closing(records), RunTracker([*records.sinks, self._gauges, *others]) as tracker:
             self._faults.open(
                 self.folder.path, lambda: roles.learner.weight_version, resumes=self.folder.resumed is not None
@@ -138,6 +138,7 @@ class Job:
             tracker.start_clock(records.lines.elapsed_s)
             try:
                 await self._train(roles, tracker, records)
+                log_model(others, self.folder.model)
             except* NonFiniteError as errors:
                 error = first_cause(errors)
                 assert isinstance(error, NonFiniteError)

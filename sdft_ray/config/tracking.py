@@ -21,6 +21,7 @@ class TrackingConfig:
 
     wandb: Wandb = Wandb.disabled
     wandb_project: str = "sdft_ray"
+    wandb_group: str = ""  # such as an experiment's name; "" is the run's, without its seed
     wandb_artifact: bool = False  # the final model goes to wandb as an artifact; wants tracking.wandb
     tensorboard: bool = False  # event files in the run folder's tensorboard/, for `tensorboard --logdir runs`
     trace_steps: list[int] = field(default_factory=list)  # steps written to traces/ as Chrome traces, for Perfetto

@@ -41,10 +41,15 @@ class Window:
         """The begin of the first step."""
         return min(span.start_ns for span in self.steps.values())
 
-    def step_at(self, time_ns: int) -> int:
-        """The step that is going on at a time; the first one before it has begun."""
-        begun = [number for number, span in self.steps.items() if span.start_ns <= time_ns]
-        return max(begun, default=min(self.steps))
+    def step_of(self, span: Span) -> int:
+        """The step in which most of a span lies; of one between two steps, such as a save, the step before."""
+        shared = {
+            number: min(span.end_ns, step.end_ns) - max(span.start_ns, step.start_ns)
+            for number, step in self.steps.items()
+        }
+        most = max(shared, key=shared.__getitem__)
+        begun = [number for number, step in self.steps.items() if step.start_ns <= span.start_ns]
+        return most if shared[most] > 0 else max(begun, default=min(self.steps))
 
     def holds(self, span: Span) -> bool:
         """True when some of the span lies in the window."""
@@ -55,7 +60,7 @@ def chrome_trace(window: Window, driver: ProcessSpans, workers: Iterable[Process
     """The trace of a window: the driver's steps, phases and samples, and below it a process for each worker.
 
     Args:
-        window: the steps, of which `step` of an event is the one that goes on when it begins.
+        window: the steps, of which an event has one as its argument `step`.
         driver: its spans.
         workers: theirs; between two spans a worker waits.
     """
@@ -117,7 +122,7 @@ def _named(name: str, rows: Sequence[list[Span]]) -> list[tuple[str, list[Span]]
 
 
 def _event(span: Span, window: Window, origin_ns: int, process: int, row: int, category: str) -> dict[str, Any]:
-    step = span.facts.get(STEP, window.step_at(span.start_ns))
+    step = span.facts.get(STEP, window.step_of(span))
     return {
         "ph": "X",
         "name": f"{STEP} {step}" if span.name == STEP else span.name,

@@ -38,7 +38,7 @@ def traced(*workers: ProcessSpans, driver: Sequence[Span] = ()) -> dict[str, Any
     return chrome_trace(WINDOW, process(DRIVER, *driver), workers)
 
 
-def test_steps_and_spans_have_their_times_in_microseconds_and_the_step_in_which_they_begin() -> None:
+def test_steps_and_spans_have_their_times_in_microseconds_and_their_step() -> None:
     trace = traced(process("rollout worker 0", made("sample", 110, 150, sequences=1, completion_tokens=9)))
     by_name = {event["name"]: event for event in events(trace) if event["name"] != "wait"}
     assert list(by_name) == ["step 10", "step 11", "sample"]
@@ -48,6 +48,18 @@ def test_steps_and_spans_have_their_times_in_microseconds_and_the_step_in_which_
     assert by_name["step 11"]["args"]["sequences"] == 4
     assert trace["otherData"]["steps"] == [10, 11]
     assert trace["otherData"]["began"].startswith("2026-09-21T")
+
+
+def test_a_span_belongs_to_the_step_that_has_most_of_it_and_between_steps_to_the_one_before() -> None:
+    steps = {
+        "sample": (199, 240),
+        "save": (201, 215),
+        "load weights": (180, 203),
+        "answer": (301, 305),
+        "score": (90, 210),
+    }
+    belongs = {name: WINDOW.step_of(made(name, *times)) for name, times in steps.items()}
+    assert belongs == {"sample": 11, "save": 10, "load weights": 10, "answer": 11, "score": 10}
 
 
 def test_what_has_begun_before_the_first_step_is_in_it_and_no_time_is_negative() -> None:
