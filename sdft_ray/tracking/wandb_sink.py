@@ -37,6 +37,10 @@ class Labels:
     tags: tuple[str, ...] = ()
     stage_of: Callable[[int], str] = lambda step: ""  # the stage that a step lies in; "" without stages
 
+    def arguments(self) -> dict[str, Any]:
+        """What `wandb.init` takes of it."""
+        return {"name": self.name, "group": self.group, "tags": self.tags, "job_type": "train"}
+
 
 class WandbSink:
     """The sink that logs to one Weights & Biases run.
@@ -75,8 +79,7 @@ class WandbSink:
         import wandb
 
         self._make_table, self._make_artifact = wandb.Table, wandb.Artifact
-        self._has_artifact = cfg.wandb_artifact
-        self._labels = labels
+        self._has_artifact, self._labels = cfg.wandb_artifact, labels
         self._decode = decode
         self._disagreements: list[dict[str, Any]] = []  # of the samples since the last table
         id_file = run_dir / RUN_ID_FILE
@@ -89,10 +92,7 @@ class WandbSink:
         def begin(mode: Mode) -> Any:
             return wandb.init(
                 project=cfg.wandb_project,
-                name=labels.name,
-                group=labels.group,
-                tags=labels.tags,
-                job_type="train",
+                **labels.arguments(),
                 id=run_id,
                 resume="allow",
                 dir=run_dir,
