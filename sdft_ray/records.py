@@ -242,6 +242,16 @@ class WorkerStatus:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Span:
+    """What a process did from one time to another, of a traced step."""
+
+    name: str  # such as "sample"
+    start_ns: int  # by the wall clock of its node, since 1970
+    end_ns: int
+    facts: dict[str, Any]  # counts and versions
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ParameterEntry:
     """Where one parameter lies in a bucket."""
 

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from typing import Any
 
 from sdft_ray.cluster.exporting import export_student
 from sdft_ray.cluster.guards import check_engines
@@ -16,10 +15,12 @@ from sdft_ray.cluster.resuming import go_on_from, make_saving_plan, what_differs
 from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
 from sdft_ray.cluster.run_records import RunRecords
 from sdft_ray.cluster.session import RaySession
+from sdft_ray.cluster.sinks import log_model, other_sinks
 from sdft_ray.cluster.stages import Stage, Stages
 from sdft_ray.cluster.termination import Termination
 from sdft_ray.cluster.topology import Roles, start_roles
-from sdft_ray.config import RunConfig, Target, Wandb
+from sdft_ray.cluster.tracing import Tracer
+from sdft_ray.config import RunConfig, Target
 from sdft_ray.config.saved import plain_settings
 from sdft_ray.errors import AlarmError, ClusterError, NonFiniteError, WeightVersionError, WorkerError
 from sdft_ray.evaluation.judge import unscored_note
@@ -35,7 +36,6 @@ from sdft_ray.tracking.metrics import is_evaluation
 from sdft_ray.tracking.ray_metrics import RayMetrics
 from sdft_ray.tracking.summary import Summary, write_summary
 from sdft_ray.tracking.tracker import RunTracker
-from sdft_ray.tracking.wandb_sink import WandbSink
 
 
 class Job:
@@ -65,6 +65,8 @@ class Job:
         self._alarm: Callable[[], str] = lambda: ""  # what ends the run behind its step
         self._faults = FaultLog(self.console.say)
         self._learner_recovery = LearnerRecovery(self._cfg, self.folder, self.console, self._faults.tell)
+        self._gauges = RayMetrics(self.folder.path.name, self._cfg.faults.hang_s)
+        self._tracer = Tracer(self._cfg.tracking.trace_steps, self._cfg.batch_size, self.folder.path, self.console)
         can_go_on = self._cfg.checkpoint_every > 0
         self._termination = Termination(self._cfg.faults.grace_s if can_go_on else 0.0, self.console.say)
 
@@ -120,24 +122,33 @@ class Job:
         alarms, best = self._cfg.tracking.alarms, self._saving.best
         records = RunRecords(self.folder.path, decode, resumed_step, alarms=alarms, best=best, console=self.console)
         self._alarm = lambda: records.alarms.reason_to_stop
-        with closing(records), RunTracker([*records.sinks, *self._other_sinks()]) as tracker:
+        others = other_sinks(self._stages, self._settings, self.folder, decode, self.console.say)
+        with closing(records), RunTracker([*records.sinks, self._gauges, *others]) as tracker:
             self._faults.open(
                 self.folder.path, lambda: roles.learner.weight_version, resumes=self.folder.resumed is not None
             )
             tracker.add_source(roles.channel.take_metrics)
             tracker.add_source(roles.learner.checkpoints.take_metrics)
             tracker.add_source(self._faults.take_metrics)
+            tracker.add_source(lambda: self._bounds(roles.learner.weight_version))
             if roles.turns is not None:
                 tracker.add_source(roles.turns.take_metrics)
             tracker.add_watcher(records.alarms.watch)
+            tracker.add_watcher(self._tracer.watch)
             tracker.start_clock(records.lines.elapsed_s)
             try:
                 await self._train(roles, tracker, records)
+                log_model(others, self.folder.model)
             except* NonFiniteError as errors:
                 error = first_cause(errors)
                 assert isinstance(error, NonFiniteError)
                 raise error.adding(f"The samples: {records.lines.write_bad_samples(error)}") from error
             return records.summary, await roles.status()
+
+    def _bounds(self, version: int) -> dict[str, float]:
+        """What alerts hold a step against."""
+        bound, steps_left = self._cfg.max_staleness, self.inputs.num_steps - version
+        return {"loop/staleness_bound": float(bound), "loop/steps_left": float(steps_left)}
 
     def _introduce(self, dashboard: str) -> None:
         cfg, inputs = self._cfg, self.inputs
@@ -218,7 +229,8 @@ class Job:
         )
         try:
             with self._termination.while_training():
-                async with watching(roles.groups.values()):
+                watched = watching(roles.groups.values(), self._gauges.follow)
+                async with watched, self._tracer.around(roles.groups, roles.learner.weight_version):
                     await train(
                         cfg,
                         examples=stage.inputs.examples,
@@ -275,19 +287,3 @@ class Job:
         evaluated = self.folder.evaluated()
         has_harness = any(key.startswith("harness/") for key in evaluated)
         return is_evaluation(evaluated) and (has_harness or not self._cfg.harness.tasks)
-
-    def _other_sinks(self) -> list[Any]:
-        sinks: list[Any] = [RayMetrics(self.folder.path.name)]
-        if self._cfg.tracking.wandb is not Wandb.disabled:
-            sinks.append(
-                WandbSink(
-                    self._cfg.tracking,
-                    name=self.folder.path.name,
-                    run_dir=self.folder.path,
-                    settings=self._settings,
-                    decode=self.inputs.decode(keep_special=True),
-                    resumed=self.folder.resumed is not None,
-                    say=self.console.say,
-                )
-            )
-        return sinks

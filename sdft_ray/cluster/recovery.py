@@ -8,7 +8,7 @@ outside of one all of them would have to meet anew. There a loss stops the run, 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -41,14 +41,22 @@ async def start_workers(group: WorkerGroup) -> None:
 
 
 @asynccontextmanager
-async def watching(groups: Iterable[WorkerGroup]) -> AsyncIterator[None]:
+async def watching(
+    groups: Iterable[WorkerGroup], *follow: Callable[[WorkerGroup], Coroutine[Any, Any, None]]
+) -> AsyncIterator[None]:
     """Inside the block workers that have nothing to do are looked at, so that a loss is not found with their next call.
+
+    Args:
+        groups: all of them.
+        follow: what is run on each group besides, until the block ends.
 
     Raises:
         ExceptionGroup: of the block, or of a loss that nobody replaces.
     """
     async with asyncio.TaskGroup() as tasks:
-        watches = [tasks.create_task(group.watch()) for group in groups]
+        all_groups = list(groups)
+        watches = [tasks.create_task(group.watch()) for group in all_groups]
+        watches += [tasks.create_task(look(group)) for look in follow for group in all_groups]
         yield
         for watch in watches:
             watch.cancel()

@@ -31,6 +31,7 @@ def make_saving_plan(stages: Stages, folder: RunFolder, say: Callable[[str], Non
         keep=cfg.keep_checkpoints,
         best=BestCheckpoint(cfg.keep_best, cfg.best),
         saving=cfg.learner.saving,
+        saves=cfg.checkpoint_every > 0,
         max_failed_saves=cfg.faults.max_failed_saves,
         num_damaged=len(folder.damages),
         facts={

@@ -34,13 +34,14 @@ from sdft_ray.config.pool import DemonstrationSource, PoolConfig, Retriever
 from sdft_ray.config.rehearsal import RehearsalConfig
 from sdft_ray.config.report import Figures, ReportConfig
 from sdft_ray.config.rollout import RolloutConfig
-from sdft_ray.config.run import AUTO, NEVER, Best, Mode, PlanConfig, RunConfig, TrackingConfig, Wandb
+from sdft_ray.config.run import AUTO, NEVER, Best, Mode, PlanConfig, RunConfig
 from sdft_ray.config.show import Choice, ShowConfig
 from sdft_ray.config.slurm import SlurmConfig
 from sdft_ray.config.stages import StageBoundaryConfig
 from sdft_ray.config.target import LifecycleConfig, Queue, Submission, TargetConfig, TargetKind, VolumeConfig
 from sdft_ray.config.teacher import Payload, Tail, TeacherBackend, TeacherConfig, TeacherContext, TeacherWeights
 from sdft_ray.config.teacher_check import CheckConfig
+from sdft_ray.config.tracking import TrackingConfig, Wandb
 from sdft_ray.config.weights import Channel, TeacherEma, WeightsConfig
 
 __all__ = [

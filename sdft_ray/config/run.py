@@ -8,7 +8,6 @@ from typing import Any
 from omegaconf import MISSING
 
 from sdft_ray.config.adapter import ExportConfig
-from sdft_ray.config.alarms import AlarmsConfig
 from sdft_ray.config.cluster import ClusterConfig
 from sdft_ray.config.data import DataConfig, ModelConfig
 from sdft_ray.config.evaluation import EvaluationConfig
@@ -23,6 +22,7 @@ from sdft_ray.config.stages import StageBoundaryConfig
 from sdft_ray.config.target import TargetConfig
 from sdft_ray.config.teacher import TeacherConfig, TeacherContext, TeacherWeights
 from sdft_ray.config.teacher_check import CheckConfig
+from sdft_ray.config.tracking import TrackingConfig
 from sdft_ray.config.validation import at_least, require
 from sdft_ray.config.weights import WeightsConfig
 
@@ -59,27 +59,6 @@ class PlanConfig:
     """What mode=plan reckons with."""
 
     model: Any = ""  # of a model whose files are not here: a name such as "qwen2.5-7b", a config.json, or its keys
-
-
-class Wandb(Enum):
-    """Whether Weights & Biases is told; in the spelling of its own modes."""
-
-    disabled = auto()
-    offline = auto()  # files in the run folder, no account needed
-    online = auto()
-
-
-@dataclass(kw_only=True)
-class TrackingConfig:
-    """Where metrics go besides metrics.jsonl."""
-
-    wandb: Wandb = Wandb.disabled
-    wandb_project: str = "sdft_ray"
-    num_samples: int = 2  # samples a step written to samples.jsonl with their per-token divergence
-    alarms: AlarmsConfig = field(default_factory=AlarmsConfig)
-
-    def __post_init__(self) -> None:
-        at_least(0, "tracking.num_samples", self.num_samples)
 
 
 @dataclass(kw_only=True)

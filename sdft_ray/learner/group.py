@@ -22,6 +22,7 @@ from sdft_ray.tracking.phases import PhaseTimer
 from sdft_ray.weights.channel import WeightKind
 from sdft_ray.workers.deadlines import Pace, Work
 from sdft_ray.workers.group import WorkerGroup
+from sdft_ray.workers.spans import span
 
 LOAD, EXPORT, READ_EXPORT = (Work(kind, pace=Pace.STORAGE) for kind in ("load", "export", "read export"))
 
@@ -228,7 +229,8 @@ class LearnerGroup:
     async def save_checkpoint(self, data_state: Mapping[str, Any], *, wait: bool) -> None:
         """See `roles.Learner.save_checkpoint`."""
         state = {"data": dict(data_state), "layout": checkpoint.layout(self._learner, self.workers.size)}
-        await self.checkpoints.save(self.weight_version, state, wait=wait)
+        with span("save", weight_version=self.weight_version):
+            await self.checkpoints.save(self.weight_version, state, wait=wait)
 
     async def resume(self, folder: Path) -> None:
         """Restores the checkpoint in `folder`, which may be of another layout.

@@ -92,6 +92,7 @@ class SavingPlan:
     keep: int = 2
     best: BestCheckpoint = field(default_factory=BestCheckpoint)
     saving: Saving = Saving.BLOCKING
+    saves: bool = True  # whether checkpoints are saved while training goes on
     max_failed_saves: int = 1  # in a row
     num_damaged: int = 0  # checkpoints that this start has passed over
     # What the checkpoints tell of their run: the identity of its model, and whatever a person may want to know.
@@ -110,6 +111,7 @@ class CheckpointWriter:
         self._num_failed = 0  # in a row
         self._metrics = {"loop/damaged_checkpoints": float(plan.num_damaged)} if plan.num_damaged else {}
         self.saved_version = 0  # the newest that was completed
+        self._saved_at = time.monotonic()
 
     async def save(self, version: int, state: Mapping[str, Any], *, wait: bool) -> None:
         """Saves the weights of `version`; returns when training may go on, or with `wait` when all is on the disk.
@@ -149,9 +151,9 @@ class CheckpointWriter:
             await asyncio.wait([writing])
 
     def take_metrics(self) -> dict[str, float]:
-        """What saving came to since the last call, by metric key; empty where nothing was saved."""
+        """What saving came to since the last call, by metric key, and how old the newest checkpoint is."""
         taken, self._metrics = self._metrics, {}
-        return taken
+        return taken | ({"learner/checkpoint_age_s": time.monotonic() - self._saved_at} if self._plan.saves else {})
 
     async def _complete(
         self, folder: Path, version: int, state: Mapping[str, Any], answers: Sequence[SavedFile | str | None]
@@ -172,7 +174,7 @@ class CheckpointWriter:
             shutil.rmtree(folder, ignore_errors=True)  # makes room for the next attempt
             self._fail(version, why[0])
         else:
-            self.saved_version, self._num_failed = version, 0
+            self.saved_version, self._num_failed, self._saved_at = version, 0, time.monotonic()
             await self._prune()
 
     async def _prune(self) -> None:

@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import socket
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from sdft_ray.models.packing import Packing
 from sdft_ray.records import MatmulSeconds, Microbatch, Publication, RankReport, TokenViews
 from sdft_ray.weights.channel import Meeting, WeightKind
 from sdft_ray.weights.checksum import checksum
+from sdft_ray.workers.spans import add_span, span
 from sdft_ray.workers.worker import Worker
 
 if TYPE_CHECKING:
@@ -93,12 +95,19 @@ class LearnerWorker(Worker):
 
     def accumulate(self, microbatch: Microbatch, is_last: bool) -> list[TokenViews]:
         """Adds this rank's part of one round to the gradient."""
-        return self._inner.accumulate(microbatch, is_last)
+        facts = {"sequences": len(microbatch.example_ids), "tokens": len(microbatch.input_ids)}
+        with span("forward and backward", **facts, weight_version=self.weight_version):
+            return self._inner.accumulate(microbatch, is_last)
 
     def apply(self) -> RankReport:
         """One optimizer step, then one step of the moving average."""
+        start_ns = time.time_ns()
         report = self._inner.apply()
         self.weight_version = self._inner.weight_version
+        applied_ns = start_ns + round(1e9 * report.durations_s["learner/optimizer_s"])
+        averaged_ns = applied_ns + round(1e9 * report.durations_s["learner/ema_s"])
+        add_span("optimizer", start_ns, applied_ns, weight_version=self.weight_version)
+        add_span("average", applied_ns, averaged_ns, weight_version=self.weight_version)
         return report
 
     def measure_matmuls(self) -> MatmulSeconds:
@@ -107,7 +116,8 @@ class LearnerWorker(Worker):
 
     def publish(self, kind: WeightKind) -> Publication | None:
         """Makes the current weights of `kind` available to the workers."""
-        return self._inner.publish(kind)
+        with span("publish", weights=kind.value, weight_version=self.weight_version):
+            return self._inner.publish(kind)
 
     def checksum(self, publication: Publication) -> tuple[str, str]:
         """This worker's name, and what it reads of a publication, which it does not load."""
@@ -119,7 +129,8 @@ class LearnerWorker(Worker):
 
     def save(self, folder: str, background: bool) -> SavedFile | str | None:
         """Writes this rank's part of a checkpoint, or begins to."""
-        return self._inner.save(folder, background)
+        with span("save", weight_version=self.weight_version):
+            return self._inner.save(folder, background)
 
     def saved(self) -> SavedFile | str | None:
         """What the write that `save` began has come to."""

@@ -12,6 +12,7 @@ from sdft_ray.records import Publication, Rollout, SampleRequest, WorkerStatus
 from sdft_ray.weights.channel import Meeting
 from sdft_ray.weights.checksum import checksum
 from sdft_ray.weights.plan import WeightPlan
+from sdft_ray.workers.spans import span
 from sdft_ray.workers.worker import Worker
 
 if TYPE_CHECKING:
@@ -101,18 +102,20 @@ class RolloutWorker(Worker):
         tokens: list[int] = []
         logprobs: list[float] = []
         version = self.weight_version
-        async for new_tokens, new_logprobs in self._engine.generate(
-            example.prompt_tokens,
-            max_new_tokens=example.max_new_tokens,
-            temperature=self._rollout.temperature,
-            seed=example.seed,
-        ):
-            if not tokens:
-                # The oldest version that contributed: versions only grow, and a completion may have waited in
-                # the engine's queue through a load before its first token.
-                version = self.weight_version
-            tokens.extend(new_tokens)
-            logprobs.extend(new_logprobs)
+        with span("sample", sequences=1, prompt_tokens=len(example.prompt_tokens)) as sampling:
+            async for new_tokens, new_logprobs in self._engine.generate(
+                example.prompt_tokens,
+                max_new_tokens=example.max_new_tokens,
+                temperature=self._rollout.temperature,
+                seed=example.seed,
+            ):
+                if not tokens:
+                    # The oldest version that contributed: versions only grow, and a completion may have waited in
+                    # the engine's queue through a load before its first token.
+                    version = self.weight_version
+                tokens.extend(new_tokens)
+                logprobs.extend(new_logprobs)
+            sampling.add(completion_tokens=len(tokens), weight_version=version)
         return self._sampled(example, tokens, logprobs, version)
 
     async def complete_together(self, examples: Sequence[TokenizedExample]) -> list[Rollout]:
@@ -129,7 +132,8 @@ class RolloutWorker(Worker):
         ]
         async with self._together:
             version = self.weight_version
-            completions = await self._engine.generate_together(requests, with_logprobs=True)
+            with span("sample", sequences=len(requests), weight_version=version):
+                completions = await self._engine.generate_together(requests, with_logprobs=True)
         return [
             self._sampled(example, *completion, version)
             for example, completion in zip(examples, completions, strict=True)
@@ -166,7 +170,8 @@ class RolloutWorker(Worker):
         outputs = self._engine.generate(
             prompt_tokens, max_new_tokens=max_new_tokens, temperature=0.0, with_logprobs=False
         )
-        return tuple([token async for tokens, _ in outputs for token in tokens])
+        with span("answer", sequences=1, weight_version=self.weight_version):
+            return tuple([token async for tokens, _ in outputs for token in tokens])
 
     async def sample(
         self, prompt_tokens: Sequence[int], max_new_tokens: int, temperature: float, top_p: float, seed: int
@@ -197,6 +202,10 @@ class RolloutWorker(Worker):
 
         A failure in between leaves the engine paused with half of its weights: the error ends the run.
         """
+        with span("load weights", weight_version=publication.version):
+            return await self._load_weights(publication)
+
+    async def _load_weights(self, publication: Publication) -> int:
         async with self._loading, self._together:
             await self._engine.pause()
             await self._engine.load_weights(publication)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from sdft_ray.records import INITIAL_VERSION, Publication, TeacherPayload
 from sdft_ray.teacher.batching import TokenBudgetBatcher
 from sdft_ray.weights.checksum import checksum
+from sdft_ray.workers.spans import span
 from sdft_ray.workers.worker import Worker
 
 LOWEST_PRIORITY = 19
@@ -76,13 +77,16 @@ class TeacherWorker(Worker, ABC):
 
     async def _change_weights(self, publication: Publication, change: Callable[[Publication], Awaitable[None]]) -> int:
         async with self._batcher.between_batches():
-            await change(publication)
+            with span("load weights", weight_version=publication.version):
+                await change(publication)
             self.weight_version = publication.version
         return self.weight_version
 
     async def _score_batch(self, requests: list[ScoreRequest]) -> list[tuple[TeacherPayload, int]]:
         version = self.weight_version  # fixed for this batch: weights change between batches only
-        payloads = await self._payloads(requests)
+        num_tokens = sum(len(request.prompt_tokens) + len(request.completion_tokens) for request in requests)
+        with span("score", sequences=len(requests), tokens=num_tokens, weight_version=version):
+            payloads = await self._payloads(requests)
         versions = [INITIAL_VERSION if request.by_initial else version for request in requests]
         return list(zip(payloads, versions, strict=True))
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from itertools import groupby
 from typing import Any
 
-from sdft_ray.tracking.metrics import METRICS, SET, K, Metric
+from sdft_ray.tracking.metrics import METRICS, SET, WORKER_METRICS, K, Metric
 
 EXPORTED = "ray_"  # which Ray puts before the name of every gauge
 COLUMNS, PANEL_WIDTH, PANEL_HEIGHT = 24, 8, 7  # of Grafana's grid
@@ -18,10 +18,10 @@ UNITS = {"s": "s", "bytes": "bytes", "share": "percentunit", "GiB": "gbytes"}  #
 
 
 def dashboard() -> dict[str, Any]:
-    """The dashboard: a row for each role, a panel for each of its metrics, a line for each run and evaluation set."""
+    """The dashboard: a row for each role, a panel for each metric, a line for each run, evaluation set and worker."""
     panels: list[dict[str, Any]] = []
     height = 0
-    for role, metrics in groupby(METRICS, key=lambda metric: metric.key.partition("/")[0]):
+    for role, metrics in groupby((*METRICS, *WORKER_METRICS), key=lambda metric: metric.key.partition("/")[0]):
         panels.append({"type": "row", "title": role, "gridPos": {"x": 0, "y": height, "w": COLUMNS, "h": 1}})
         height += 1
         of_role = list(metrics)
@@ -67,6 +67,8 @@ def query(metric: Metric) -> str:
 
 def _panel(metric: Metric) -> dict[str, Any]:
     legend = "{{run}} {{set}}" if SET in metric.key else "{{run}}"
+    if metric in WORKER_METRICS:
+        legend = "{{run}} {{role}} {{rank}} on {{node}}"
     return {
         "type": "timeseries",
         "title": metric.key.partition("/")[2].replace(f"{SET}_", ""),

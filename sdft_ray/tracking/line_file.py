@@ -27,7 +27,11 @@ class LineFile:
 
     def write(self, lines: Iterable[str]) -> None:
         """Appends lines, which are handed to the operating system when this returns, or kept."""
-        self._kept += [line.encode() for line in lines]
+        self.write_records(line.encode() for line in lines)
+
+    def write_records(self, records: Iterable[bytes]) -> None:
+        """The same of records that are no text."""
+        self._kept += records
         try:
             self._append(b"".join(self._kept))
         except OSError as error:

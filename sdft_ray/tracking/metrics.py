@@ -47,6 +47,8 @@ METRICS: tuple[Metric, ...] = (
     _metric("weights/load_s", "s", "time from there until the workers of the slowest role had taken them over"),
     _metric("weights/published_bytes", "bytes", "size of the published weights, counted once for all who read them"),
     _metric("loop/staleness_max", "steps", "versions the oldest completion was behind the learner"),
+    _metric("loop/staleness_bound", "steps", "the most that may be: max_staleness"),
+    _metric("loop/steps_left", "steps", "steps that the run has still to take"),
     _metric("turns/changes", "changes", "times the device went from one role to another, with cluster.turns=true"),
     _metric("turns/change_s", "s", "time in which workers fell asleep or woke, and nothing was computed"),
     _metric("faults/lost_workers", "workers", "workers that have died, or whose engine has"),
@@ -96,6 +98,7 @@ METRICS: tuple[Metric, ...] = (
     _metric("learner/optimizer_s", "s", "gradient exchange, clipping and AdamW"),
     _metric("learner/ema_s", "s", "blending the student into the teacher"),
     _metric("learner/save_s", "s", "time in which training stood still for a checkpoint"),
+    _metric("learner/checkpoint_age_s", "s", "time since the newest checkpoint was complete, or since the run's start"),
     _metric("learner/failed_saves", "saves", "checkpoints that could not be written"),
     _metric("loop/damaged_checkpoints", "checkpoints", "damaged ones that resume=auto has passed over"),
     # Before the plain accuracy, whose pattern would take "_lenient" for the end of a set's name.
@@ -123,6 +126,13 @@ METRICS: tuple[Metric, ...] = (
     _metric("harness/{set}_accuracy", "share", "lm_eval's accuracy on a benchmark (sdft_ray/evaluation/harness)"),
 )
 
+# Gauges of every worker by itself; they are in no line of metrics.jsonl.
+WORKER_METRICS: tuple[Metric, ...] = (
+    _metric("worker/weight_version", "steps", "version of the weights that the worker holds"),
+    _metric("worker/peak_memory_gib", "GiB", "most memory that the worker and its child processes have used"),
+    _metric("worker/peak_gpu_memory_gib", "GiB", "most that torch has reserved on the worker's fullest GPU"),
+)
+WORKER_ROLES = ("rollout", "teacher", "learner")
 
 RATES = (
     ("rollout/tokens_per_s", "rollout/tokens", "loop/rollout_s"),

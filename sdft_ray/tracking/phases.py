@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sdft_ray.workers.spans import span
+
 
 class PhaseTimer:
     """Adds up the wall time of phases until `take` reads it. A phase has the name of its metric.
@@ -20,12 +22,13 @@ class PhaseTimer:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Times the block; a phase entered again adds to its time."""
+        """Times the block; a phase entered again adds to its time. In a trace it is a span without role and unit."""
         if not self._open[name]:
             self._since[name] = time.perf_counter()
         self._open[name] += 1
         try:
-            yield
+            with span(name.rpartition("/")[2].removesuffix("_s")):
+                yield
         finally:
             self._open[name] -= 1
             if not self._open[name]:

@@ -1,6 +1,8 @@
 """Weights & Biases, offline (files in the run folder, no account) or online."""
 
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +25,21 @@ SETTINGS: dict[str, Any] = {
 }
 
 Mode = Literal["online", "offline"]
+NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]")  # of an artifact
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Labels:
+    """What wandb finds a run by."""
+
+    name: str
+    group: str  # of runs that differ in their seed alone
+    tags: tuple[str, ...] = ()
+    stage_of: Callable[[int], str] = lambda step: ""  # the stage that a step lies in; "" without stages
+
+    def arguments(self) -> dict[str, Any]:
+        """What `wandb.init` takes of it."""
+        return {"name": self.name, "group": self.group, "tags": self.tags, "job_type": "train"}
 
 
 class WandbSink:
@@ -37,7 +54,7 @@ class WandbSink:
         self,
         cfg: TrackingConfig,
         *,
-        name: str,
+        labels: Labels,
         run_dir: Path,
         settings: Mapping[str, Any],
         decode: Decode,
@@ -47,8 +64,8 @@ class WandbSink:
         """Starts the run, or goes on with the one that this run folder began.
 
         Args:
-            cfg: mode (not DISABLED) and project.
-            name: shown by wandb.
+            cfg: mode (not DISABLED), project, and whether the final model goes there.
+            labels: by which wandb names and groups the run.
             run_dir: wandb writes to the folder wandb/ in it.
             settings: the resolved configuration, as plain containers.
             decode: token ids to text.
@@ -61,7 +78,8 @@ class WandbSink:
         # Here and not above: the import takes seconds, and most runs do without it.
         import wandb
 
-        self._make_table = wandb.Table
+        self._make_table, self._make_artifact = wandb.Table, wandb.Artifact
+        self._has_artifact, self._labels = cfg.wandb_artifact, labels
         self._decode = decode
         self._disagreements: list[dict[str, Any]] = []  # of the samples since the last table
         id_file = run_dir / RUN_ID_FILE
@@ -74,7 +92,7 @@ class WandbSink:
         def begin(mode: Mode) -> Any:
             return wandb.init(
                 project=cfg.wandb_project,
-                name=name,
+                **labels.arguments(),
                 id=run_id,
                 resume="allow",
                 dir=run_dir,
@@ -108,15 +126,27 @@ class WandbSink:
         self, step: int, time_s: float, metrics: Mapping[str, float], samples: tuple[SampleReport, ...]
     ) -> None:
         """Logs the step's metrics, and keeps its samples for the next table."""
-        self._log({"step": step, "time_s": time_s} | dict(metrics))
+        self._log(self._place(step, time_s) | dict(metrics))
         for sample in samples:
             place = {"step": step, "example_id": sample.example_id}
             self._disagreements += [place | row for row in disagreement_rows(sample, self._decode)]
 
     def log_evaluation(self, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
         """Logs the evaluation's metrics, and a table of what both sides disagreed on since the one before."""
-        self._log({"step": step, "time_s": time_s} | dict(metrics))
+        self._log(self._place(step, time_s) | dict(metrics))
         self._log_table()
+
+    def log_model(self, folder: Path) -> None:
+        """Hands the final student over as an artifact, where that is asked for; its files are not copied before."""
+        if not self._has_artifact or self._is_lost:
+            return
+        artifact = self._make_artifact(NOT_IN_A_NAME.sub("-", self._labels.name) + "-model", type="model")
+        for file in (path for path in folder.rglob("*") if path.is_file()):  # wandb's own way of a folder prints lines
+            artifact.add_file(str(file), str(file.relative_to(folder)), policy="immutable", skip_cache=True)
+        try:
+            self._run.log_artifact(artifact)
+        except self._errors as error:
+            self._lose(first_line(error))
 
     def close(self) -> None:
         """Writes or sends what is left."""
@@ -127,6 +157,10 @@ class WandbSink:
             self._run.finish()
         except (TimeoutError, *self._errors) as error:
             self._lose(first_line(error))
+
+    def _place(self, step: int, time_s: float) -> dict[str, Any]:
+        stage = self._labels.stage_of(step)
+        return {"step": step, "time_s": time_s} | ({"stage": stage} if stage else {})
 
     def _log_table(self) -> None:
         """One table an evaluation and not one a step: each is a file of its own."""

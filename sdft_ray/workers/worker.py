@@ -8,8 +8,9 @@ from typing import Any
 import psutil
 import ray
 
-from sdft_ray.records import WorkerStatus
+from sdft_ray.records import Span, WorkerStatus
 from sdft_ray.tensors import peak_gpu_memory_gib
+from sdft_ray.workers.spans import begin_recording, end_recording, recorded
 
 
 class Worker:
@@ -53,6 +54,17 @@ class Worker:
     def notes(self) -> tuple[str, ...]:
         """What a person should know of how this worker has started, a line each."""
         return ()
+
+    def begin_spans(self) -> None:
+        """Records from now on what this worker does when."""
+        begin_recording()
+
+    def spans(self, ends: bool) -> tuple[WorkerStatus, tuple[Span, ...]]:
+        """Who this worker is, and what it has done since `begin_spans`; with `ends` it records no more."""
+        spans = recorded()
+        if ends:
+            end_recording()
+        return Worker.status(self), spans
 
     def sleep(self) -> Any:
         """Gives the device's memory to workers of other roles, between two calls; nothing is asked until `wake`.

@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sdft_ray.learner.export import UNVERIFIED_FILE
+from sdft_ray.tracking.grafana import EXPORTED, dashboard
+from sdft_ray.tracking.metrics import WORKER_METRICS, find_metric
+from sdft_ray.tracking.ray_metrics import gauge_name
 from tests.cluster.command import ROOT, SETTINGS, users_environment
+from tests.cluster.prometheus import PROGRAM, Prometheus, running_prometheus
 
+WORKERS = ("rollout", "teacher", "learner")
 NOT_REPEATED = {"learner/matmul_share"}
 EVALUATED = [
     "+evaluation.sets.taught='builtin:facts:taught[:4]'",
@@ -36,10 +41,20 @@ RETENTION = ("retention/base_student_kl_nats", "retention/student_base_kl_nats")
 
 
 @pytest.fixture(scope="module")
-def first_run(command: Callable[..., Any]) -> tuple[Path, str]:
-    return command(
-        "first", *EVALUATED, "num_steps=4", "checkpoint_every=2", "tracking.wandb=offline", "learner.zero_stage=3"
-    )
+def prometheus(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus | None]:
+    """Scrapes while the runs of this file go on; None where the program is not installed."""
+    if PROGRAM is None:
+        yield None
+        return
+    with running_prometheus(tmp_path_factory.mktemp("prometheus")) as prometheus:
+        yield prometheus
+
+
+@pytest.fixture(scope="module")
+def first_run(command: Callable[..., Any], prometheus: Prometheus | None) -> tuple[Path, str]:
+    sinks = ["tracking.wandb=offline", "tracking.wandb_artifact=true", "tracking.tensorboard=true"]
+    traced = "tracking.trace_steps=[2,3]"
+    return command("first", *EVALUATED, *sinks, traced, "num_steps=4", "checkpoint_every=2", "learner.zero_stage=3")
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -59,10 +74,70 @@ def step_lines(folder: Path) -> list[dict[str, float]]:
     ]
 
 
+def test_prometheus_answers_a_query_for_each_metric_and_knows_every_rule(
+    first_run: tuple[Path, str], prometheus: Prometheus | None
+) -> None:
+    if prometheus is None:
+        pytest.skip("prometheus is not installed; it is a package of Debian")
+    of_run = '{run="first"}[1h]'
+    keys = {key for line in lines(first_run[0] / "metrics.jsonl") for key in line} - {"step", "time_s"}
+    assert len(keys) > 40
+    for key in sorted(keys):
+        metric, set_name = find_metric(key)
+        found = prometheus.labels(f"last_over_time({EXPORTED}{gauge_name(metric)}{of_run})")
+        assert set_name in {labels.get("set", "") for labels in found}, key
+        role = key.partition("/")[0]
+        assert {labels["role"] for labels in found} == {role if role in WORKERS else "driver"}, key
+    for metric in WORKER_METRICS:
+        found = prometheus.labels(f"last_over_time({EXPORTED}{gauge_name(metric)}{of_run})")
+        assert {(labels["role"], labels["rank"]) for labels in found} == {(role, "0") for role in WORKERS}
+        assert all(labels["node"] for labels in found)
+    assert prometheus.labels("ray_object_store_used_memory / ray_object_store_available_memory")
+    (group,) = prometheus.ask("rules")["groups"]
+    assert group["rules"] and {rule["health"] for rule in group["rules"]} == {"ok"}
+    for panel in dashboard()["panels"]:
+        if panel["type"] != "row":
+            prometheus.ask("query", query=panel["targets"][0]["expr"].replace("$run", "first"))
+
+
+def test_a_trace_has_a_process_for_each_worker_and_what_each_of_them_did(first_run: tuple[Path, str]) -> None:
+    folder, output = first_run
+    trace = json.loads((folder / "traces" / "steps-2-3.json").read_text())
+    assert f"trace          {folder / 'traces' / 'steps-2-3.json'}" in output
+    names = {
+        event["pid"]: event["args"]["name"].partition(" (")[0]
+        for event in trace["traceEvents"]
+        if event["name"] == "process_name"
+    }
+    assert sorted(names.values()) == ["driver", "learner worker 0", "rollout worker 0", "teacher worker 0"]
+    spans = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    done = {name: {span["name"] for span in spans if names[span["pid"]] == name} for name in names.values()}
+    assert done["driver"] >= {"step 2", "step 3", "rollout", "score", "load_weights", "save"}
+    assert done["rollout worker 0"] >= {"sample", "load weights", "wait"}
+    assert done["teacher worker 0"] >= {"score", "load weights", "wait"}
+    assert done["learner worker 0"] >= {"forward and backward", "optimizer", "average", "publish", "save", "wait"}
+    (second,) = [span for span in spans if span["name"] == "step 2"]
+    scored = [span for span in spans if span["name"] == "score" and names[span["pid"]] == "teacher worker 0"]
+    of_second = [span["args"]["sequences"] for span in scored if span["args"]["step"] == 2]
+    assert sum(of_second) == second["args"]["sequences"] == 4
+    inside = [span for span in spans if span["name"] == "forward and backward" and span["args"]["step"] == 2]
+    assert inside, "the clocks of driver and rank are one clock"
+    for span in inside:
+        assert second["ts"] <= span["ts"] and span["ts"] + span["dur"] <= second["ts"] + second["dur"]
+
+
 def test_a_run_leaves_everything_a_user_looks_for(first_run: tuple[Path, str]) -> None:
     folder, output = first_run
     assert [line["step"] for line in step_lines(folder)] == [1, 2, 3, 4]
-    for part in ("config.yaml", "summary.json", "answers.jsonl", "model/config.json", "model/tokenizer.json", "wandb"):
+    for part in (
+        "config.yaml",
+        "summary.json",
+        "answers.jsonl",
+        "model/config.json",
+        "model/tokenizer.json",
+        "wandb",
+        "tensorboard",
+    ):
         assert (folder / part).exists(), part
     assert {path.name for path in (folder / "logs").iterdir()} >= {"rollout-0.log", "teacher-0.log", "learner-0.log"}
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"step-000002", "step-000004"}

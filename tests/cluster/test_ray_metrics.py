@@ -6,6 +6,7 @@ import urllib.request
 import pytest
 import ray
 
+from sdft_ray.records import WorkerStatus
 from sdft_ray.tracking.ray_metrics import RayMetrics
 
 RUN = "a run"
@@ -33,11 +34,27 @@ def exported(address: str, name: str) -> str:
     raise AssertionError(f"{name} did not appear at {address}")
 
 
-def test_prometheus_finds_the_metrics_with_run_and_set(export_address: str) -> None:
-    sink = RayMetrics(RUN)
+def test_prometheus_finds_the_metrics_with_run_role_and_set_and_those_of_workers_with_rank_and_node(
+    export_address: str,
+) -> None:
+    sink = RayMetrics(RUN, hang_s=60.0)
     sink.log_step(1, 0.0, {"learner/loss": 0.25}, ())
     sink.log_evaluation(1, 0.0, {"evaluation/taught-facts_accuracy": 0.5})
-    assert exported(export_address, "sdft_learner_loss").endswith(" 0.25")
+    status = WorkerStatus(
+        role="teacher",
+        rank=3,
+        node="10.0.0.7",
+        process_id=1,
+        weight_version=12,
+        peak_memory_gib=1.5,
+        peak_gpu_memory_gib=0.0,
+    )
+    sink.set_workers([status])
+    loss = exported(export_address, "sdft_learner_loss")
+    assert loss.endswith(" 0.25") and 'role="learner"' in loss
+    held = exported(export_address, "sdft_worker_weight_version")
+    assert held.endswith(" 12.0")
+    assert all(label in held for label in ('role="teacher"', 'rank="3"', 'node="10.0.0.7"'))
     accuracy = exported(export_address, "sdft_evaluation_accuracy")
     assert 'set="taught-facts"' in accuracy
     assert accuracy.endswith(" 0.5")

@@ -82,6 +82,26 @@ async def test_training_goes_on_while_a_checkpoint_is_written_and_the_next_save_
     check_sound(tmp_path / "step-000001")
 
 
+async def test_the_newest_checkpoint_grows_older_until_the_next_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("sdft_ray.learner.saving.time.monotonic", lambda: now)
+    writer, _ = make_writer(tmp_path, max_failed_saves=2)
+    ages = []
+    for version, seconds in enumerate((60.0, 30.0, 45.0), start=1):
+        now += seconds
+        ages.append(writer.take_metrics()["learner/checkpoint_age_s"])
+        with no_file_beyond(2000 if version == 2 else 2**30):  # a save that fails makes nothing newer
+            await writer.save(version, STATE, wait=True)
+    assert ages == [60.0, 30.0, 75.0]
+
+
+async def test_a_run_that_saves_no_checkpoints_tells_no_age(tmp_path: Path) -> None:
+    writer, _ = make_writer(tmp_path, saves=False)
+    assert writer.take_metrics() == {}
+
+
 async def test_a_checkpoint_tells_what_its_run_was(tmp_path: Path) -> None:
     writer, _ = make_writer(tmp_path, facts={"code": {"sdft_ray": "9"}})
     await writer.save(3, STATE, wait=True)

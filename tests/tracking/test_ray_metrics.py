@@ -1,10 +1,10 @@
-from sdft_ray.tracking.metrics import METRICS, find_metric
+from sdft_ray.tracking.metrics import METRICS, WORKER_METRICS, find_metric
 from sdft_ray.tracking.ray_metrics import gauge_name
 
 
 def test_every_metric_has_a_gauge_name_of_its_own_that_prometheus_accepts() -> None:
-    names = [gauge_name(metric) for metric in METRICS]
-    assert len(set(names)) == len(METRICS)
+    names = [gauge_name(metric) for metric in (*METRICS, *WORKER_METRICS)]
+    assert len(set(names)) == len(METRICS) + len(WORKER_METRICS)
     assert all(name.isidentifier() for name in names)
 
 

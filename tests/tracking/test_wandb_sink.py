@@ -15,11 +15,12 @@ from pathlib import Path
 from sdft_ray.config import TrackingConfig, Wandb
 from sdft_ray.errors import ConfigError
 from sdft_ray.records import SampleReport
-from sdft_ray.tracking.wandb_sink import WandbSink
+from sdft_ray.tracking.wandb_sink import Labels, WandbSink
 from tests.fakes import make_views
 mode, run_dir, resumed = sys.argv[1:]
 try:
-    sink = WandbSink(TrackingConfig(wandb=Wandb[mode]), name="a run", run_dir=Path(run_dir),
+    labels = Labels(name="a run-seed-1", group="a run", tags=("sdft", "seed-1", "tools"), stage_of=lambda step: "tools")
+    sink = WandbSink(TrackingConfig(wandb=Wandb[mode], wandb_artifact=True), labels=labels, run_dir=Path(run_dir),
                      settings={"seed": 1}, decode=str, resumed=resumed == "resumed", say=print)
 except ConfigError as error:
     sys.exit(str(error))
@@ -29,6 +30,10 @@ for scored in (True, False):
     sample = SampleReport(example_id="a", epoch=0, weight_version=0, prompt_tokens=(1,), completion_tokens=(5, 6),
                           num_counted=1, views=views, copied_share=0.0, truncated=False)
     sink.log_step(1, 1.0, {"learner/loss": 0.5}, (sample,))
+model = Path(run_dir) / "model"
+model.mkdir(exist_ok=True)
+(model / "config.json").write_text("{}")
+sink.log_model(model)
 sink.close()
 """
 
@@ -61,6 +66,8 @@ def test_offline_writes_a_run_without_account_or_network_and_a_resumed_run_goes_
     (run_id,) = run_ids(tmp_path)
     for log in (tmp_path / "wandb").glob(f"offline-run-*/run-{run_id}.wandb"):
         assert b"learner/loss" in log.read_bytes()
+        for label in (b"a run-seed-1", b"a run", b"sdft", b"seed-1", b"tools", b"train", b"a-run-seed-1-model"):
+            assert label in log.read_bytes()
     tables = list((tmp_path / "wandb").glob("offline-run-*/files/media/table/samples/*.table.json"))
     assert len(tables) == 2, "one table a run for the samples of both steps"
     table = json.loads(tables[0].read_text())
