@@ -91,11 +91,11 @@ class Holder:
     is_alive: bool
 
 
-def holder_of(folder: Path) -> Holder | None:
+def holder_of(folder: Path, now: float) -> Holder | None:
     """Who holds a run folder, or died with it; None where nobody does. Takes no lock, which a start could meet.
 
     A process of this machine is looked up. One of another machine or container is alive where the file was touched a
-    short while ago, by the clocks of both.
+    short while before `now` [s since 1970], by the clocks of both.
     """
     path = folder / LOCK_FILE
     try:
@@ -106,7 +106,7 @@ def holder_of(folder: Path) -> Holder | None:
         return None
     process_id, host, since, boot_id = match.groups()
     is_here = host == socket.gethostname() and boot_id == BOOT_ID.read_text().strip()
-    is_alive = Path(f"/proc/{process_id}").exists() if is_here else time.time() - touched_at < WATCH_S
+    is_alive = Path(f"/proc/{process_id}").exists() if is_here else now - touched_at < WATCH_S
     return Holder(process_id=int(process_id), host=host, since=since, is_alive=is_alive)
 
 

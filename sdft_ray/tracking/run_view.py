@@ -5,7 +5,7 @@ The driver reads it as well, and hands it to the Ray cluster, for those who do n
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -69,8 +69,13 @@ class RunView:
     first_evaluation: dict[str, Any]  # its line of metrics.jsonl; {} where there is none
     evaluation: dict[str, Any]  # the last one
     events: tuple[Event, ...]
-    told: str  # what the driver was doing, by the last line of its log
+    told: str  # the last line of the driver's log that a person was told
     summary: dict[str, Any] | None  # of a finished run
+
+    @property
+    def error(self) -> str:
+        """What the driver has ended with; "" where it has said nothing, or something else behind it."""
+        return self.told if self.told.startswith("error: ") else ""
 
 
 def read_view(folder: Path) -> RunView:
@@ -83,7 +88,7 @@ def read_view(folder: Path) -> RunView:
     lines = _records(metrics, _end(metrics))
     evaluations = [line for line in lines if is_evaluation(line)]
     first = next(filter(is_evaluation, _records(metrics, _head(metrics))), {})
-    steps = [{key: line[key] for key in line if key in SHOWN} for line in lines if "loop/step_s" in line]
+    steps = [_shown(line) for line in lines if "loop/step_s" in line]
     said = [match.groups() for line in _end(folder / DRIVER_LOG) if (match := SAID.match(line))]
     told = [Event(at=_seconds(time), text=text) for time, text in said if not PASSING.match(text)]
     saved = [Event(at=path.stat().st_mtime, text=f"checkpoint     {path.name}") for path in _checkpoints(folder)]
@@ -111,6 +116,12 @@ def unpacked(content: bytes) -> RunView:
     status = None if record["status"] is None else status_of(record["status"])
     events = tuple(Event(**event) for event in record["events"])
     return RunView(**{**record, "status": status, "events": events, "steps": tuple(record["steps"])})
+
+
+def _shown(line: Mapping[str, Any]) -> dict[str, Any]:
+    """What a frame shows of a step, with six digits: more would be sent in vain."""
+    kept = {key: value for key, value in line.items() if key in SHOWN}
+    return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in kept.items()}
 
 
 def _checkpoints(folder: Path) -> Iterable[Path]:
