@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from sdft_ray.watch.stacks import Stacks, Thread
 
@@ -21,20 +22,21 @@ def stacks_text(name: str, taken_at: str, stacks: Sequence[Stacks]) -> str:
 
 def stacks_table(stacks: Sequence[Stacks]) -> Table:
     """A line a process: who it is, and in what its busiest thread is."""
-    table = Table("process", "node", "pid", "thread", "is in", box=box.SIMPLE_HEAD)
+    table = Table("process", "node", "pid", "is in", box=box.SIMPLE_HEAD)
     for each in stacks:
         name = each.worker + (f", {each.title}" if each.title.startswith("VLLM::") else "")
-        table.add_row(name, each.host, str(each.process_id), *_place(each))
+        table.add_row(name, each.host, str(each.process_id), _place(each))
     return table
 
 
-def _place(stacks: Stacks) -> tuple[str, str]:
+def _place(stacks: Stacks) -> Text:
     if stacks.problem:
-        return "", f"not read: {stacks.problem}"
+        return Text(f"not read: {stacks.problem}")
     thread = min(stacks.threads, key=_distance)
     own = next((frame for frame in thread.frames if OWN in frame), "")
     inner = thread.frames[0] if thread.frames else ""
-    return f"{thread.name}, {thread.state}", inner if own in ("", inner) else f"{inner} < {own}"
+    called = "" if own in ("", inner) else f"\n  from {own}"
+    return Text.assemble((f"{thread.state}: ", "dim"), inner, (called, "dim"))
 
 
 def _distance(thread: Thread) -> tuple[bool, bool, bool]:
