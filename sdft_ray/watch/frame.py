@@ -23,6 +23,7 @@ WIDE = 120  # columns, from which on blocks stand side by side
 SILENT_S = 20.0  # a driver that writes every two seconds has something wrong with it by then
 NUM_EVENTS = 8  # where the height does not say how many
 MIN_EVENTS = 3
+COMPACT = 3  # phases and evaluations where the height is small
 GAP = 3  # columns between two blocks
 
 
@@ -82,7 +83,7 @@ def frame(look: Look, *, width: int, height: int | None = None) -> Text:
     if height is not None:
         room = height - len(head) - MIN_EVENTS - 1
         if len(body) > room:
-            body = _body(look, width, most=4)[:room]
+            body = _body(look, width, most=COMPACT)[:room]
         num_events = height - len(head) - len(body) - 1
     lines = [*head, *body, *events_block(look.view.events[-num_events:], width)]
     for row in lines:
@@ -108,12 +109,12 @@ def _head(look: Look, width: int) -> Block:
 
 
 def _body(look: Look, width: int, most: int = 8) -> Block:
-    """Roles, times, values and evaluation, side by side where there is room; at most `most` times and evaluations."""
+    """Roles, times, values and evaluation, side by side where there is room; as many times and evaluations as `most`."""
     view, is_wide = look.view, width >= WIDE
     half = (width - GAP) // 2 if is_wide else width
     roles = [] if look.state.has_ended else roles_block(view, half)
     left = [*roles, *times_block(view, half, most)]
-    right = [*values_block(view, half), *evaluation_block(view, half, most)]
+    right = [*values_block(view, half, most + (most > COMPACT) * 4), *evaluation_block(view, half, most)]
     return beside(left, right, width, GAP) if is_wide and left and right else [*left, *right]
 
 

@@ -16,6 +16,7 @@ from sdft_ray.watch.blocks import BAD, DIM, GOOD, Block, bar, cells, curve, fitt
 ROLES = ("rollout", "teacher", "learner")
 COLOURS = {"rollout": "green", "score": "yellow", "wait": "bright_black", "load weights": "magenta"}
 OF_LEARNER = "cyan"
+COLUMN = 17  # columns of an evaluation
 MIN_SHARE = 0.005  # of a step: what takes less is not shown
 NAMES = {  # of values, where the key's own words are too long
     "learner/divergence_nats": "divergence",
@@ -111,7 +112,7 @@ def times_block(view: RunView, width: int, most: int) -> Block:
     return rows
 
 
-def values_block(view: RunView, width: int) -> Block:
+def values_block(view: RunView, width: int, most: int) -> Block:
     """The last value of what tells how training goes, with its curve."""
     rows = []
     room = width - 31
@@ -122,7 +123,7 @@ def values_block(view: RunView, width: int) -> Block:
         said = Text(_rounded(key, values[-1]), BAD if key == ALARMS and values[-1] else "")
         name = NAMES.get(key, key.partition("/")[2].replace("_", " "))
         rows.append(cells([name, said, Text(curve(values, room), "cyan")], [16, -12, room]))
-    return [heading(f"last {min(len(view.steps), room)} steps", width), *rows] if rows else []
+    return [heading(f"last {min(len(view.steps), room)} steps", width), *rows[:most]] if rows else []
 
 
 def evaluation_block(view: RunView, width: int, most: int) -> Block:
@@ -131,14 +132,15 @@ def evaluation_block(view: RunView, width: int, most: int) -> Block:
     if not keys:
         return []
     first, last = view.first_evaluation, view.evaluation
-    widths = [width - 38, -17, -17]
+    widths = [width - 2 * COLUMN - 4, -COLUMN, -COLUMN]
     is_one = first.get("step") == last["step"]
-    heads = ["", "" if is_one else f"step {first.get('step')}", f"step {last['step']}"]
-    rows = [cells([Text(head, DIM) for head in heads], widths)]
+    steps = [] if is_one else [first["step"]]
+    labels = "".join(f" step {step} ".rjust(COLUMN + 1, "─") for step in [*steps, last["step"]])
+    rows = [heading("evaluation", width - len(labels) - 1) + Text(f"{labels}─", DIM)]
     for key in keys:
         before, after = (_short(key, line.get(key)) for line in (first, last))
         rows.append(cells([evaluation_name(key), Text("" if is_one else before, DIM), after], widths))
-    return [heading("evaluation", width), *rows]
+    return rows
 
 
 def events_block(events: Sequence[Event], width: int) -> Block:
