@@ -1,11 +1,14 @@
 """The actors of each role, with the settings each of them is given; `topology.py` wires them."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ray
 
+from sdft_ray.cluster.environment import worker_marks
 from sdft_ray.cluster.placement import Reservation
 from sdft_ray.cluster.run_inputs import ModelInputs, RunInputs
 from sdft_ray.config import AdapterConfig, RunConfig, TeacherBackend
@@ -22,18 +25,30 @@ from sdft_ray.workers.worker import Worker
 
 MAX_OPEN_CALLS = 1000  # of an async actor: Ray's default, named because completions in flight are bounded elsewhere
 
+_NAMED: Counter[str] = Counter()  # actors of this process by name: one that is being killed still has its own
 
 Maker = Callable[[int], Any]  # makes the actor of a rank in its place, and does not wait for it
 
 
-def _maker(kind: type[Worker], reservation: Reservation, options: dict[str, Any], **settings: Any) -> Maker:
-    """Makes an actor that is told its rank."""
-    remote = ray.remote(kind)
+def _maker(
+    kind: type[Worker], reservation: Reservation, options: dict[str, Any], *, log_dir: str, **settings: Any
+) -> Maker:
+    """Makes an actor that is told its rank, and is named by it: `billing/rollout-0`, `ray list actors` says."""
+    remote, folder = ray.remote(kind), Path(log_dir).parent
 
     def make(rank: int) -> Any:
-        return remote.options(**reservation.actor_options(rank), **options).remote(rank=rank, **settings)
+        of_actor = reservation.actor_options(rank)
+        of_actor["runtime_env"]["env_vars"] |= worker_marks(folder, kind.role, rank)
+        name = unused_name(f"{folder.name}/{kind.role}-{rank}")
+        return remote.options(name=name, **of_actor, **options).remote(rank=rank, log_dir=log_dir, **settings)
 
     return make
+
+
+def unused_name(name: str) -> str:
+    """`name` for the first actor that asks for it; NAME.2 for the one that replaces it, and so on."""
+    _NAMED[name] += 1
+    return name if _NAMED[name] == 1 else f"{name}.{_NAMED[name]}"
 
 
 def rollout_maker(
@@ -63,7 +78,7 @@ def rollout_maker(
 def teacher_maker(cfg: RunConfig, inputs: RunInputs, weights: WeightPlan, reservation: Reservation, logs: str) -> Maker:
     """Makes teacher actors."""
     placement = reservation.placement
-    shared = {
+    shared: dict[str, Any] = {
         "log_dir": logs,
         "model_path": inputs.teacher_path,
         "model": replace(cfg.model, adapter=_teacher_adapter(cfg, weights)),

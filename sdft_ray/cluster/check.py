@@ -8,7 +8,7 @@ from sdft_ray.cluster.check_inputs import match_of, max_new_tokens_of, read_chec
 from sdft_ray.cluster.model_inputs import decoder
 from sdft_ray.cluster.rollouts import ROLE, rollout_workers_only
 from sdft_ray.cluster.run_folder import CHECK_FILE, RunFolder, open_run_folder
-from sdft_ray.cluster.session import RaySession
+from sdft_ray.cluster.session import RaySession, job_metadata
 from sdft_ray.cluster.termination import Termination
 from sdft_ray.config import NEVER, RunConfig, TeacherContext
 from sdft_ray.config.saved import plain_settings
@@ -52,7 +52,7 @@ class TeacherCheck:
         """
         cfg, inputs = self.cfg, self.inputs
         console = ConsoleSink(num_steps=0)
-        with console, RaySession(cfg.cluster, [ROLE]) as session:
+        with console, RaySession(cfg.cluster, [ROLE], job_metadata(self.folder.path, cfg)) as session:
             Termination().listen()
             if session.warning:
                 console.say(session.warning)

@@ -1,6 +1,7 @@
 """Every environment variable this job sets, and why. Actors get them before their first import."""
 
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -32,6 +33,19 @@ SPIN_COUNT = "1000"
 
 # What torch 2.13 reads of its GPU allocator: the first that is set.
 ALLOCATOR = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
+
+# Whose process it is, for mode=stacks; the processes that a worker starts, such as an engine's, inherit both.
+RUN, WORKER = "SDFT_RAY_RUN", "SDFT_RAY_WORKER"
+
+
+def run_mark(folder: Path, host: str = "") -> str:
+    """What `RUN` is for the run of a folder whose driver is on `host`, by default this one."""
+    return f"{host or socket.gethostname()}:{folder.resolve()}"
+
+
+def worker_marks(folder: Path, role: str, rank: int) -> dict[str, str]:
+    """The environment by which the processes of one worker are known, made on the driver's host."""
+    return {RUN: run_mark(folder), WORKER: f"{role} {rank}"}
 
 
 def actor_environment(role: str, placement: RolePlacement) -> dict[str, str]:

@@ -8,7 +8,7 @@ from sdft_ray.cluster.evaluators import make_evaluator, make_harness
 from sdft_ray.cluster.rollouts import ROLE, rollout_workers_only
 from sdft_ray.cluster.run_folder import EVALUATION_FILE, RunFolder, open_run_folder
 from sdft_ray.cluster.run_inputs import RunInputs, read_inputs
-from sdft_ray.cluster.session import RaySession
+from sdft_ray.cluster.session import RaySession, job_metadata
 from sdft_ray.cluster.termination import Termination
 from sdft_ray.config import NEVER, RunConfig
 from sdft_ray.config.saved import plain_settings
@@ -46,7 +46,8 @@ class EvaluationJob:
 
     async def run(self) -> None:
         """Asks everything, writes evaluation.json and prints a table; leaves no process behind however it ends."""
-        with self.console, RaySession(self._cfg.cluster, [ROLE]) as session:
+        metadata = job_metadata(self.folder.path, self._cfg)
+        with self.console, RaySession(self._cfg.cluster, [ROLE], metadata) as session:
             Termination().listen()
             if session.warning:
                 self.console.say(session.warning)

@@ -14,9 +14,10 @@ from sdft_ray.cluster.recovery import watching
 from sdft_ray.cluster.resuming import go_on_from, make_saving_plan, what_differs
 from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
 from sdft_ray.cluster.run_records import RunRecords
-from sdft_ray.cluster.session import RaySession
+from sdft_ray.cluster.session import RaySession, job_metadata
 from sdft_ray.cluster.sinks import log_model, other_sinks
 from sdft_ray.cluster.stages import Stage, Stages
+from sdft_ray.cluster.status import StatusWriter
 from sdft_ray.cluster.termination import Termination
 from sdft_ray.cluster.topology import Roles, start_roles
 from sdft_ray.cluster.tracing import Tracer
@@ -67,6 +68,7 @@ class Job:
         self._learner_recovery = LearnerRecovery(self._cfg, self.folder, self.console, self._faults.tell)
         self._gauges = RayMetrics(self.folder.path.name, self._cfg.faults.hang_s)
         self._tracer = Tracer(self._cfg.tracking.trace_steps, self._cfg.batch_size, self.folder.path, self.console)
+        self._status = StatusWriter(self.folder, self._stages, self.console.going_on)
         can_go_on = self._cfg.checkpoint_every > 0
         self._termination = Termination(self._cfg.faults.grace_s if can_go_on else 0.0, self.console.say)
 
@@ -76,7 +78,9 @@ class Job:
         Raises:
             CancelledError: on SIGTERM, which a scheduler sends before it kills.
         """
-        with self.console, RaySession(self._cfg.cluster, self._cfg.needed_roles()) as session:
+        metadata = job_metadata(self.folder.path, self._cfg, [stage.name for stage in self._stages])
+        in_ray = RaySession(self._cfg.cluster, self._cfg.needed_roles(), metadata)
+        with self.console, in_ray as session, self._status:
             self._termination.listen()
             self._introduce(session.dashboard)
             if session.warning:
@@ -118,6 +122,7 @@ class Job:
         await self._check_engines(roles)
         roles.forget_metrics()
         self.folder.begin(self._settings)
+        self._status.begin(roles)
         decode, resumed_step = self.inputs.decode(keep_special=True), self.folder.resumed_step
         alarms, best = self._cfg.tracking.alarms, self._saving.best
         records = RunRecords(self.folder.path, decode, resumed_step, alarms=alarms, best=best, console=self.console)

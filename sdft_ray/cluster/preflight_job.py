@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from sdft_ray.cluster.job import Job
 from sdft_ray.cluster.preflight import Line, refuse_failed
 from sdft_ray.cluster.run_folder import PREFLIGHT_FILE
-from sdft_ray.cluster.session import RaySession
+from sdft_ray.cluster.session import RaySession, job_metadata
 from sdft_ray.cluster.topology import Roles, start_roles
 from sdft_ray.config import NEVER, RunConfig
 from sdft_ray.errors import ConfigError
@@ -42,7 +42,8 @@ class PreflightJob(Job):
             GuardError: the rollout engines compute something else than the learner, with the weights it published.
         """
         started = time.monotonic()
-        with self.console, RaySession(self._cfg.cluster, self._cfg.needed_roles()) as session:
+        metadata = job_metadata(self.folder.path, self._cfg, [stage.name for stage in self._stages])
+        with self.console, RaySession(self._cfg.cluster, self._cfg.needed_roles(), metadata) as session:
             self._termination.listen()
             self._introduce(session.dashboard)
             if session.warning:

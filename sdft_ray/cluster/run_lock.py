@@ -10,15 +10,18 @@ finds that out before its next checkpoint (`check_held`) and ends; lines of metr
 
 import fcntl
 import os
+import re
 import socket
 import threading
 import time
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
 from sdft_ray.errors import CheckpointError, ConfigError
 
 LOCK_FILE = ".lock"
+HOLDER = re.compile(r"process (\d+) on (\S+) since (.*)\n(\S*)")
 HEARTBEAT_S = 15.0
 WATCH_S = 40.0  # long enough for two heartbeats, one of which a file system may hold back
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # another one after every start of a machine
@@ -76,6 +79,35 @@ class RunLock:
                 os.utime(self._path)
             except OSError:  # full, deleted, or away for a while: the next one tries again
                 pass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Holder:
+    """The run that holds a folder, as its lock file tells those who only look."""
+
+    process_id: int
+    host: str
+    since: str
+    is_alive: bool
+
+
+def holder_of(folder: Path, now: float) -> Holder | None:
+    """Who holds a run folder, or died with it; None where nobody does. Takes no lock, which a start could meet.
+
+    A process of this machine is looked up. One of another machine or container is alive where the file was touched a
+    short while before `now` [s since 1970], by the clocks of both.
+    """
+    path = folder / LOCK_FILE
+    try:
+        match, touched_at = HOLDER.match(path.read_text(errors="replace")), path.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    if match is None:
+        return None
+    process_id, host, since, boot_id = match.groups()
+    is_here = host == socket.gethostname() and boot_id == BOOT_ID.read_text().strip()
+    is_alive = Path(f"/proc/{process_id}").exists() if is_here else now - touched_at < WATCH_S
+    return Holder(process_id=int(process_id), host=host, since=since, is_alive=is_alive)
 
 
 def take_lock(folder: Path, runs_dir: str, *, boot_id: str = "", watch_s: float = WATCH_S) -> RunLock:

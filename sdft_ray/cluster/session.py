@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ray.exceptions import AuthenticationError
 
 from sdft_ray.cluster.environment import DRIVER
 from sdft_ray.cluster.local_security import exposure_of_cluster, keep_token_private, on_loopback, own_temp_dir
-from sdft_ray.config import ClusterConfig
+from sdft_ray.config import ClusterConfig, RunConfig
 from sdft_ray.errors import ClusterError
 
 GIB = 2**30
@@ -30,15 +30,19 @@ AUTO, LOCAL = "auto", "local"  # what RAY_ADDRESS may be besides HOST:PORT: a Ra
 class RaySession:
     """Connects to Ray; a context manager that leaves nothing of a local cluster behind."""
 
-    def __init__(self, cluster: ClusterConfig, roles: Collection[str] = ROLES):
+    def __init__(
+        self, cluster: ClusterConfig, roles: Collection[str] = ROLES, metadata: Mapping[str, str] | None = None
+    ):
         """Connects to nothing yet.
 
         Args:
             cluster: the machines that are asked for.
             roles: those that will be started; the workers of others are not asked for.
+            metadata: of the job, by which Ray's dashboard and `ray list jobs` tell it from others.
         """
         self._cluster = cluster
         self._roles = roles
+        self._metadata = dict(metadata or {})
         self.dashboard = ""  # its address, "" where this Ray has none
         self.warning = ""  # what a user should know of this Ray
 
@@ -69,9 +73,12 @@ class RaySession:
         if address != AUTO:
             prepare_to_join(address)
         try:
-            return ray.init(log_to_driver=False, logging_level="ERROR")
+            return ray.init(job_config=self._job_config(), log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, AuthenticationError) as error:
             raise ClusterError(f"RAY_ADDRESS={address}: {error}; {NOBODY}.") from error
+
+    def _job_config(self) -> ray.job_config.JobConfig:
+        return ray.job_config.JobConfig(metadata=self._metadata)
 
     def _start(self) -> ray.runtime_context.RuntimeContext:
         temp_dir = own_temp_dir()
@@ -82,6 +89,7 @@ class RaySession:
     def _init(self, address: str, temp_dir: Path) -> ray.runtime_context.RuntimeContext:
         return ray.init(
             address="local",
+            job_config=self._job_config(),
             _node_ip_address=address,
             _temp_dir=str(temp_dir),
             # Logical CPUs: roles that take turns may reserve more than the machine has. Threads are set by role.
@@ -93,6 +101,18 @@ class RaySession:
             log_to_driver=False,
             logging_level="ERROR",
         )
+
+
+def job_metadata(folder: Path, cfg: RunConfig, stages: Sequence[str] = ()) -> dict[str, str]:
+    """What Ray keeps with the job of a run; `stages` are their names."""
+    return {
+        "sdft_run": folder.name,
+        "sdft_folder": str(folder),
+        "sdft_mode": cfg.mode.name,
+        "sdft_method": cfg.method.name,
+        "sdft_model": cfg.model.path,
+        "sdft_stages": ", ".join(filter(None, stages)),
+    }
 
 
 def prepare_to_join(address: str) -> None:

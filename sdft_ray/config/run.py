@@ -45,6 +45,8 @@ class Mode(Enum):
     status = auto()  # tell how the job of this name stands there
     logs = auto()  # follow the log of the job of this name, and end as it ends
     stop = auto()  # end the job of this name; its run folder stays
+    top = auto()  # show a run while it goes on: `name` in runs_dir, else the newest that is alive; needs no cluster
+    stacks = auto()  # print where every process of such a run is in its code, on all its nodes
 
 
 class Best(Enum):
@@ -74,9 +76,7 @@ class RunConfig:
     batch_size: int = 16  # prompts of one optimizer step, one completion each
     num_steps: int = 0  # optimizer steps; 0 derives them from num_epochs
     num_epochs: int = 2  # used where num_steps is 0; the last, partial batch of an epoch is dropped
-    stages: list[str] = field(
-        default_factory=list
-    )  # conf/data names, each with settings behind it; [] for `data` alone
+    stages: list[str] = field(default_factory=list)  # conf/data names with settings behind them; [] for `data` alone
     stage_boundary: StageBoundaryConfig = field(default_factory=StageBoundaryConfig)
     max_staleness: int = 0  # steps the completions may lag behind the weights; 0 is exactly on-policy
     deterministic: bool = False  # on CPUs two runs, or a resumed one, agree bit for bit; scores more slowly

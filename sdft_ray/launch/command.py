@@ -20,6 +20,7 @@ from sdft_ray.launch.jobs import follow_logs, show_status, stop_job, submit_job
 from sdft_ray.launch.overrides import CONF, check_overrides, readable
 from sdft_ray.launch.showing import show_plan, show_report, show_rows, show_seeds
 from sdft_ray.launch.targeting import check_rendered, check_target, run_file, show_rendered
+from sdft_ray.launch.watching import show_stacks, show_top
 from sdft_ray.outcome import Outcome
 from sdft_ray.targets.run_file import read_runs
 
@@ -27,7 +28,13 @@ HELP = {"--help", "-h"}
 # What prints and starts nothing.
 SHOWING = {Mode.plan: show_plan, Mode.show: show_rows, Mode.render: show_rendered, Mode.check: check_rendered}
 # What needs a job's name and its target alone.
-OF_JOBS = {Mode.status: show_status, Mode.logs: follow_logs, Mode.stop: stop_job}
+OF_JOBS = {
+    Mode.status: show_status,
+    Mode.logs: follow_logs,
+    Mode.stop: stop_job,
+    Mode.top: show_top,
+    Mode.stacks: show_stacks,
+}
 
 
 def main() -> None:

@@ -22,6 +22,11 @@ class RolloutPool:
         self._holds_folder = True  # workers start with the model folder's weights
         self._loading = asyncio.Lock()
 
+    @property
+    def weight_version(self) -> int | None:
+        """The version that every worker holds; None where the next one is to be loaded whatever its number."""
+        return self._weight_version
+
     async def complete(self, example: TokenizedExample) -> Rollout:
         """One completion of the example's prompt."""
         work = Work("complete", written(len(example.prompt_tokens), example.max_new_tokens))

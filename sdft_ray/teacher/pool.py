@@ -34,6 +34,11 @@ class TeacherPool:
         self._loading = asyncio.Lock()
 
     @property
+    def weight_version(self) -> int | None:
+        """The version that every worker scores with; None where weights never change, or have to be loaded anew."""
+        return None if self.kind is None else self._weight_version
+
+    @property
     def kind(self) -> WeightKind | None:
         """Which of the learner's weights the workers score with; None where they are frozen."""
         return self._weights.teacher_kind

@@ -109,6 +109,13 @@ class ConsoleSink:
             self._progress.remove_task(task)
             self.say(f"{what} ... {outcome}{time.monotonic() - start:.0f} s")
 
+    def going_on(self) -> tuple[str, ...]:
+        """What the terminal shows of phases that have not ended, training left out; with a count where there is one."""
+        tasks = [task for task in self._progress.tasks if task.id != self._bar]
+        return tuple(
+            task.description + (f" {task.completed:.0f} of {task.total:.0f}" if task.total else "") for task in tasks
+        )
+
     def say(self, line: str) -> None:
         """Prints one line, above the bar where there is one."""
         self._console.print(line, markup=False, soft_wrap=True)
@@ -139,7 +146,7 @@ class ConsoleSink:
 
     def log_evaluation(self, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
         """Prints the evaluation's line."""
-        results = ", ".join(f"{_evaluation_name(key)} {_shown(key, value)}" for key, value in metrics.items())
+        results = ", ".join(f"{evaluation_name(key)} {shown_value(key, value)}" for key, value in metrics.items())
         self.say(f"evaluation after step {step}: {results}")
 
     def close(self) -> None:
@@ -157,11 +164,11 @@ class ConsoleSink:
         table = Table("", "before", "after", box=box.SIMPLE_HEAD if self._has_bar else None)
         for name, value in summary["evaluation"].items():
             key = f"evaluation/{name}"
-            table.add_row(_evaluation_name(key), _shown(key, value["before"]), _shown(key, value["after"]))
+            table.add_row(evaluation_name(key), shown_value(key, value["before"]), shown_value(key, value["after"]))
         if table.row_count:
             self.show(lambda console: console.print(table))
         self.say(f"run folder  {run_dir}")
-        self.say(f"wall time   {_duration(summary['wall_s'])}, {_duration(summary['setup_s'])} of it set-up")
+        self.say(f"wall time   {duration(summary['wall_s'])}, {duration(summary['setup_s'])} of it set-up")
         peaks = [f"{role} {memory['max']:.1f}" for role, memory in summary["peak_gpu_memory_gib"].items()]
         if peaks:
             self.say(f"GPU memory  {', '.join(peaks)} GiB reserved at most, on the fullest GPU")
@@ -173,7 +180,7 @@ class ConsoleSink:
         self.close()
         table = Table("", "", show_header=False, box=box.SIMPLE_HEAD if self._has_bar else None)
         for key, value in metrics.items():
-            table.add_row(_evaluation_name(key), _shown(key, value))
+            table.add_row(evaluation_name(key), shown_value(key, value))
         self.show(lambda console: console.print(table))
         self.say(f"run folder  {run_dir}")
 
@@ -181,7 +188,7 @@ class ConsoleSink:
         if not self._step_times_s:
             return []
         mean_s = sum(self._step_times_s) / len(self._step_times_s)
-        return [f"{_duration(mean_s * (self._num_steps - step))} left"]
+        return [f"{duration(mean_s * (self._num_steps - step))} left"]
 
 
 def _has_bar(console: Console) -> bool:
@@ -195,12 +202,13 @@ def _tokens_per_s(metrics: Mapping[str, float]) -> list[str]:
     return [f"{metrics['learner/train_tokens'] / metrics['loop/step_s']:.0f} tokens/s"]
 
 
-def _evaluation_name(key: str) -> str:
+def evaluation_name(key: str) -> str:
     """`evaluation/prior_logprob_nats` as "prior logprob"; what is no evaluation of the run's own keeps its role."""
     return key.removeprefix("evaluation/").removesuffix("_nats").replace("_", " ").replace("/", " ")
 
 
-def _shown(key: str, value: float | None) -> str:
+def shown_value(key: str, value: float | None) -> str:
+    """The value of an evaluation's metric, with its unit."""
     if value is None:
         return "not measured"
     if key.endswith("_accuracy") or "_pass_at_" in key:
@@ -208,7 +216,8 @@ def _shown(key: str, value: float | None) -> str:
     return f"{value:.0f}" if key.endswith(COUNTS) else f"{value:.3f} nats per token"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "3 min 23 s"."""
     minutes, rest_s = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

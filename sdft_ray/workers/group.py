@@ -64,6 +64,7 @@ class WorkerGroup:
         self._deadlines = deadlines or Deadlines(self._faults)
         self._turn = turn
         self._seats = [self._seat(rank, actor) for rank, actor in enumerate(actors, first_rank)]
+        self.seats: Sequence[Seat] = self._seats  # to be looked at alone
         self._recovery: Recovery | None = None
         self._replacements: dict[int, asyncio.Task[None]] = {}  # by rank
         self._newcomers: dict[int, WorkerGroup] = {}  # by rank: started, and not yet serving
@@ -177,7 +178,7 @@ class WorkerGroup:
             if seat.loss is None:
                 seat.lose(FaultKind.LOST, "all of its role are started anew")
             ray.kill(seat.actor)
-        self._seats = [self._seat(seat.rank, actor) for seat, actor in zip(self._seats, actors, strict=True)]
+        self._seats[:] = [self._seat(seat.rank, actor) for seat, actor in zip(self._seats, actors, strict=True)]
 
     @property
     def loss(self) -> WorkerLostError | None:

@@ -3,7 +3,7 @@
 import io
 import logging
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Self
 
@@ -20,7 +20,7 @@ class JoinedSession:
     dashboard = ""
     warning = ""
 
-    def __init__(self, cluster: ClusterConfig, roles: Collection[str]):
+    def __init__(self, cluster: ClusterConfig, roles: Collection[str], metadata: Mapping[str, str]):
         self._asked = cluster, roles
 
     def __enter__(self) -> Self:

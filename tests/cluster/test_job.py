@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,11 @@ from sdft_ray.learner.export import UNVERIFIED_FILE
 from sdft_ray.tracking.grafana import EXPORTED, dashboard
 from sdft_ray.tracking.metrics import WORKER_METRICS, find_metric
 from sdft_ray.tracking.ray_metrics import gauge_name
+from sdft_ray.watch.frame import State
+from sdft_ray.watch.sources import FolderSource
 from tests.cluster.command import ROOT, SETTINGS, users_environment
 from tests.cluster.prometheus import PROGRAM, Prometheus, running_prometheus
+from tests.cluster.watched import Seen, see
 
 WORKERS = ("rollout", "teacher", "learner")
 NOT_REPEATED = {"learner/matmul_share"}
@@ -51,7 +55,14 @@ def prometheus(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="module")
-def first_run(command: Callable[..., Any], prometheus: Prometheus | None) -> tuple[Path, str]:
+def watched(cluster: Any, runs: Path) -> Iterator[Future[Seen]]:
+    """What is seen of the first run while it goes on."""
+    with ThreadPoolExecutor(1) as threads:
+        yield threads.submit(see, runs / "first", cluster.dashboard_url)
+
+
+@pytest.fixture(scope="module")
+def first_run(command: Callable[..., Any], prometheus: Prometheus | None, watched: Future[Seen]) -> tuple[Path, str]:
     sinks = ["tracking.wandb=offline", "tracking.wandb_artifact=true", "tracking.tensorboard=true"]
     traced = "tracking.trace_steps=[2,3]"
     return command("first", *EVALUATED, *sinks, traced, "num_steps=4", "checkpoint_every=2", "learner.zero_stage=3")
@@ -151,6 +162,57 @@ def test_a_run_leaves_everything_a_user_looks_for(first_run: tuple[Path, str]) -
             assert place["teacher_top_logprob"] >= place["teacher_logprob"] - 1e-4
     for shown in ("step 4/4", "taught accuracy", str(folder)):
         assert shown in output
+
+
+def test_a_running_job_is_seen_by_its_folder_and_by_its_ray_cluster(
+    first_run: tuple[Path, str], watched: Future[Seen]
+) -> None:
+    folder, _ = first_run
+    seen = watched.result()
+    for look in (seen.look, seen.look_over_ray):
+        status = look.view.status
+        assert look.state is State.RUNNING and status is not None
+        assert (look.view.name, look.view.folder, status.num_steps) == ("first", str(folder), 4)
+        assert {worker.role for worker in status.workers if worker.serves and worker.node} == {
+            "rollout",
+            "teacher",
+            "learner",
+        }
+        assert status.versions.keys() == {"rollout", "teacher", "learner"}
+    ended = FolderSource(folder, "first").look()
+    assert ended.state is State.FINISHED and ended.view.status is not None
+    assert (ended.view.status.step, ended.view.status.ended) == (4, "finished")
+    assert len(ended.view.steps) == 4 and "evaluation/taught_accuracy" in ended.view.evaluation
+
+
+def test_the_stacks_of_driver_workers_and_engine_are_read_while_they_work(
+    first_run: tuple[Path, str], watched: Future[Seen]
+) -> None:
+    seen = watched.result()
+    assert not seen.missing
+    assert {each.worker for each in seen.stacks} == {
+        "driver",
+        "rollout worker 0",
+        "teacher worker 0",
+        "learner worker 0",
+    }
+    assert all(each.threads for each in seen.stacks), [each.problem for each in seen.stacks]
+    of_rollout = [each for each in seen.stacks if each.role == "rollout"]
+    assert any("vllm/" in frame for each in of_rollout for thread in each.threads for frame in thread.frames)
+    assert any(each.process_id != seen.actors["first/rollout-0"] for each in of_rollout), "its engine's process"
+    driver = next(each for each in seen.stacks if each.role == "driver")
+    assert any("sdft_ray/" in frame for thread in driver.threads for frame in thread.frames)
+
+
+def test_actors_are_named_by_run_role_and_number_and_the_job_by_its_run(
+    first_run: tuple[Path, str], watched: Future[Seen]
+) -> None:
+    folder, _ = first_run
+    seen = watched.result()
+    assert {"first/rollout-0", "first/teacher-0", "first/learner-0"} <= seen.actors.keys()
+    (metadata,) = [found for found in seen.metadata if found.get("sdft_run") == "first"]
+    assert (metadata["sdft_folder"], metadata["sdft_mode"]) == (str(folder), "train")
+    assert metadata["sdft_method"] == "sdft"
 
 
 def test_engines_and_export_are_held_against_the_student(first_run: tuple[Path, str]) -> None:
