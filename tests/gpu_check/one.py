@@ -1,0 +1,17 @@
+"""`python -m tests.gpu_check.one PART DEVICE FOLDER` measures one part; its figures, or what is absent, go to FOLDER."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+from tests.gpu_check.parts import Absent, Place
+
+if __name__ == "__main__":
+    name, device, folder = sys.argv[1:]
+    scratch = Path(folder)
+    try:
+        outcome = importlib.import_module(f"tests.gpu_check.{name}").measure(Place(device, scratch))
+    except Absent as reason:
+        outcome = {"absent": str(reason)}
+    (scratch / f"{name}.json").write_text(json.dumps(outcome))
