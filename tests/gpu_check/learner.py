@@ -11,7 +11,7 @@ from sdft_ray.distill.distributions import Head, HiddenRows
 from sdft_ray.distill.fused_loss import fused_teacher_loss
 from sdft_ray.distill.reduction import LossOutput
 from sdft_ray.distill.reference_loss import teacher_loss
-from sdft_ray.learner.objective import Student
+from sdft_ray.learner.objective import HeadOutput, Student
 from sdft_ray.learner.optimizer import make_optimizer
 from sdft_ray.learner.roofline import matmul_seconds, measure_matmul
 from sdft_ray.models.network import TORCH_DTYPE, load_network, output_head
@@ -51,7 +51,9 @@ def measure(place: Place) -> dict[str, Any]:
         rows.append(row)
     return {
         "tables": {"Relative differences from fp64": rows, "One microbatch in bf16": _speed(place.device)},
-        "notes": [f"{NUM_STEPS} steps of a tiny Llama; a share of 1 is that of the matrix products alone, see roofline.py"],
+        "notes": [
+            f"{NUM_STEPS} steps of a tiny Llama; a share of 1 is that of the matrix products alone, see roofline.py"
+        ],
     }
 
 
@@ -75,9 +77,7 @@ def _plain_steps(folder: str, teacher_logits: Tensor) -> tuple[list[float], Tens
     optimizer = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE, weight_decay=LearnerConfig().weight_decay)
     for _ in range(NUM_STEPS):
         logits = _plain_logits(network)
-        loss = teacher_loss(
-            student_logits=logits, teacher_logits=teacher_logits, **given("cpu", logits.shape[1])
-        ).loss
+        loss = teacher_loss(student_logits=logits, teacher_logits=teacher_logits, **given("cpu", logits.shape[1])).loss
         optimizer.zero_grad()
         loss.backward()
         losses.append(loss.item())
@@ -92,7 +92,7 @@ def _steps(folder: str, teacher: str, precision: Precision, device: str) -> tupl
     network = load_network(folder, precision, model).to(device)
     scoring = load_network(teacher, precision, model).to(device)
     with torch.no_grad():
-        (hidden,) = Student(scoring).eval()(**packed(device), loss_of=lambda hidden, head: _Rows(hidden))
+        (hidden,) = Student(scoring).eval()(**packed(device), loss_of=lambda hidden, head: HeadOutput(hidden))
     rows = HiddenRows(hidden, _detached(output_head(scoring)))
     student, losses, first = Student(network).train(), [], torch.empty(0)
     optimizer = make_optimizer(network.parameters(), LearnerConfig(learning_rate=LEARNING_RATE))
@@ -103,16 +103,6 @@ def _steps(folder: str, teacher: str, precision: Precision, device: str) -> tupl
         first = first if len(first) else _flat_gradient(network)
         optimizer.step()
     return losses, first
-
-
-class _Rows(tuple):  # type: ignore[type-arg]
-    """Hidden states in the place of a loss."""
-
-    def __new__(cls, hidden: Tensor) -> "_Rows":
-        return super().__new__(cls, (hidden,))
-
-    def as_tuple(self) -> tuple[Tensor, ...]:
-        return self
 
 
 def _loss(student: Student, inputs: dict[str, Tensor], rows: HiddenRows, others: dict[str, Any]) -> Tensor:

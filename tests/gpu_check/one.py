@@ -1,4 +1,4 @@
-"""`python -m tests.gpu_check.one PART DEVICE FOLDER` measures one part; its figures, or what is absent, go to FOLDER."""
+"""`python -m tests.gpu_check.one PART DEVICE FOLDER` measures a part, and writes PART.json, where figures are."""
 
 import importlib
 import json

@@ -12,8 +12,8 @@ FIGURES, PAGE = "gpu.json", "gpu-measured.md"
 HEAD = """\
 # Measured on GPUs
 
-Written by `make gpu-check` on the machine it runs on; all figures are in `gpu.json` beside it. A part is measured or absent:
-nothing here is predicted. What a part did before stays until it is run anew. [gpu.md](gpu.md) says what each of them is about.
+Written by `make gpu-check` on the machine it runs on; all figures are in `gpu.json` beside it. A part is measured or
+absent: nothing here is predicted. What a part came to stays until it is run anew. [gpu.md](gpu.md) has the reasons.
 """
 
 Results = dict[str, dict[str, Any]]  # an outcome, and the machine of it, by the part's name
@@ -67,7 +67,8 @@ def _section(name: str, outcome: dict[str, Any]) -> Iterator[str]:
     gpus = "; ".join(machine["gpus"]) or "no GPU"
     yield from ("", f"## {PARTS[name].title[0].upper()}{PARTS[name].title[1:]}", "")
     cuda = f", CUDA {machine['cuda']}" if machine["cuda"] else ""
-    yield f"{machine['date']}, commit `{machine['commit'][:12] or 'unknown'}`, {gpus}{cuda}; {machine['machine']}; {packages}."
+    commit = machine["commit"][:12] or "unknown"
+    yield f"{machine['date']}, commit `{commit}`, {gpus}{cuda}; {machine['machine']}; {packages}."
     for heading, rows in outcome.get("tables", {}).items():
         yield from ("", f"### {heading}") if heading else ()
         yield ""
