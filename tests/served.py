@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def served_logprobs(folder: str, adapter: str, tokens: Sequence[int]) -> tuple[list[float], list[float]]:
-    """Logprobs [T - 1, nats] of all tokens but the first, with the weights of a model folder and with an adapter besides.
+    """Logprobs [T - 1, nats] of all tokens but the first, by a model folder, and with an adapter besides.
 
     Args:
         folder: an ordinary model.

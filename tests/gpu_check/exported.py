@@ -8,6 +8,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from sdft_ray.cluster.environment import actor_environment
 from sdft_ray.config import ModelConfig, Precision, RolePlacement
 from sdft_ray.models.network import load_network
 from tests.gpu_check.adapter import ADAPTER, export_both, move_factors
@@ -22,8 +23,6 @@ MISMATCH = 0.02  # nats in fp32, as tests/gpu/test_run.py has it
 
 def measure(place: Place) -> dict[str, Any]:
     """One engine for both: it serves the merged model, to which the adapter is then added once more."""
-    from sdft_ray.cluster.environment import actor_environment
-
     os.environ.update(actor_environment("rollout", RolePlacement(gpus_per_worker=float(place.device == "cuda"))))
     base = make_tiny_model(place.scratch / "tiny-0")
     model = ModelConfig(path=base, dtype=Precision.FLOAT32, adapter=ADAPTER)

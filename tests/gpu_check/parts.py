@@ -22,13 +22,14 @@ class Absent(Exception):
 
 
 class Part(NamedTuple):
-    """What is run in a process of its own: a file of tests, or `measure` of the module in this package of its name."""
+    """What has a process of its own: a file of tests, runs of the command, or `measure` in the module of its name."""
 
     title: str
     packages: tuple[str, ...] = TORCH  # without which it cannot be imported
     num_gpus: int = 1
     tests: str = ""  # a file in tests/gpu
-    limit_s: float = 600.0
+    runs: tuple[str, ...] = ()  # keys of runs.RUNS; the first is what the others are seen beside
+    limit_s: float = 1200.0
 
     @property
     def is_light(self) -> bool:
@@ -52,10 +53,18 @@ PARTS = {
     "exported": Part("exported folders in vLLM: with an adapter, and merged", (*ENGINE, "peft")),
     "optimizer": Part("DeepSpeed's CPU Adam beside torch's fused AdamW on the host", (*TORCH, "deepspeed")),
     "demo": Part("the demo, four steps", RUN),
-    "channels": Part("weight sync through shared memory and the object store", RUN, limit_s=1200.0),
-    "nccl": Part("weight sync over NCCL", RUN, num_gpus=2),
-    "turns": Part("roles in turns, and with the optimizer in host memory", RUN, limit_s=1800.0),
-    "adapter_run": Part("a run that trains an adapter", (*RUN, "peft"), limit_s=1200.0),
+    "channels": Part(
+        "weight sync through shared memory and the object store", RUN, runs=("shared memory", "object store")
+    ),
+    "nccl": Part("weight sync from GPU to GPU", RUN, num_gpus=2, runs=("shared memory", "NCCL")),
+    "turns": Part(
+        "roles in turns, and with the optimizer in host memory",
+        RUN,
+        runs=("shared memory", "in turns", "in turns, offloaded"),
+    ),
+    "adapter_run": Part(
+        "runs that train an adapter", (*RUN, "peft"), runs=("shared memory", "an adapter", "an adapter, in turns")
+    ),
 }
 
 

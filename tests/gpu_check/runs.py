@@ -1,6 +1,7 @@
 """Runs of the command, all roles on one device; a run that several parts compare with is made once."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,17 @@ def settings(name: str, device: str, folder: str) -> list[str]:
     return [*own, *(["model.dtype=AUTO"] if device == "cuda" else []), *RUNS[name]]
 
 
-def rows(place: Place, *names: str) -> list[dict[str, Any]]:
-    """A row a run.
+def measure(place: Place, names: Sequence[str]) -> dict[str, Any]:
+    """A row a run; the first trains all weights. Each run in turns looks itself at its engine after every wake.
 
     Raises:
-        AssertionError: the engine computed other logprobs than the learner.
+        AssertionError: an engine computed other logprobs than the learner, or an adapter publishes all weights.
     """
-    return [_row(name, run(name, place), place.device) for name in names]
+    rows = [_row(name, run(name, place), place.device) for name in names]
+    for row in rows:
+        if "adapter" in row["run"]:
+            assert row["published_mib"] < rows[0]["published_mib"], f"{row['run']} publishes all weights"
+    return {"tables": {"": rows}}
 
 
 def run(name: str, place: Place) -> CommandRun:

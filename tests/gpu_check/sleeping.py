@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdft_ray.cluster.environment import actor_environment
 from sdft_ray.config import Precision, RolePlacement
 from sdft_ray.models.network import TORCH_DTYPE
 from sdft_ray.tensors import synchronize
@@ -30,8 +31,6 @@ CHANGED = 2.0  # nats, at least, by which other weights move a logprob here
 
 def measure(place: Place) -> dict[str, Any]:
     """In both precisions."""
-    from sdft_ray.cluster.environment import actor_environment  # before vLLM, which reads it when it is imported
-
     os.environ.update(actor_environment("rollout", RolePlacement(gpus_per_worker=0.5 * (place.device == "cuda"))))
     folder = make_tiny_model(place.scratch / "tiny-wide", hidden=256)
     return {"tables": {"": [asyncio.run(_row(folder, precision, place)) for precision in TORCH_DTYPE]}}
