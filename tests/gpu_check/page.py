@@ -1,7 +1,7 @@
 """What checks came to: gpu.json, where the newest outcome of every part stands, and the page that is made of it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,11 @@ def read_results(folder: Path) -> Results:
     return results
 
 
-def merge(results: Results, name: str, outcome: dict[str, Any], machine: dict[str, Any]) -> Results:
+def merge(results: Results, name: str, outcome: dict[str, Any], machine: Mapping[str, Any]) -> Results:
     """The results with a part's newest outcome; one that was not run now leaves what it has ever come to."""
     if outcome["status"] == "not run" and results.get(name, outcome)["status"] != "not run":
         return results
-    return results | {name: outcome | {"machine": machine}}
+    return results | {name: outcome | {"machine": dict(machine)}}
 
 
 def write(folder: Path, results: Results) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 TORCH = ("torch", "transformers")
+TESTS = (*TORCH, "pytest")
 ENGINE = (*TORCH, "vllm")
 RUN = (*ENGINE, "deepspeed", "ray")
 
@@ -38,17 +39,17 @@ class Part(NamedTuple):
 
 
 PARTS = {
-    "test_attention": Part("packed attention", tests="test_attention.py"),
-    "test_divergence": Part("loss and gradients of every divergence", tests="test_divergence.py"),
+    "test_attention": Part("packed attention", TESTS, tests="test_attention.py"),
+    "test_divergence": Part("loss and gradients of every divergence", TESTS, tests="test_divergence.py"),
     "divergence": Part("the fused divergence: value, gradient, time, memory"),
     "learner": Part("forward, backward and AdamW: numbers and speed"),
     "teacher": Part("a teacher: its payloads, new weights, asleep and awake"),
     "publication": Part("weights through shared memory"),
     "averages": Part("the moving average: of all weights, in host memory, of an adapter"),
     "adapter": Part("an adapter: trained, switched off, merged, exported", (*TORCH, "peft")),
-    "test_publication": Part("publications beside a busy optimizer", ENGINE, tests="test_publication.py"),
-    "test_sampler_head": Part("the sampler's output head in bf16", ENGINE, tests="test_sampler_head.py"),
-    "test_run": Part("three roles on one GPU, in every setting", RUN, tests="test_run.py", limit_s=5400.0),
+    "test_publication": Part("publications beside a busy optimizer", (*ENGINE, "pytest"), tests="test_publication.py"),
+    "test_sampler_head": Part("the sampler's output head in bf16", (*ENGINE, "pytest"), tests="test_sampler_head.py"),
+    "test_run": Part("three roles on one GPU, in every setting", (*RUN, "pytest"), tests="test_run.py", limit_s=5400.0),
     "sleeping": Part("sleep and wake of an engine, with logprobs behind the wake", ENGINE),
     "exported": Part("exported folders in vLLM: with an adapter, and merged", (*ENGINE, "peft")),
     "optimizer": Part("DeepSpeed's CPU Adam beside torch's fused AdamW on the host", (*TORCH, "deepspeed")),

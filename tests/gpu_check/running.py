@@ -30,21 +30,26 @@ def run_part(name: str, part: Part, place: Place) -> Outcome:
         command += [f"--junitxml={report}"]
     else:
         command = ["-m", "tests.gpu_check.one", name, place.device, str(place.scratch)]
+    return outcome_of([sys.executable, *command], log, report, part.limit_s)
+
+
+def outcome_of(command: list[str], log: Path, report: Path, limit_s: float) -> Outcome:
+    """What came of a command that writes a report: figures in JSON, or the XML of pytest."""
     started = time.monotonic()
-    with log.open("w") as output, _process([sys.executable, *command], output) as process:
+    with log.open("w") as output, _process(command, output) as process:
         try:
-            code: int | None = process.wait(part.limit_s)
+            code: int | None = process.wait(limit_s)
         except subprocess.TimeoutExpired:
             code = None
-    took_s = round(time.monotonic() - started, 1)
+    took = {"took_s": round(time.monotonic() - started, 1)}
     if code is None:
-        return {"status": "failed", "why": f"took longer than {part.limit_s:.0f} s", "took_s": took_s}
-    figures = _read(report)
-    if code != 0 or figures is None:
-        return {"status": "failed", "why": _last_words(log), "took_s": took_s, **(figures or {})}
+        return {"status": "failed", "why": f"took longer than {limit_s:.0f} s"} | took
+    figures = _read(report) if report.exists() else {}
+    if code != 0 or not figures:
+        return {"status": "failed", "why": _last_words(log)} | took | figures
     if why := figures.pop("absent", ""):
         return {"status": "not run", "why": why}
-    return {"status": "passed", "why": "", "took_s": took_s, **figures}
+    return {"status": "passed", "why": ""} | took | figures
 
 
 @contextmanager
@@ -63,18 +68,16 @@ def _process(command: list[str], output: Any) -> Iterator[subprocess.Popen[bytes
                 process.wait()
 
 
-def _read(report: Path) -> dict[str, Any] | None:
-    """The figures of a part that wrote any."""
-    if not report.exists():
-        return None
+def _read(report: Path) -> dict[str, Any]:
+    """The figures that a part has written."""
     if report.suffix == ".json":
         figures: dict[str, Any] = json.loads(report.read_text())
         return figures
-    skipped = [case.get("message") or "" for case in ElementTree.parse(report).iter("skipped")]
-    cases = [next((child.tag for child in case), "passed") for case in ElementTree.parse(report).iter("testcase")]
-    counts = Counter(cases)
-    if skipped and len(skipped) == len(cases):
-        return {"absent": skipped[0]}
+    cases = list(ElementTree.parse(report).iter("testcase"))
+    results = [next((child for child in case if child.tag in ("failure", "error", "skipped")), None) for case in cases]
+    counts = Counter("passed" if result is None else result.tag for result in results)
+    if counts["skipped"] == len(cases):
+        return {"absent": next((result.get("message", "") for result in results if result is not None), "no tests")}
     wrong = counts["failure"] + counts["error"]
     row = {"tests": len(cases), "passed": counts["passed"], "failed": wrong, "skipped": counts["skipped"]}
     return {"tables": {"": [row]}}

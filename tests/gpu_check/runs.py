@@ -14,11 +14,11 @@ from tests.tiny import make_tiny_model
 NUM_STEPS = 6
 TURNS = ("cluster.turns=true",)
 LORA = ("model.adapter.kind=LORA", "model.adapter.rank=4")
-TWO_GPUS = (
+TWO_GPUS = (  # a whole one for each end of the channel; the teacher computes on the CPU
     "cluster.gpus_per_node=2",
     "cluster.rollout.gpus_per_worker=1",
-    "cluster.teacher.gpus_per_worker=0.5",
-    "cluster.learner.gpus_per_worker=0.5",
+    "cluster.teacher.gpus_per_worker=0",
+    "cluster.learner.gpus_per_worker=1",
 )
 # Some 34 million weights on a GPU, most of them in the head, which a tiny model's tolerances hold for.
 ON_GPU = {"hidden": 256, "vocab": 2**17}
