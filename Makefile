@@ -19,10 +19,10 @@ SOURCE_PACKAGES := antlr4-python3-runtime|deepspeed
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo run test bench claims chaos soak harness docs check format clean
+.PHONY: help setup model demo run test bench claims chaos soak gpu-check gpu-check-light harness docs check format clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | awk -F'|' '{printf "  %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  %-15s %s\n", $$1, $$2}'
 
 setup:  ## make .venv with the pinned packages; does nothing while the lock has not changed
 	@lock=$$(cat $(LOCK) | sha256sum | cut -d' ' -f1); \
@@ -94,6 +94,13 @@ chaos: setup  ## a run under a seeded schedule of faults, on several Ray nodes o
 
 soak: setup  ## memory, open files and threads of every role in the course of a run; 30 minutes, or ARGS=minutes=10
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.chaos.soak $(ARGS)
+
+# Not behind `setup`, which installs packages for a CPU: what is installed is what is checked.
+gpu-check:  ## measure on this machine's GPU, and write docs/gpu-measured.md; some parts with ARGS="divergence demo"
+	@$(firstword $(wildcard $(BIN)/python) $(PYTHON)) -m tests.gpu_check $(ARGS)
+
+gpu-check-light:  ## the parts that need torch and transformers alone; on a CPU, to try them out, with ARGS=device=cpu
+	@$(firstword $(wildcard $(BIN)/python) $(PYTHON)) -m tests.gpu_check light $(ARGS)
 
 # lm_eval and what it needs; nothing that the lock has is replaced.
 harness: $(VENV)/harness.ready  ## add lm-evaluation-harness to .venv, for runs with harness.tasks=[...]

@@ -13,6 +13,7 @@ MAX_FUNCTION_LINES = 59
 TEST_FOLDERS_OF_THEIR_OWN = {
     "cluster",
     "gpu",
+    "gpu_check",
     "benchmarks",
     "chaos",
     "claims",

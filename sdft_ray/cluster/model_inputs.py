@@ -6,8 +6,10 @@ from typing import Any
 from sdft_ray.config import Mode, RunConfig, TeacherBackend
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.models.adapter import check_adapter
-from sdft_ray.models.folder_check import check_attention, check_folder, check_values
+from sdft_ray.models.folder_check import check_attention, check_folder, check_trainable, check_values
 from sdft_ray.models.resolve import ModelFacts, resolve_model, with_stop_token
+
+LEARNING = (Mode.train, Mode.preflight)  # which start a learner
 
 
 def find_model(cfg: RunConfig) -> str:
@@ -17,6 +19,8 @@ def find_model(cfg: RunConfig) -> str:
         ConfigError, ModelError: with the key, the value and the remedy.
     """
     folder = resolve_model(cfg.model.path)
+    if cfg.mode in LEARNING:
+        check_trainable(cfg.model.path, folder)
     check_folder("model.path", cfg.model.path, folder)
     check_attention(folder, cfg.model.attention, on_gpu=cfg.cluster.num_gpus > 0)
     check_adapter(cfg.model.adapter, cfg.model.path, folder)

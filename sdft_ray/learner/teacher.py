@@ -9,7 +9,6 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 from transformers import PreTrainedModel
 
@@ -159,14 +158,30 @@ def teacher_head_maker(
 
 
 def open_payloads(microbatch: Microbatch, heads: TeacherHeads, tail: TailName, device: torch.device) -> TeacherRows:
-    """What the teacher says about the microbatch's tokens, on `device`.
+    """What the teacher says about the microbatch's tokens, on `device`; errors are those of `teacher_rows`."""
+    import ray  # here: all else of a learner's numbers needs none, and is checked without it
+
+    payloads = ray.get(list(microbatch.payloads), timeout=FETCH_TIMEOUT_S)
+    return teacher_rows(payloads, microbatch.teacher_versions, heads, tail, device)
+
+
+def teacher_rows(
+    payloads: Sequence[Any], versions: Sequence[int], heads: TeacherHeads, tail: TailName, device: torch.device
+) -> TeacherRows:
+    """What payloads of one kind say about the tokens of their completions, one after the other, on `device`.
 
     The rows are copies: the object store may free a payload as soon as its last handle is dropped.
+
+    Args:
+        payloads: [S] of the kinds in `records.TeacherPayload`.
+        versions: [S] the weight version that each was made with.
+        heads: those that hidden states are multiplied with.
+        tail: what becomes of the tokens that are no candidates.
+        device: the learner's.
 
     Raises:
         WeightVersionError: a payload of hidden states was made with weights whose head is not held.
     """
-    payloads: list[Any] = ray.get(list(microbatch.payloads), timeout=FETCH_TIMEOUT_S)
 
     def joined(arrays: Sequence[np.ndarray]) -> torch.Tensor:
         return torch.cat([to_tensor(array) for array in arrays]).to(device)
@@ -177,9 +192,7 @@ def open_payloads(microbatch: Microbatch, heads: TeacherHeads, tail: TailName, d
     if isinstance(first, HiddenPayload):
         parts = [
             HiddenRows(joined([payload.hidden for _, payload in group]), heads.of(version))
-            for version, group in groupby(
-                zip(microbatch.teacher_versions, payloads, strict=True), key=lambda pair: pair[0]
-            )
+            for version, group in groupby(zip(versions, payloads, strict=True), key=lambda pair: pair[0])
         ]
         return parts[0] if len(parts) == 1 else JoinedRows(parts)
     return TopKRows(

@@ -33,20 +33,11 @@ def check_adapter(adapter: AdapterConfig, path: str, folder: str) -> None:
         folder: from `resolve_model`.
 
     Raises:
-        ConfigError: the network is quantised, a target matches nothing or no linear layer, or there are experts.
+        ConfigError: a target matches nothing or no linear layer, or there are experts.
     """
     if not adapter.is_on:
         return
-    config = read_config(folder)
-    if getattr(config, "quantization_config", None) is not None:
-        raise ConfigError(
-            PATH,
-            path,
-            f"is quantised, and model.adapter.kind={adapter.kind.name} adds to weights that are not: neither engines "
-            "nor exported models could take the sum over",
-            "take the model as it was before it was quantised",
-        )
-    target_layers(without_weights(config, folder), adapter)
+    target_layers(without_weights(read_config(folder), folder), adapter)
 
 
 def adapter_facts(adapter: AdapterConfig) -> dict[str, Any]:

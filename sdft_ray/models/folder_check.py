@@ -69,6 +69,27 @@ def check_folder(key: str, path: str, folder: str) -> None:
     _refuse_differences(named, folder, f"{kind.__name__} (model_type={config.model_type})", loaded)
 
 
+def check_trainable(path: str, folder: str) -> None:
+    """Refuses a quantised network as the student, with an adapter or without.
+
+    Args:
+        path: `model.path`.
+        folder: from `resolve_model`.
+
+    Raises:
+        ConfigError: names the kind of quantisation.
+    """
+    quantisation = getattr(read_config(folder), "quantization_config", None)
+    if quantisation is not None:
+        raise ConfigError(
+            "model.path",
+            path,
+            f"is quantised (quant_method={quantisation.get('quant_method', 'not named')}), and what is trained, all "
+            "weights or an adapter beside them, is not: neither engines nor exported models could take it over",
+            "take the model as it was before it was quantised",
+        )
+
+
 def check_attention(folder: str, attention: str, *, on_gpu: bool) -> None:
     """Refuses a `model.attention` that there is not, or not for this network.
 

@@ -8,6 +8,7 @@ the plain one in fp32, of the loss and of the largest element of each gradient, 
 import gc
 import json
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from statistics import median
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sdft_ray.tensors import synchronize
 from tests.benchmarks.fused_case import IMPLEMENTATIONS, MIB, Place, make_sides
 
 NUM_VOCAB = 152_064
@@ -34,29 +36,40 @@ COLUMNS = (
 )
 
 
-def measure(num_vocab: int = NUM_VOCAB, hidden_size: int = HIDDEN_SIZE) -> dict[str, Any]:
+def measure() -> dict[str, Any]:
     """Runs every case on this process's GPU; without one there is nothing to measure."""
     if not torch.cuda.is_available():
         return {"fused_gpu_raw": {"notes": ["This machine has no GPU."]}}
+    return {"fused_gpu_raw": {"tables": {"": compare()}, "notes": [torch.cuda.get_device_name()]}}
+
+
+def compare(
+    num_vocab: int = NUM_VOCAB,
+    hidden_size: int = HIDDEN_SIZE,
+    cases: Sequence[int] = NUM_TOKENS,
+    device: str = "cuda",
+    dtype: torch.dtype = torch.bfloat16,
+) -> list[dict[str, Any]]:
+    """A row for each number of tokens and each implementation there is; on a CPU without its memory."""
     names = ["fused", "unfused", *(name for name, package in OTHERS.items() if find_spec(package))]
-    place = Place("cuda", torch.bfloat16, hidden_size)
+    place = Place(device, dtype, hidden_size)
     rows = []
-    for num_tokens in NUM_TOKENS:
-        loss, gradients = _reference(num_tokens, num_vocab, hidden_size)
+    for num_tokens in cases:
+        loss, gradients = _reference(num_tokens, num_vocab, place)
         found = {name: _run(name, num_tokens, num_vocab, place, loss, gradients) for name in names}
         plain = found["unfused"]
         for name, own in found.items():
             row: dict[str, Any] = {"tokens": num_tokens, "which": name, **own}
             if own and plain:
                 row["time_ratio"] = own["time_ms"] / plain["time_ms"]
-                row["memory_ratio"] = own["memory_mib"] / plain["memory_mib"]
+                row["memory_ratio"] = own["memory_mib"] / plain["memory_mib"] if device == "cuda" else None
             rows.append(dict.fromkeys(COLUMNS) | row)
-    return {"fused_gpu_raw": {"tables": {"": rows}, "notes": [torch.cuda.get_device_name()]}}
+    return rows
 
 
-def _reference(num_tokens: int, num_vocab: int, hidden_size: int) -> tuple[float, list[Tensor]]:
+def _reference(num_tokens: int, num_vocab: int, place: Place) -> tuple[float, list[Tensor]]:
     """Loss and gradients of the same numbers in fp32, by the fused divergence, which the CPU's table holds exact."""
-    sides = make_sides(num_tokens, num_vocab, Place("cuda", torch.bfloat16, hidden_size))
+    sides = make_sides(num_tokens, num_vocab, place)
     exact = sides._replace(
         hidden=sides.hidden.detach().float().requires_grad_(),
         weight=sides.weight.detach().float().requires_grad_(),
@@ -70,8 +83,9 @@ def _reference(num_tokens: int, num_vocab: int, hidden_size: int) -> tuple[float
 
 def _run(
     name: str, num_tokens: int, num_vocab: int, place: Place, exact_loss: float, exact: list[Tensor]
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """The figures of one implementation; none where the GPU has too little memory for it."""
+    on_gpu, device = place.device == "cuda", torch.device(place.device)
     try:
         sides = make_sides(num_tokens, num_vocab, place)
         inputs = [sides.hidden, sides.weight]
@@ -79,14 +93,15 @@ def _run(
         for _ in range(WARM_UP + REPEATS):
             for tensor in inputs:
                 tensor.grad = None
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            before, started = torch.cuda.memory_allocated(), time.perf_counter()
+            synchronize(device)
+            if on_gpu:
+                torch.cuda.reset_peak_memory_stats()
+            before, started = torch.cuda.memory_allocated() if on_gpu else 0, time.perf_counter()
             loss = IMPLEMENTATIONS[name](sides)
             loss.backward()
-            torch.cuda.synchronize()
+            synchronize(device)
             seconds.append(time.perf_counter() - started)
-            peaks.append(torch.cuda.max_memory_allocated() - before)
+            peaks.append(torch.cuda.max_memory_allocated() - before if on_gpu else 0)
         asked = sum(tensor.numel() * tensor.element_size() for tensor in inputs)
         differences = [
             ((tensor.grad.float() - other).abs().max() / other.abs().max()).item()
@@ -94,7 +109,7 @@ def _run(
         ]
         return {
             "time_ms": 1000 * median(seconds[WARM_UP:]),
-            "memory_mib": (max(peaks[WARM_UP:]) - asked) / MIB,
+            "memory_mib": (max(peaks[WARM_UP:]) - asked) / MIB if on_gpu else None,
             "loss_difference": abs(loss.item() / exact_loss - 1),
             "gradient_difference": max(differences),
         }
@@ -102,7 +117,7 @@ def _run(
         return {}
     finally:
         gc.collect()
-        torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # nothing where no GPU was used
 
 
 if __name__ == "__main__":

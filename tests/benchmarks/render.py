@@ -89,7 +89,7 @@ def _page(results: Results) -> Iterator[str]:
         for line in HEADLINES
         if line.key in results
     ]
-    yield from _table(rows)
+    yield from table(rows)
     for name, title in MEASUREMENTS.items():
         if name in results["measured"]:
             yield from _section(name, title, results[f"{name}_raw"], results["measured"][name])
@@ -104,7 +104,7 @@ def _section(name: str, title: str, raw: dict[str, Any], made_by: dict[str, Any]
     for heading, rows in _tables_of(name, raw).items():
         yield from ("", f"### {heading}") if heading else ()
         yield ""
-        yield from _table(rows)
+        yield from table(rows)
     for note in raw.get("notes", ()):
         yield from ("", f"- {note}")
     if name == "growth":
@@ -126,7 +126,8 @@ def _tables_of(name: str, raw: dict[str, Any]) -> dict[str, list[dict[str, Any]]
     }
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The lines of a table in Markdown, whose columns are those of the first row."""
     if not rows:
         return
     columns = list(rows[0])

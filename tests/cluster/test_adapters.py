@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from sdft_ray.learner.adapter_export import WEIGHTS_FILE
+from tests.gpu_check.exported import TOKENS, logprobs
+from tests.served import served_logprobs
 
 ADAPTED = ["model.adapter.kind=LORA", "model.adapter.rank=4", "num_steps=3", "checkpoint_every=2"]
 SETTINGS = ["method=sdft_paper", "teacher.context=NONE", "loss.skip_first_tokens=0", "deterministic=true", *ADAPTED]
@@ -60,6 +63,16 @@ def test_exports_are_the_base_with_the_update(averaged: tuple[Path, str], folder
     merged = AutoModelForCausalLM.from_pretrained(run_dir / "merged").eval()(tokens).logits
     torch.testing.assert_close(merged, adapted, atol=1e-4, rtol=0)
     assert (adapted - before).abs().max() > 1e-3
+
+
+def test_vllm_serves_both_exports_as_transformers_and_peft_compute_them(averaged: tuple[Path, str]) -> None:
+    merged, adapter = averaged[0] / "merged", averaged[0] / "model"
+    # One engine for both folders: the adapter is added to the merged model once more.
+    found = ray.get(ray.remote(served_logprobs).remote(str(merged), str(adapter), TOKENS))
+    network = AutoModelForCausalLM.from_pretrained(merged)
+    for own, expected in zip(found, (network, PeftModel.from_pretrained(network, adapter)), strict=True):
+        torch.testing.assert_close(torch.tensor(own), logprobs(expected), atol=1e-4, rtol=0)
+    assert (torch.tensor(found[0]) - torch.tensor(found[1])).abs().max() > 1e-3
 
 
 def test_a_resumed_run_ends_with_the_adapter_of_one_that_was_not_stopped(

@@ -45,6 +45,22 @@ def read(model: str, *overrides: str) -> RunInputs:
         return read_inputs(typed_config(compose("config", [*settings, "rollout.max_new_tokens=8"])))
 
 
+@pytest.mark.parametrize("adapter", ["LORA", "NONE"])
+@pytest.mark.parametrize("quant_method", ["bitsandbytes", "torchao", "gptq"])
+def test_a_quantised_base_is_refused_by_name_before_its_quantiser_is_asked_for(
+    model: str, own_data: list[str], quant_method: str, adapter: str
+) -> None:
+    config = Path(model) / "config.json"
+    settings = {"quant_method": quant_method, "load_in_4bit": True, "quant_type": "int4_weight_only", "bits": 4}
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"quantization_config": settings}))
+    with pytest.raises(
+        ConfigError, match=rf"^model\.path={model}: is quantised \(quant_method={quant_method}\)"
+    ) as said:
+        read(model, *own_data, f"model.adapter.kind={adapter}")
+    assert "before it was quantised" in str(said.value)
+    assert read(model, *own_data, "mode=check_teacher", "batch_size=12").num_steps == 2, "which trains nothing"
+
+
 def test_own_data_of_fewer_rows_than_a_batch_are_refused_with_the_setting_that_works(
     model: str, own_data: list[str]
 ) -> None:

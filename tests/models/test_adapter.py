@@ -1,6 +1,5 @@
 """An adapted network begins as its base, trains its factors alone, and is the base again when it is switched off."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -133,16 +132,6 @@ def test_experts_have_to_be_left_out_by_name(tmp_path: Path) -> None:
     assert "model.adapter.targets=[k_proj,o_proj,q_proj,v_proj]" in refused(str(tmp_path), [])
     adapter = AdapterConfig(kind=AdapterKind.LORA, targets=["q_proj"])
     check_adapter(adapter, "a/model", str(tmp_path))
-
-
-def test_a_quantised_base_is_refused_by_name(folder: str, tmp_path: Path) -> None:
-    config = json.loads((Path(folder) / "config.json").read_text())
-    (tmp_path / "config.json").write_text(
-        json.dumps(config | {"quantization_config": {"quant_method": "bitsandbytes"}})
-    )
-    said = refused(str(tmp_path), [])
-    assert said.startswith("model.path=a/model: is quantised")
-    assert "before it was quantised" in said
 
 
 def test_a_folder_with_an_adapter_is_no_model(tmp_path: Path) -> None:
