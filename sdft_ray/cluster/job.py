@@ -218,7 +218,7 @@ class Job:
         )
         try:
             with self._termination.while_training():
-                async with watching(roles.groups.values()):
+                async with watching(roles.watches):
                     await train(
                         cfg,
                         examples=stage.inputs.examples,

@@ -326,8 +326,8 @@ def make_published_pool(plan: Plan, publisher: Publisher, budget: RestartBudget)
     group = WorkerGroup("rollout", [plan.make(0)], "logs", faults=QUICK)
     pool = RolloutPool(group, WeightChannel(publisher.publish, 10.0))
     replace_lost(group, plan.make, pool, asyncio.Lock(), publisher.publishable, budget, plan.faults.append)
-    assert group._recovery is not None
-    group._recovery = replace(group._recovery, kill=lambda actor: actor.died.set())
+    assert group.members.recovery is not None
+    group.members.recovery = replace(group.members.recovery, kill=lambda actor: actor.died.set())
     return pool
 
 
@@ -449,7 +449,7 @@ async def test_a_payload_produced_but_not_used_when_its_node_dies_is_scored_agai
 
     teacher, learner, told = Payloads(), Taught(), list[Fault]()
     group = WorkerGroup("teacher", [object()], "logs")
-    group.num_lost = 1
+    group.members.num_lost = 1
     score_lost_again(learner, teacher, group, told.append, lambda payload: payload == "lost")  # type: ignore[arg-type]
     await train(
         LoopConfig(num_steps=2, batch_size=4),
