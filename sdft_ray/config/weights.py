@@ -95,7 +95,7 @@ class WeightsConfig:
             not cluster.rollout.is_elastic or not (self.channel.reach.one_node or self.channel.reach.gpu_to_gpu),
             "weights.channel",
             self.channel.name,
-            f"reaches no worker that joins later, which cluster.rollout.max_workers={cluster.rollout.max_workers} allows",
+            f"reaches no worker that joins, and cluster.rollout.max_workers={cluster.rollout.max_workers} has some",
             "set weights.channel=OBJECT_STORE, or leave max_workers out",
         )
         if self.teacher_ema is TeacherEma.RECEIVER:
