@@ -1,4 +1,4 @@
-"""What has gone wrong with the parts of a run while it went on: one record, whatever it was.
+"""What has become of the parts of a run while it went on, losses above all: one record, whatever it was.
 
 The driver tells every event by it: in the log, in faults.jsonl, in the metrics and so in wandb, and in the report.
 """
@@ -15,6 +15,11 @@ class FaultKind(Enum):
     REPLACED = "replaced", "faults/replaced_workers"  # a new worker serves in its place, `seconds` after the loss
     START_FAILED = "start failed", "faults/failed_starts"  # of a worker that was to replace it
     GIVEN_UP = "given up", "faults/given_up_workers"  # the budget of restarts is spent
+    JOINED = (
+        "joined",
+        "faults/joined_workers",
+    )  # a worker serves where there was none, `seconds` after its place was there
+    LEFT = "left", "faults/left_workers"  # it answered what was open and went, `seconds` after it was asked to
     RESCORED = "rescored", "faults/rescored_samples"  # `count` samples whose payload was lost
     RESTORED = "restored", "faults/learner_restarts"  # the learner, from a checkpoint, `seconds` after the loss
     DROPPED = "dropped", "faults/dropped_samples"  # `count` samples, of weights that no longer exist

@@ -47,7 +47,7 @@ def make_harness(
         tokenizer=inputs.tokenizer,
         eos_token_ids=inputs.facts.eos_token_ids,
         max_tokens=min(cfg.harness.max_tokens, inputs.max_model_len - 1),
-        max_open=2 * cfg.rollout.max_concurrent * cfg.cluster.rollout.num_workers,  # no engine waits for questions
+        max_open=2 * cfg.rollout.max_concurrent * cfg.cluster.rollout.most_workers,  # no engine waits for questions
     )
     evaluator = HarnessEvaluator(student, cfg.harness, run_dir=folder.path)
     return ShownEvaluator(evaluator, respondent, counting, "measuring prior capabilities")

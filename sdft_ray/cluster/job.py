@@ -234,8 +234,9 @@ class Job:
         )
         try:
             with self._termination.while_training():
-                watched = watching(roles.groups.values(), self._gauges.follow)
-                async with watched, self._tracer.around(roles.groups, roles.learner.weight_version):
+                followed = [self._gauges.follow(group) for group in roles.groups.values()]
+                traced = self._tracer.around(roles.groups, roles.learner.weight_version)
+                async with watching(roles.watches, followed), traced:
                     await train(
                         cfg,
                         examples=stage.inputs.examples,

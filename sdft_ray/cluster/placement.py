@@ -1,11 +1,16 @@
 """From a cluster file to Ray placement groups: one bundle a worker."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sdft_ray.cluster.environment import actor_environment
@@ -16,27 +21,59 @@ from sdft_ray.errors import ClusterError
 RESERVATION_TIMEOUT_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
 class Reservation:
-    """The reserved places of one role."""
+    """The reserved places of one role: a placement group with a bundle a worker."""
 
-    role: str
-    placement: RolePlacement
-    group: PlacementGroup
+    def __init__(self, role: str, placement: RolePlacement, groups: list[PlacementGroup]):
+        """`groups` are asked for, and may still be waited for."""
+        self.role = role
+        self.placement = placement
+        self.groups = groups
 
     def actor_options(self, rank: int) -> dict[str, Any]:
         """What `ActorClass.options` takes to put worker `rank` in its place, with its environment."""
+        group, bundle = self._bundle(rank)
         return {
             "num_cpus": self.placement.cpus_per_worker,
             "num_gpus": self.placement.gpus_per_worker,
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=rank),
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle),
             "runtime_env": {"env_vars": actor_environment(self.role, self.placement)},
             "max_restarts": 0,
         }
 
     def release(self) -> None:
         """Gives the places back."""
-        remove_placement_group(self.group)
+        for group in self.groups:
+            remove_placement_group(group)
+
+    def _bundle(self, rank: int) -> tuple[PlacementGroup, int]:
+        return self.groups[0], rank
+
+
+class ElasticReservation(Reservation):
+    """As `Reservation`, with a placement group a worker: of workers that come and go each place is given back alone."""
+
+    def __init__(self, role: str, placement: RolePlacement, ask: Callable[[], PlacementGroup]):
+        """Has the places of the first workers asked for; `ask` asks for one."""
+        super().__init__(role, placement, [ask() for _ in range(placement.num_workers)])
+        self._ask = ask
+
+    def ask_for_most(self) -> None:
+        """Asks for the places of all workers that may join, to be there when there is room."""
+        self.groups += [self._ask() for _ in range(self.placement.most_workers - len(self.groups))]
+
+    def nodes(self) -> dict[int, str]:
+        """The id of the node of each place by rank; "" where there is none yet."""
+        tables = [placement_group_table(group) for group in self.groups]
+        return {rank: table["bundles_to_node_id"][0] for rank, table in enumerate(tables)}
+
+    def renew(self, rank: int) -> None:
+        """Gives a place back and asks for another."""
+        remove_placement_group(self.groups[rank])
+        self.groups[rank] = self._ask()
+
+    def _bundle(self, rank: int) -> tuple[PlacementGroup, int]:
+        return self.groups[rank], 0
 
 
 def reserve(cluster: ClusterConfig, roles: list[str]) -> dict[str, Reservation]:
@@ -52,38 +89,43 @@ def reserve(cluster: ClusterConfig, roles: list[str]) -> dict[str, Reservation]:
     reservations: dict[str, Reservation] = {}
     deadline = time.monotonic() + RESERVATION_TIMEOUT_S
     for role in sorted(roles, key=lambda role: role != "learner"):
-        placement = cluster.placements()[role]
-        bundle = {"CPU": float(placement.cpus_per_worker)}
-        if placement.gpus_per_worker:
-            bundle["GPU"] = float(placement.gpus_per_worker)
-        group = placement_group(
-            [dict(bundle) for _ in range(placement.num_workers)],
-            strategy="PACK" if role == "learner" else "SPREAD",
-            name=f"sdft_ray-{role}",
-            bundle_label_selector=_label_selectors(cluster, role),
-        )
-        reservations[role] = Reservation(role, placement, group)
+        reservations[role] = _ask(cluster, role)
         if role == "learner":
             _wait(cluster, reservations, deadline)
     _wait(cluster, reservations, deadline)
     return reservations
 
 
-def _label_selectors(cluster: ClusterConfig, role: str) -> list[dict[str, str]] | None:
-    """For each bundle, the labels of the nodes it may go to; None where any node will do."""
-    if not cluster.role_labels:
-        return None
-    return [{ROLE_LABEL: cluster.label_of(role)} for _ in range(cluster.placements()[role].num_workers)]
+def _ask(cluster: ClusterConfig, role: str) -> Reservation:
+    """Asks for the places of a role."""
+    placement = cluster.placements()[role]
+    bundle = {"CPU": float(placement.cpus_per_worker)}
+    if placement.gpus_per_worker:
+        bundle["GPU"] = float(placement.gpus_per_worker)
+    # The labels of the nodes that a place may be on; any node will do without.
+    labels = {ROLE_LABEL: cluster.label_of(role)} if cluster.role_labels else None
+
+    def ask(num_places: int = 1) -> PlacementGroup:
+        return placement_group(
+            [dict(bundle) for _ in range(num_places)],
+            strategy="PACK" if role == "learner" else "SPREAD",
+            name=f"sdft_ray-{role}",
+            bundle_label_selector=None if labels is None else [dict(labels) for _ in range(num_places)],
+        )
+
+    if placement.is_elastic:
+        return ElasticReservation(role, placement, ask)
+    return Reservation(role, placement, [ask(placement.num_workers)])
 
 
 def _wait(cluster: ClusterConfig, reservations: dict[str, Reservation], deadline: float) -> None:
     """Returns once all reservations have their places; else releases them at the deadline and raises ClusterError."""
-    waiting = [reservation.group.ready() for reservation in reservations.values()]
+    waiting = [(role, group.ready()) for role, reservation in reservations.items() for group in reservation.groups]
     remaining_s = max(0.0, deadline - time.monotonic())
-    _, missing = ray.wait(waiting, num_returns=len(waiting), timeout=remaining_s)
+    _, missing = ray.wait([place for _, place in waiting], num_returns=len(waiting), timeout=remaining_s)
     if not missing:
         return
-    lacking = [role for role, reference in zip(reservations, waiting, strict=True) if reference in missing]
+    lacking = dict.fromkeys(role for role, place in waiting if place in missing)
     for reservation in reservations.values():
         reservation.release()
     raise ClusterError(

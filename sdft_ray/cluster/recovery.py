@@ -10,7 +10,7 @@ outside of one all of them would have to meet anew. There a loss stops the run, 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError
@@ -34,6 +34,14 @@ POLL_S = 0.2  # between two looks whether the weights of a step are loaded
 LOOK_TIMEOUT_S = 5.0  # for a payload on this node, which takes no time
 
 
+class Watch(Protocol):
+    """What looks at workers while nobody asks them."""
+
+    async def watch(self) -> None:
+        """Looks until it is cancelled."""
+        ...
+
+
 async def start_workers(group: WorkerGroup) -> None:
     """Returns when every rollout or teacher worker of a group can be asked."""
     await group.on_all(lambda actor: actor.ready.remote(), READY)
@@ -41,25 +49,21 @@ async def start_workers(group: WorkerGroup) -> None:
 
 
 @asynccontextmanager
-async def watching(
-    groups: Iterable[WorkerGroup], *follow: Callable[[WorkerGroup], Coroutine[Any, Any, None]]
-) -> AsyncIterator[None]:
-    """Inside the block workers that have nothing to do are looked at, so that a loss is not found with their next call.
+async def watching(watches: Iterable[Watch], besides: Iterable[Coroutine[Any, Any, None]] = ()) -> AsyncIterator[None]:
+    """Inside the block groups and nodes are looked at: a loss is not found with a worker's next call, and workers join.
 
     Args:
-        groups: all of them.
-        follow: what is run on each group besides, until the block ends.
+        watches: of all groups, and of nodes.
+        besides: what else runs until the block ends.
 
     Raises:
         ExceptionGroup: of the block, or of a loss that nobody replaces.
     """
     async with asyncio.TaskGroup() as tasks:
-        all_groups = list(groups)
-        watches = [tasks.create_task(group.watch()) for group in all_groups]
-        watches += [tasks.create_task(look(group)) for look in follow for group in all_groups]
+        looking = [tasks.create_task(look) for look in [*(watch.watch() for watch in watches), *besides]]
         yield
-        for watch in watches:
-            watch.cancel()
+        for task in looking:
+            task.cancel()
 
 
 def replace_lost(
@@ -70,6 +74,7 @@ def replace_lost(
     publishable: Callable[[], int | None],
     budget: RestartBudget,
     tell: Tell,
+    free: Callable[[int], None] | None = None,
 ) -> None:
     """Has the lost workers of a group replaced from now on.
 
@@ -81,6 +86,7 @@ def replace_lost(
         publishable: the version that the learner holds, which alone it can publish; None where it is lost.
         budget: of all groups together.
         tell: is told what happens.
+        free: takes the place of a rank that has left; None where no worker joins or leaves.
     """
 
     @asynccontextmanager
@@ -96,7 +102,7 @@ def replace_lost(
                     return
             await asyncio.sleep(POLL_S)
 
-    group.replace_lost(Recovery(make=make, joining=joining, budget=budget, tell=tell))
+    group.replace_lost(Recovery(make=make, joining=joining, budget=budget, tell=tell, free=free))
 
 
 def score_lost_again(
@@ -111,7 +117,7 @@ def score_lost_again(
     is_lost = is_lost or _is_lost
 
     async def with_payload(sample: Sample) -> Sample:
-        if not group.num_lost or not is_lost(sample.scores.payload):
+        if not group.members.num_lost or not is_lost(sample.scores.payload):
             return sample
         text = f"{sample.example_id}: its payload was lost"
         tell(Fault(kind=FaultKind.RESCORED, role="teacher", rank=-1, node="", text=text))

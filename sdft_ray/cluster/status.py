@@ -117,7 +117,7 @@ class StatusWriter:
                     num_open=seat.num_open,
                 )
                 for role, group in roles.groups.items()
-                for seat in group.seats
+                for seat in group.members.seats
             ),
         )
 

@@ -17,10 +17,11 @@ from functools import partial
 from typing import Any
 
 from sdft_ray.cluster.actors import Maker, learner_maker, rollout_maker, teacher_maker
+from sdft_ray.cluster.elasticity import Elasticity
 from sdft_ray.cluster.evaluators import make_evaluator, make_harness
 from sdft_ray.cluster.in_turns import CompletionsInTurns, EvaluatorInTurns, LearnerInTurns, WakeCheck
-from sdft_ray.cluster.placement import Reservation, reserve
-from sdft_ray.cluster.recovery import Tell, replace_lost, score_lost_again, start_workers
+from sdft_ray.cluster.placement import ElasticReservation, Reservation, reserve
+from sdft_ray.cluster.recovery import Tell, Watch, replace_lost, score_lost_again, start_workers
 from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.cluster.run_inputs import RunInputs
 from sdft_ray.cluster.session import num_alive_nodes
@@ -70,8 +71,15 @@ class Roles:
     channel: WeightChannel
     groups: dict[str, WorkerGroup]  # by role
     makers: dict[str, Maker]
-    reservations: list[Reservation]
+    reservations: dict[str, Reservation]  # by role
     turns: Turns | None  # where all roles share one device
+
+    @property
+    def watches(self) -> list[Watch]:
+        """What looks at workers and nodes while the loop runs."""
+        elastic = {role: places for role, places in self.reservations.items() if isinstance(places, ElasticReservation)}
+        elasticity = [Elasticity(self.groups[role].members, places) for role, places in elastic.items()]
+        return [*self.groups.values(), *elasticity]
 
     async def notes(self) -> list[str]:
         """What a person should know of how the workers have started; what all of a role say stands once."""
@@ -98,7 +106,7 @@ class Roles:
     def close(self) -> None:
         """Ends every worker; safe to call after any failure."""
         close_all(list(self.groups.values()))
-        for reservation in self.reservations:
+        for reservation in self.reservations.values():
             reservation.release()
 
 
@@ -194,7 +202,12 @@ def _replace_lost(cfg: RunConfig, roles: Roles, weights: WeightPlan, tell: Tell)
         if isinstance(pool, RolloutPool | TeacherPool) and not is_pushed:
             learner = roles.learner
             unchanged = roles.trained if isinstance(roles.trained, LearnerInTurns) else learner.unchanged
-            replace_lost(roles.groups[role], roles.makers[role], pool, unchanged, learner.publishable, budget, tell)
+            places, free = roles.reservations[role], None
+            if isinstance(places, ElasticReservation):
+                places.ask_for_most()
+                free = places.renew
+            group, make = roles.groups[role], roles.makers[role]
+            replace_lost(group, make, pool, unchanged, learner.publishable, budget, tell, free)
     # In turns all payloads lie on the driver's own node, whose loss nothing survives.
     if isinstance(roles.teacher, TeacherPool) and roles.turns is None:
         score_lost_again(roles.learner, roles.teacher, roles.groups["teacher"], tell)
@@ -238,7 +251,7 @@ def _wire(
         channel=channel,
         groups=groups,
         makers=makers,
-        reservations=list(reservations.values()),
+        reservations=reservations,
         turns=turns,
     )
 

@@ -13,9 +13,22 @@ class RolePlacement:
     """The workers of one role and what each of them gets."""
 
     num_workers: int = 1
+    max_workers: int | None = (
+        None  # of rollout: how many may serve as nodes come and go, num_workers at the start; null keeps those for good
+    )
     gpus_per_worker: float = 0  # 0 runs the role on the CPU; a share below 1 puts several workers on one GPU
     cpus_per_worker: int = 1  # logical CPUs that Ray reserves for a worker
     threads_per_worker: int = 1  # arithmetic threads of a worker; more threads than cores in all cost a factor of ten
+
+    @property
+    def is_elastic(self) -> bool:
+        """True when workers may join and leave the running job."""
+        return self.max_workers is not None
+
+    @property
+    def most_workers(self) -> int:
+        """How many may serve at a time."""
+        return self.num_workers if self.max_workers is None else self.max_workers
 
     @property
     def device(self) -> str:
@@ -98,6 +111,7 @@ class ClusterConfig:
         at_least(0.1, "cluster.object_store_gib", self.object_store_gib)
         for role, placement in self.placements().items():
             at_least(1, f"cluster.{role}.num_workers", placement.num_workers)
+            _check_elastic(role, placement)
             at_least(0, f"cluster.{role}.gpus_per_worker", placement.gpus_per_worker)
             require(
                 placement.gpus_per_worker < 1 or placement.gpus_per_worker == int(placement.gpus_per_worker),
@@ -157,6 +171,13 @@ class ClusterConfig:
                 "takes a GPU of its own, but with cluster.turns=true all roles share one",
                 f"set cluster.{role}.gpus_per_worker=0.3: a role may fill the GPU in its turn all the same",
             )
+        require(
+            not self.rollout.is_elastic,
+            "cluster.rollout.max_workers",
+            self.rollout.max_workers,
+            "has workers join on other devices than the one that roles share with cluster.turns=true",
+            "leave it out, or set cluster.turns=false",
+        )
         devices = {placement.device for placement in self.placements().values()}
         require(
             len(devices) == 1,
@@ -164,6 +185,17 @@ class ClusterConfig:
             self.turns,
             "has roles on a CPU and others on a GPU, which do not share a device",
             "give every role gpus_per_worker=0.3, or none, or set cluster.turns=false",
+        )
+
+    def check_deterministic(self, deterministic: bool) -> None:
+        """Refuses workers that come and go in a run that promises the same bits."""
+        most = self.rollout.max_workers
+        require(
+            not deterministic or most is None,
+            "deterministic",
+            deterministic,
+            f"cannot hold with cluster.rollout.max_workers={most}: when workers join and leave is a matter of time",
+            "leave max_workers out, or set deterministic=false",
         )
 
     def fills_device(self, role: str) -> bool:
@@ -199,3 +231,17 @@ class ClusterConfig:
     def num_cpus(self) -> int:
         """Logical CPUs of all roles together."""
         return sum(role.num_workers * role.cpus_per_worker for role in self.placements().values())
+
+
+def _check_elastic(role: str, placement: RolePlacement) -> None:
+    """Refuses a role whose workers cannot come and go, and fewer than it starts with."""
+    if placement.max_workers is None:
+        return
+    require(
+        role == "rollout",
+        f"cluster.{role}.max_workers",
+        placement.max_workers,
+        "has workers join and leave, which those of rollout alone can",
+        f"leave it out, or set cluster.{role}.num_workers",
+    )
+    at_least(placement.num_workers, f"cluster.{role}.max_workers", placement.max_workers)

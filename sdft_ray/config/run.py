@@ -201,6 +201,7 @@ class RunConfig:
             f"cannot hold with max_staleness={self.max_staleness}: which weights write a token is a matter of time",
             "set max_staleness=0, or deterministic=false",
         )
+        self.cluster.check_deterministic(self.deterministic)
 
     def _check_seeds(self) -> None:
         """Refuses seeds that cannot each have a run of their own."""

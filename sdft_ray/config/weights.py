@@ -91,6 +91,13 @@ class WeightsConfig:
             "which are merged in host memory",
             "set weights.channel=AUTO",
         )
+        require(
+            not cluster.rollout.is_elastic or not (self.channel.reach.one_node or self.channel.reach.gpu_to_gpu),
+            "weights.channel",
+            self.channel.name,
+            f"reaches no worker that joins, and cluster.rollout.max_workers={cluster.rollout.max_workers} has some",
+            "set weights.channel=OBJECT_STORE, or leave max_workers out",
+        )
         if self.teacher_ema is TeacherEma.RECEIVER:
             self._check_receiver(teacher, model)
 

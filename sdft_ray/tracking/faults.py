@@ -1,4 +1,4 @@
-"""What is told of workers that were lost: a line of the log at once, faults.jsonl, and metrics of the next step."""
+"""What is told of workers that are lost, join or leave: a log line at once, faults.jsonl, metrics of the next step."""
 
 import time
 from collections.abc import Callable

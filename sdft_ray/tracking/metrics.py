@@ -56,6 +56,8 @@ METRICS: tuple[Metric, ...] = (
     _metric("faults/replaced_workers", "workers", "workers that serve in the place of lost ones"),
     _metric("faults/failed_starts", "starts", "starts of such workers that have failed"),
     _metric("faults/given_up_workers", "workers", "workers that are not started again: the budget is spent"),
+    _metric("faults/joined_workers", "workers", "workers that have joined the running job"),
+    _metric("faults/left_workers", "workers", "workers that have left it behind their last answer"),
     _metric("faults/recovery_s", "s", "longest time from a loss to the worker, or learner, in its place"),
     _metric("faults/rescored_samples", "samples", "samples that were scored again since their payload was lost"),
     _metric("faults/learner_restarts", "restarts", "times the learner was built anew from a checkpoint"),

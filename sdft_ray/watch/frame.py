@@ -109,7 +109,7 @@ def _head(look: Look, width: int) -> Block:
 
 
 def _body(look: Look, width: int, most: int = 8) -> Block:
-    """Roles, times, values and evaluation, side by side where there is room; as many times and evaluations as `most`."""
+    """Roles, times, values and evaluation, side by side where there is room; as many evaluations as `most`."""
     view, is_wide = look.view, width >= WIDE
     half = (width - GAP) // 2 if is_wide else width
     roles = [] if look.state.has_ended else roles_block(view, half)

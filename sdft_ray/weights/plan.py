@@ -52,7 +52,8 @@ class WeightPlan:
 def plan_weights(cfg: RunConfig, num_nodes: int) -> WeightPlan:
     """The plan of a run on a Ray cluster of `num_nodes` nodes."""
     weights, cluster, teacher = cfg.weights, cfg.cluster, cfg.teacher
-    student_channel = weights.choose_channel(num_nodes)
+    # Workers that join may do so on another node.
+    student_channel = weights.choose_channel(max(num_nodes, 2) if cluster.rollout.is_elastic else num_nodes)
     kind = _teacher_kind(cfg)
     whole = cfg.learner.holds_all(cluster.learner.num_workers)
     fp32_workers = cfg.model.dtype is Precision.FLOAT32

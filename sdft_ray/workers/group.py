@@ -2,26 +2,24 @@
 
 Calls are made with functions of the actor handle, never with method names in strings, so that a reader can follow
 them. Every call has a deadline (`deadlines.py`). A worker is lost when its process or its engine has died, or when it
-is late; a late one is killed. A group that was given a `Recovery` starts another in its place, and makes the calls that
-were open on it again.
+is late; a late one is killed. A group that was given a `Recovery` starts another in its place (`membership.py`), and
+makes the calls that were open on it again.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, TypeVar
 
 import ray
 
 from sdft_ray.config import FaultsConfig
-from sdft_ray.errors import SdftError, WeightVersionError, WorkerLostError, first_line
-from sdft_ray.faults import Fault, FaultKind
+from sdft_ray.errors import WeightVersionError, WorkerLostError
 from sdft_ray.records import WorkerStatus
 from sdft_ray.workers.deadlines import Deadlines, Work
+from sdft_ray.workers.membership import Membership
 from sdft_ray.workers.recovery import Recovery
 from sdft_ray.workers.seat import Seat
-from sdft_ray.workers.worker import log_path
 
 T = TypeVar("T")
 
@@ -58,22 +56,36 @@ class WorkerGroup:
             turn: is entered around every call that needs the role's device.
         """
         self.role = role
-        self.size = len(actors)
+        self.size = len(actors)  # of those it began with
         self._log_dir = log_dir
         self._faults = faults or FaultsConfig()
         self._deadlines = deadlines or Deadlines(self._faults)
         self._turn = turn
-        self._seats = [self._seat(rank, actor) for rank, actor in enumerate(actors, first_rank)]
-        self.seats: Sequence[Seat] = self._seats  # to be looked at alone
-        self._recovery: Recovery | None = None
-        self._replacements: dict[int, asyncio.Task[None]] = {}  # by rank
-        self._newcomers: dict[int, WorkerGroup] = {}  # by rank: started, and not yet serving
-        self._changed = asyncio.Event()
-        self.num_lost = 0  # workers, replaced ones among them
+        self.members = Membership(
+            role,
+            actors,
+            log_dir=log_dir,
+            first_rank=first_rank,
+            deadlines=self._deadlines,
+            max_wait_s=self._faults.max_wait_s,
+            group_of_one=self._group_of_one,
+        )
+        self._seats = self.members.seats  # the same list, which changes
+
+    def _group_of_one(self, rank: int, actor: Any) -> "WorkerGroup":
+        return WorkerGroup(
+            self.role,
+            [actor],
+            self._log_dir,
+            faults=self._faults,
+            first_rank=rank,
+            deadlines=self._deadlines,
+            turn=self._turn,
+        )
 
     def replace_lost(self, recovery: Recovery) -> None:
         """Has lost workers replaced from now on, and their open calls made again."""
-        self._recovery = recovery
+        self.members.recovery = recovery
 
     async def call(self, call: Callable[[Any], Awaitable[T]], work: Work = OTHER) -> T:
         """Makes `call` on the least busy worker: the one with the fewest open calls, those of `on_all` not counted.
@@ -90,14 +102,16 @@ class WorkerGroup:
             SdftError: the worker raised one of this package's own errors, which arrives as it was raised.
         """
         while True:
-            seat = await self._least_busy()
+            seat = await self.members.least_busy()
             seat.num_calls += 1
             try:
                 # Not around the wait for a worker: a newcomer loads what another role publishes in its own turn.
                 async with self._turn_for(work):
-                    return await seat.ask(call, work)
+                    answer = await seat.ask(call, work)
+                seat.num_answered += 1
+                return answer
             except WorkerLostError as loss:
-                if not self._is_replaced(seat, loss):
+                if not self.members.is_made_good(seat, loss):
                     raise
             finally:
                 seat.num_calls -= 1
@@ -134,7 +148,7 @@ class WorkerGroup:
     async def on_present(self, call: Callable[[Any], Awaitable[T]], work: Work) -> None:
         """Makes `call` on every worker that serves, and on every newcomer."""
         await self._on_serving(call, work)
-        for newcomer in list(self._newcomers.values()):
+        for newcomer in list(self.members.newcomers.values()):
             await newcomer._on_serving(call, work)
 
     def _turn_for(self, work: Work) -> AbstractAsyncContextManager[None]:
@@ -174,126 +188,22 @@ class WorkerGroup:
 
     def renew(self, actors: Sequence[Any]) -> None:
         """Kills all workers and takes others in their places."""
-        for seat in self._seats:
-            if seat.loss is None:
-                seat.lose(FaultKind.LOST, "all of its role are started anew")
-            ray.kill(seat.actor)
-        self._seats[:] = [self._seat(seat.rank, actor) for seat, actor in zip(self._seats, actors, strict=True)]
+        self.members.renew(actors, ray.kill)
 
     @property
     def loss(self) -> WorkerLostError | None:
         """Of the worker that was lost last, and has not been replaced."""
-        return max(self._seats, key=lambda seat: seat.lost_at).loss
+        return self.members.loss
 
     def abandon(self) -> list[Any]:
         """Replaces nobody from now on; the handles of all workers, those on their way included, to be ended."""
-        self._recovery = None  # or what is still being asked would start another
-        for replacement in self._replacements.values():
-            replacement.cancel()
-        groups = (self, *self._newcomers.values())
-        return [seat.actor for group in groups for seat in group._seats]
-
-    def _seat(self, rank: int, actor: Any) -> Seat:
-        log = log_path(self._log_dir, self.role, rank)
-        name = f"{self.role} worker {rank}"
-        return Seat(name, rank, actor, log=log, deadlines=self._deadlines, on_loss=self._lose)
+        return self.members.abandon()
 
     async def _unless_lost(self, seat: Seat, call: Callable[[Any], Awaitable[T]], work: Work) -> dict[int, T]:
-        """The answer by rank; none of a worker that is lost and will be replaced."""
+        """The answer by rank; none of a worker that is lost and will be replaced, or that has left."""
         try:
             return {seat.rank: await seat.ask(call, work)}
         except WorkerLostError as loss:
-            if not self._is_replaced(seat, loss):
+            if not self.members.is_made_good(seat, loss):
                 raise
             return {}
-
-    def _is_replaced(self, seat: Seat, loss: WorkerLostError) -> bool:
-        """True when `loss` is that of the worker itself, not of one it has called, and another comes in its place."""
-        return self._recovery is not None and loss is seat.loss
-
-    def _lose(self, seat: Seat, kind: FaultKind, text: str) -> None:
-        self.num_lost += 1
-        recovery = self._recovery
-        if recovery is None:
-            return
-        recovery.kill(seat.actor)
-        self._replacements[seat.rank] = asyncio.create_task(self._replace(seat, recovery))
-        self._replacements[seat.rank].add_done_callback(self._notify)
-        recovery.tell(Fault(kind=kind, role=self.role, rank=seat.rank, node=seat.node, text=text))
-
-    async def _replace(self, lost: Seat, recovery: Recovery) -> None:
-        """Starts workers in the place of a lost one until one serves, or the budget is spent."""
-        rank, index = lost.rank, self._seats.index(lost)
-
-        def tell(kind: FaultKind, text: str, node: str = "") -> None:
-            lasted_s = time.monotonic() - lost.lost_at
-            recovery.tell(Fault(kind=kind, role=self.role, rank=rank, node=node, text=text, seconds=lasted_s))
-
-        while (pause_s := recovery.budget.take(lost.name)) is not None:
-            await asyncio.sleep(pause_s)
-            newcomer = WorkerGroup(
-                self.role,
-                [recovery.make(rank)],
-                self._log_dir,
-                faults=self._faults,
-                first_rank=rank,
-                deadlines=self._deadlines,
-                turn=self._turn,
-            )
-            self._newcomers[rank] = newcomer
-            (actor,) = (seat.actor for seat in newcomer._seats)
-            try:
-                async with recovery.joining(newcomer):
-                    (arrived,) = newcomer._seats
-                    self._seats[index] = self._seat(rank, actor)
-                    self._seats[index].node = arrived.node
-            except SdftError as error:
-                recovery.kill(actor)
-                if isinstance(error, WorkerLostError) and newcomer.loss is None:  # the learner, which it had asked
-                    recovery.budget.give_back(lost.name)
-                tell(FaultKind.START_FAILED, f"{lost.name} could not be started again: {first_line(error)}")
-            except Exception as error:  # a fault of this program's own, for which nobody waits
-                recovery.kill(actor)
-                what = f"{type(error).__name__}: {first_line(error)}"
-                tell(FaultKind.GIVEN_UP, f"{lost.name} is not started again: {what}")
-                raise
-            else:
-                tell(FaultKind.REPLACED, f"{lost.name} serves again", arrived.node)
-                return
-            finally:
-                del self._newcomers[rank]
-        tell(FaultKind.GIVEN_UP, f"{lost.name} is not started again: {recovery.budget.spent}")
-
-    def _notify(self, _: object) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def _least_busy(self) -> Seat:
-        """The worker that serves with the fewest open calls; waits for one where none serves.
-
-        Raises:
-            WorkerLostError: none comes, or not in time.
-        """
-        while True:
-            serving = [seat for seat in self._seats if seat.loss is None]
-            if serving:
-                return min(serving, key=lambda seat: seat.num_calls)
-            last = max(self._seats, key=lambda seat: seat.lost_at)
-            if self._recovery is None:
-                assert last.loss is not None
-                raise last.loss
-            remaining_s = last.lost_at + self._faults.max_wait_s - time.monotonic()
-            if self._is_given_up() or remaining_s <= 0:
-                in_time = f"none has come back within faults.max_wait_s={self._faults.max_wait_s:g}"
-                why = self._recovery.budget.spent if self._is_given_up() else in_time
-                raise WorkerLostError(f"No {self.role} worker is left, and {why}. The last one: {last.loss}")
-            with suppress(TimeoutError):  # said above
-                async with asyncio.timeout(remaining_s):
-                    await self._changed.wait()
-
-    def _is_given_up(self) -> bool:
-        """True when nothing is being started. Raises what a start has failed with that is no loss."""
-        done = [task for task in self._replacements.values() if task.done()]
-        for task in done:
-            task.result()
-        return len(done) == len(self._replacements)

@@ -54,7 +54,7 @@ class RestartBudget:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recovery:
-    """How one group replaces a lost worker."""
+    """How one group replaces a lost worker, and starts one that joins."""
 
     make: Callable[[int], Any]  # the actor of a rank, in its place
     # Starts a newcomer, a group of one; inside the block it holds the weights of all others, and none are loaded.
@@ -62,3 +62,6 @@ class Recovery:
     budget: RestartBudget
     tell: Callable[[Fault], None]
     kill: Callable[[Any], None] = ray.kill
+    free: Callable[[int], None] | None = (
+        None  # takes the place of a rank that has left; None where none joins or leaves
+    )

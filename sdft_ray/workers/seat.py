@@ -1,4 +1,4 @@
-"""One worker as the driver sees it, from its start to its loss: calls with a deadline, and the names of what fails."""
+"""One worker as the driver sees it, from its start to its end: calls with a deadline, and the names of what fails."""
 
 import asyncio
 import re
@@ -59,7 +59,9 @@ class Seat:
         self.node = ""
         self.loss: WorkerLostError | None = None
         self.lost_at = 0.0
+        self.leaves_since = 0.0  # a time of the monotonic clock; 0 where it stays
         self.num_calls = 0  # made by `WorkerGroup.call` and not answered
+        self.num_answered = 0  # such calls
         self._log = log
         self._deadlines = deadlines
         self._on_loss = on_loss
@@ -67,6 +69,11 @@ class Seat:
         self._limit_s, self._limit_expires = 0.0, 0.0
         self._last_answer = 0.0
         self._answered: set[str] = set()  # kinds of calls
+
+    @property
+    def serves(self) -> bool:
+        """True when new calls may be made on it."""
+        return self.loss is None and not self.leaves_since
 
     @property
     def num_open(self) -> int:
@@ -98,6 +105,11 @@ class Seat:
                 answer.cancel()
         except (RayError, EngineError) as error:
             raise self._found(error, work) from error
+
+    async def finish(self) -> None:
+        """Returns when no call is open, at once where none is."""
+        while self._open:
+            await asyncio.wait(list(self._open))
 
     def lose(self, kind: FaultKind, cause: str) -> WorkerLostError:
         """Ends all that is open with one error; whoever finds the loss first comes here."""

@@ -28,7 +28,7 @@ cluster.add_node(**node)
 ray.init(cluster.address, log_to_driver=False)
 try:
     reservations = reserve(compose_with("+cluster=2x8xH100").cluster, ["rollout", "teacher", "learner"])
-    tables = {role: placement_group_table(held.group) for role, held in reservations.items()}
+    tables = {role: placement_group_table(held.groups[0]) for role, held in reservations.items()}
     print("NODES " + json.dumps({role: sorted(table["bundles_to_node_id"].values()) for role, table in tables.items()}))
 finally:
     ray.shutdown()

@@ -1,12 +1,12 @@
 """Whether a cluster would take the objects of a job and run them as the driver expects; asks no cluster."""
 
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sdft_ray.config import RunConfig, TargetConfig
+from sdft_ray.config import RolePlacement, RunConfig, TargetConfig
 from sdft_ray.config.cluster import ROLE_LABEL
 from sdft_ray.errors import ConfigError
 from sdft_ray.targets.kuberay.finding import Finding
@@ -63,15 +63,26 @@ def check_objects(objects: Sequence[Object], cfg: RunConfig, schema: RayJobSchem
 
 
 def _placement(job: Mapping[str, Any], cfg: RunConfig) -> Iterator[Finding]:
-    """Where the pods lack what the driver will reserve."""
+    """Where the pods lack what the driver will reserve, at the start and with the most workers that may join."""
     if "rayClusterSpec" not in job["spec"]:
         return
+    yield from _room(job, cfg, "replicas", lambda placement: placement.num_workers)
+    if cfg.cluster.rollout.is_elastic:
+        yield from _room(job, cfg, "maxReplicas", lambda placement: placement.most_workers)
+        if not job["spec"]["rayClusterSpec"].get("enableInTreeAutoscaling"):
+            where = "RayJob/spec/rayClusterSpec/enableInTreeAutoscaling"
+            yield Finding(where, "without it no pod comes for a worker that may join")
+
+
+def _room(
+    job: Mapping[str, Any], cfg: RunConfig, replicas: str, num_workers: Callable[[RolePlacement], int]
+) -> Iterator[Finding]:
     wanted: dict[str, list[float]] = {}
     for role in cfg.needed_roles():
         placement = cfg.cluster.placements()[role]
         of_label = wanted.setdefault(cfg.cluster.label_of(role), [0, 0])
-        of_label[0] += placement.num_workers * placement.gpus_per_worker
-        of_label[1] += placement.num_workers * placement.cpus_per_worker
+        of_label[0] += num_workers(placement) * placement.gpus_per_worker
+        of_label[1] += num_workers(placement) * placement.cpus_per_worker
     there: dict[str, list[float]] = {label: [0, 0] for label in wanted}
     for index, group in enumerate(job["spec"]["rayClusterSpec"].get("workerGroupSpecs", [])):
         label = group.get("labels", {}).get(ROLE_LABEL, "")
@@ -80,10 +91,11 @@ def _placement(job: Mapping[str, Any], cfg: RunConfig) -> Iterator[Finding]:
             yield Finding(where, f"{ROLE_LABEL}={label!r} is asked for by no worker")
             continue
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-        there[label][0] += group["replicas"] * int(limits.get(cfg.target.gpu_resource, 0))
-        there[label][1] += group["replicas"] * int(limits["cpu"])
+        there[label][0] += group[replicas] * int(limits.get(cfg.target.gpu_resource, 0))
+        there[label][1] += group[replicas] * int(limits["cpu"])
     for label, (gpus, cpus) in wanted.items():
         for resource, needed, has in (("GPUs", gpus, there[label][0]), ("CPUs", cpus, there[label][1])):
             if has < needed:
                 where = "RayJob/spec/rayClusterSpec/workerGroupSpecs"
-                yield Finding(where, f"{has:g} {resource} for {ROLE_LABEL}={label}, the driver asks for {needed:g}")
+                of_label = f"{has:g} {resource} for {ROLE_LABEL}={label} in all {replicas}"
+                yield Finding(where, f"{of_label}, the driver asks for {needed:g}")

@@ -8,10 +8,15 @@ from sdft_ray.targets.kuberay.pod_template import HEAD_PORTS, JOB_LABEL, WORKER_
 Object = dict[str, Any]
 NAMESPACE_LABEL = "kubernetes.io/metadata.name"  # which Kubernetes itself puts on every namespace
 DNS_PORT = 53
+API_SERVER_PORT = 6443  # of most clusters
 
 
-def network_policy(name: str, target: TargetConfig) -> Object:
-    """Lets the job's pods talk to one another and outwards; in come the operator and the monitoring alone."""
+def network_policy(name: str, target: TargetConfig, *, autoscales: bool) -> Object:
+    """Lets the job's pods talk to one another and outwards; in come the operator and the monitoring alone.
+
+    An autoscaler in the head's pod talks to the API server, behind whose service is another port.
+    """
+    outwards = [443, *([API_SERVER_PORT] if autoscales else [])]  # the hub, Weights & Biases, a judge
     own = {"podSelector": {"matchLabels": {JOB_LABEL: name}}}
     ingress: list[Object] = [{"from": [own]}]
     # The operator asks the dashboard for the state of the job, whoever has submitted it.
@@ -30,7 +35,7 @@ def network_policy(name: str, target: TargetConfig) -> Object:
                 {"to": [own]},
                 # Without names nothing starts: workers look for their head by one.
                 {"ports": [{"protocol": protocol, "port": DNS_PORT} for protocol in ("UDP", "TCP")]},
-                {"ports": [{"protocol": "TCP", "port": 443}]},  # the hub, Weights & Biases, a judge
+                {"ports": [{"protocol": "TCP", "port": port} for port in outwards]},
             ],
         },
     }

@@ -42,16 +42,25 @@ def render(runs: Sequence[Run]) -> list[Object]:
     """
     _, cfg = runs[0][0]
     cfg.target.check_pods()
+    _check_elastic(cfg)
     name = job_name(name_of(runs))
     objects = [_config_map(name, cfg.target, pod_files(runs))]
     if not cfg.target.cluster_name:  # what is there has its own
         if cfg.target.storage.create_gib:
             objects.append(_claim(cfg.target))
         if cfg.target.network_policy:
-            objects.append(network_policy(name, cfg.target))
+            objects.append(network_policy(name, cfg.target, autoscales=cfg.cluster.rollout.is_elastic))
         if cfg.target.monitoring_namespace:
             objects.append(pod_monitor(name, cfg.target))
     return [*objects, _ray_job(name, cfg)]
+
+
+def _check_elastic(cfg: RunConfig) -> None:
+    """Refuses pods that come and go where a queue admits all of a job together."""
+    most, queue = cfg.cluster.rollout.max_workers, cfg.target.queue
+    if most is not None and queue is not Queue.NONE:
+        problem = f"has pods come and go, but target.queue={queue.name} admits all of a job together"
+        raise ConfigError("cluster.rollout.max_workers", most, problem, "leave it out, or set target.queue=NONE")
 
 
 def pod_files(runs: Sequence[Run]) -> dict[str, str]:
@@ -162,6 +171,8 @@ def _ray_cluster(name: str, cfg: RunConfig) -> Object:
         secret = {"secretName": target.token_secret} if target.token_secret else {}
         spec["authOptions"] = {"mode": "token", **secret}
     groups = pod_groups(cfg.cluster, cfg.needed_roles())
+    if cfg.cluster.rollout.is_elastic:
+        spec |= {"enableInTreeAutoscaling": True, "autoscalerOptions": {"version": "v2"}}
     return {
         **spec,
         "headGroupSpec": {
@@ -177,8 +188,8 @@ def _worker_group(name: str, cfg: RunConfig, group: PodGroup) -> Object:
     return {
         "groupName": group.name,
         "replicas": group.num_pods,
-        "minReplicas": group.num_pods,  # a gang: all of them, or none
-        "maxReplicas": group.num_pods,
+        "minReplicas": group.num_pods,  # all of them, or none
+        "maxReplicas": group.most_pods,
         "rayStartParams": {},
         "labels": {ROLE_LABEL: group.name},
         "template": worker_template(cfg, name, group),

@@ -12,6 +12,8 @@ HEAD_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "metrics":
 WORKER_PORTS = {"metrics": 8080}
 SHARED_MEMORY_BESIDE_STORE_GIB = 8  # of vLLM's and torch's own processes
 JOB_LABEL = "sdft-ray/job"
+STOP = "ray stop"
+CLOSING_S = 10  # of a pod's grace, behind its last worker
 
 
 def head_template(cfg: RunConfig, name: str) -> dict[str, Any]:
@@ -26,6 +28,8 @@ def worker_template(cfg: RunConfig, name: str, group: PodGroup) -> dict[str, Any
     memory_gib = target.memory_gib + group.gpus * target.memory_gib_per_gpu
     gpus = {target.gpu_resource: str(group.gpus)} if group.gpus else {}
     template = _template(cfg, name, str(group.cpus), memory_gib, gpus, WORKER_PORTS)
+    if group.name == "rollout" and cfg.cluster.rollout.is_elastic:
+        template["spec"]["containers"][0]["lifecycle"] = _before_end(f"{_drain(cfg)}; {STOP}")
     if target.node_selector:
         template["spec"]["nodeSelector"] = dict(target.node_selector)
     if target.tolerations:
@@ -51,7 +55,7 @@ def _template(
         # Requests equal limits: a pod that is promised its memory is the last to be evicted.
         "resources": {"limits": resources, "requests": dict(resources)},
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        "lifecycle": {"preStop": {"exec": {"command": ["/bin/sh", "-c", "ray stop"]}}},
+        "lifecycle": _before_end(STOP),
         "volumeMounts": [
             {"name": "storage", "mountPath": target.storage.path},
             {"name": "run", "mountPath": RUN_FOLDER, "readOnly": True},
@@ -68,7 +72,7 @@ def _template(
             "fsGroupChangePolicy": "OnRootMismatch",  # a volume with many checkpoints is not walked at every start
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "terminationGracePeriodSeconds": int(cfg.faults.grace_s) + 60,  # the step's end, and the checkpoint behind it
+        "terminationGracePeriodSeconds": _grace_s(cfg),
         "containers": [container],
         "volumes": [
             {"name": "storage", "persistentVolumeClaim": {"claimName": target.storage.claim}},
@@ -81,6 +85,24 @@ def _template(
     if target.image_pull_secret:
         spec["imagePullSecrets"] = [{"name": target.image_pull_secret}]
     return {"metadata": {"labels": job_labels(name)}, "spec": spec}
+
+
+def _grace_s(cfg: RunConfig) -> int:
+    """How long a pod lives on once it is to end: for the step's end, and the checkpoint behind it."""
+    return int(cfg.faults.grace_s) + 60
+
+
+def _drain(cfg: RunConfig) -> str:
+    """Tells Ray that a pod is to end, and waits. With its last worker its Ray node ends, and the container with it."""
+    remaining_s = _grace_s(cfg) - CLOSING_S
+    return (
+        "ray drain-node --reason DRAIN_NODE_REASON_PREEMPTION --reason-message pod-ends "
+        f"--deadline-remaining-seconds {remaining_s} && sleep {remaining_s}"
+    )
+
+
+def _before_end(command: str) -> dict[str, Any]:
+    return {"preStop": {"exec": {"command": ["/bin/sh", "-c", command]}}}
 
 
 def _environment(target: TargetConfig) -> list[dict[str, Any]]:

@@ -19,6 +19,13 @@ COMMON = (
 EXAMPLES = {
     "one-gpu": ("+cluster=1xH100", "name=one-gpu", "model=custom", "model.path=Qwen/Qwen2.5-0.5B-Instruct"),
     "8xA100": ("+cluster=8xA100", "name=eight-gpus", "model=qwen2.5-3b"),
+    "autoscaling": (
+        "+cluster=8xA100",
+        "cluster.rollout.num_workers=1",
+        "cluster.rollout.max_workers=4",
+        "name=autoscaling",
+        "model=qwen2.5-3b",
+    ),
     "kueue": (
         "+cluster=2x8xH100",
         "name=two-nodes",

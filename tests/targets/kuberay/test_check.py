@@ -168,9 +168,8 @@ def test_a_gpu_too_few_is_found_before_the_driver_waits_for_it() -> None:
         pod = job["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]
         pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] = "1"
 
-    assert findings(mutate) == [
-        "RayJob/spec/rayClusterSpec/workerGroupSpecs: 1 GPUs for sdft-ray/role=rollout, the driver asks for 2"
-    ]
+    missing = "1 GPUs for sdft-ray/role=rollout in all replicas, the driver asks for 2"
+    assert findings(mutate) == [f"RayJob/spec/rayClusterSpec/workerGroupSpecs: {missing}"]
 
 
 @pytest.mark.parametrize("cluster", ["1xH100", "4x8xH100", "local"])
@@ -189,6 +188,22 @@ def test_a_gpu_too_few_is_found_before_the_driver_waits_for_it() -> None:
 def test_what_is_rendered_breaks_no_rule(cluster: str, overrides: tuple[str, ...]) -> None:
     cfg = job_config(f"+cluster={cluster}", *overrides)
     assert check_objects(render([[("", cfg)]]), cfg, schema()).findings == ()
+
+
+def test_an_autoscaling_job_breaks_no_rule_and_its_mutants_do() -> None:
+    cfg = job_config("cluster.rollout.max_workers=5")
+
+    def found(mutate: Callable[[Job], None]) -> list[str]:
+        objects = render([[("", cfg)]])
+        mutate(next(thing for thing in objects if thing["kind"] == "RayJob"))
+        return [str(finding) for finding in check_objects(objects, cfg, schema()).findings]
+
+    assert found(lambda job: None) == []
+    missing = "for sdft-ray/role=rollout in all maxReplicas, the driver asks for"
+    at = "RayJob/spec/rayClusterSpec/workerGroupSpecs"
+    assert found(put(f"{WORKER}/maxReplicas", 4)) == [f"{at}: 4 GPUs {missing} 5", f"{at}: 16 CPUs {missing} 20"]
+    (finding,) = found(drop(f"{CLUSTER}/enableInTreeAutoscaling"))
+    assert "without it no pod comes for a worker that may join" in finding
 
 
 def test_the_other_kinds_are_held_to_their_schemas() -> None:
