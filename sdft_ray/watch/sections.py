@@ -171,7 +171,8 @@ def _rounded(key: str, value: float | None) -> str:
         return "not finite"
     if key.endswith("_share"):
         return f"{value:.0%}"
-    digits = 0 if value == int(value) else 1 if abs(value) >= 10 else 4
+    is_count = key in UNITS or key == ALARMS
+    digits = 0 if is_count and value == int(value) else 1 if abs(value) >= 10 else 4
     shown = f"{value:.{digits}f}" if not 0 < abs(value) < 1e-3 else f"{value:.1e}"
     return shown + UNITS.get(key, "")
 
