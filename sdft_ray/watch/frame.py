@@ -8,7 +8,7 @@ from textwrap import wrap
 from rich.text import Text
 
 from sdft_ray.tracking.console import duration
-from sdft_ray.tracking.run_view import RunView
+from sdft_ray.tracking.run_view import VALUES, RunView
 from sdft_ray.watch.blocks import BAD, DIM, Block, beside, line, spread
 from sdft_ray.watch.sections import (
     evaluation_block,
@@ -109,12 +109,12 @@ def _head(look: Look, width: int) -> Block:
 
 
 def _body(look: Look, width: int, most: int = 8) -> Block:
-    """Roles, times, values and evaluation, side by side where there is room; as many evaluations as `most`."""
+    """Roles, times, values and evaluation, side by side where there is room; at most `most` times and evaluations."""
     view, is_wide = look.view, width >= WIDE
     half = (width - GAP) // 2 if is_wide else width
     roles = [] if look.state.has_ended else roles_block(view, half)
     left = [*roles, *times_block(view, half, most)]
-    right = [*values_block(view, half, most + (most > COMPACT) * 4), *evaluation_block(view, half, most)]
+    right = [*values_block(view, half, most if most == COMPACT else len(VALUES)), *evaluation_block(view, half, most)]
     return beside(left, right, width, GAP) if is_wide and left and right else [*left, *right]
 
 

@@ -22,15 +22,20 @@ def stacks_of(run: FolderSource | ClusterSource) -> tuple[list[Stacks], list[str
     look = run.look()
     if not look.is_alive:
         raise ClusterError(f"name={run.name}: no process of it is there, it is {look.state.words}; see mode=top.")
-    processes = processes_of(run)
+    processes, status = processes_of(run), look.view.status
     address = os.environ.get("RAY_ADDRESS", "")
-    if ":" not in address and look.view.status is not None:
-        address = look.view.status.address
-    if not address or address.startswith(LOOPBACK):  # a Ray of the run's own, or a cluster on one machine
+    if status is not None and isinstance(run, FolderSource):
+        address = status.address
+    if ":" not in address or address.startswith(LOOPBACK):  # a Ray of the run's own, or a cluster on one machine
         found, missing = in_order(stacks_here(processes)), list[str]()
     else:
         with joined(address):
             found, missing = stacks_on_nodes(processes)
+    if not found and not missing:
+        raise ClusterError(
+            f"name={run.name}: no process of it is on the machines that were asked; its driver runs on "
+            f"{processes.driver_host}: ask there, with RAY_ADDRESS as it was for the run."
+        )
     if found and all(each.is_denied for each in found):
         raise ClusterError(f"name={run.name}: {found[0].problem}.")
     return found, missing

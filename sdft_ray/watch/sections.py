@@ -38,6 +38,8 @@ GOOD_WORDS = ("replaced", "restored", "written again", "joined", "checkpoint")
 def progress_block(view: RunView, width: int, *, has_ended: bool) -> Block:
     """How far the run is, and when it will end."""
     status = view.status
+    if status is None and has_ended:
+        return [line((f"step {view.steps[-1]['step']}", "bold"))] if view.steps else []
     if status is None:
         return [line((view.told or "nothing is told yet", DIM))]
     done = f"step {status.step} of {status.num_steps}"
@@ -171,7 +173,8 @@ def _rounded(key: str, value: float | None) -> str:
         return "not finite"
     if key.endswith("_share"):
         return f"{value:.0%}"
-    digits = 0 if value == int(value) else 1 if abs(value) >= 10 else 4
+    is_count = key in UNITS or key == ALARMS
+    digits = 0 if is_count and value == int(value) else 1 if abs(value) >= 10 else 4
     shown = f"{value:.{digits}f}" if not 0 < abs(value) < 1e-3 else f"{value:.1e}"
     return shown + UNITS.get(key, "")
 

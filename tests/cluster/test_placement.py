@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import ray
 
+from sdft_ray.cluster.actors import unused_name
 from sdft_ray.cluster.environment import SPIN_COUNT, actor_environment
 from sdft_ray.cluster.placement import reserve
 from sdft_ray.cluster.session import check_resources
@@ -59,6 +60,15 @@ def test_a_worker_computes_with_its_threads_and_no_more(cluster: None) -> None:
     assert environment["OMP_NUM_THREADS"] == "2"
     assert environment["DS_ACCELERATOR"] == "cpu"
     release(reservations, {"learner": actors})
+
+
+def test_an_actor_that_comes_after_another_of_its_name_has_one_of_its_own() -> None:
+    """Ray refuses a name that another actor of the job has, one that is being killed among them."""
+    assert [unused_name("named/rollout-0") for _ in range(3)] == [
+        "named/rollout-0",
+        "named/rollout-0.2",
+        "named/rollout-0.3",
+    ]
 
 
 def test_threads_that_wait_for_one_another_on_a_cpu_leave_its_cores_to_other_roles() -> None:

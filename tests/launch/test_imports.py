@@ -16,6 +16,8 @@ REFUSED = [
     ["+cluster=local", "stages=['nothing']"],
     ["+cluster=local", "mode=evaluate", "seeds=[1]"],
     ["+cluster=local", "mode=show", "show.num_rows=0"],
+    ["mode=top", "name=nowhere"],
+    ["mode=stacks", "name=nowhere"],
     ["mode=report", "runs=[nowhere]"],
 ]
 

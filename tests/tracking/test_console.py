@@ -192,6 +192,15 @@ def test_a_terminal_shows_how_far_something_is_and_no_unknown_total() -> None:
     assert "/?" not in text
 
 
+def test_what_goes_on_besides_steps_can_be_asked_also_without_a_terminal() -> None:
+    sink = ConsoleSink(num_steps=40, console=plain_console()[0])
+    with sink.phase("starting 2 rollout workers"), sink.counting("evaluating after step 0") as count:
+        count(3, 8)
+        sink.log_step(1, 0.0, STEP, ())
+        assert sink.going_on() == ("starting 2 rollout workers", "evaluating after step 0 3 of 8")
+    assert sink.going_on() == ()
+
+
 def test_without_a_terminal_a_line_now_and_then_says_how_far_something_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sdft_ray.tracking.console.COUNT_EVERY_S", 0.0)
     console, output = plain_console()

@@ -127,6 +127,10 @@ def test_a_run_that_has_ended_says_how_and_what_to_do(changes: dict[str, Any], s
         assert "go on with  resume=auto name=billing" in lines
 
 
+def test_a_run_that_has_ended_without_a_status_tells_its_last_step() -> None:
+    assert lines_of(make_look(is_alive=False, status=None))[1] == "step 25"
+
+
 def test_the_reason_of_an_end_is_told_in_full() -> None:
     told = "error: learner worker 0 failed with " + "OutOfMemoryError of a very long kind " * 6
     text = " ".join(line.strip() for line in lines_of(make_look(is_alive=False, told=told)))

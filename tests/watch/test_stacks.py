@@ -15,7 +15,7 @@ from sdft_ray.errors import ClusterError
 from sdft_ray.watch import nodes, stacks
 from sdft_ray.watch.sources import FolderSource
 from sdft_ray.watch.stacks import RunProcesses, stacks_here
-from tests.watch.observed import make_look
+from tests.watch.observed import make_look, make_status
 
 SLEEPER = "import time\ndef waits_for_a_neighbour():\n    time.sleep(60)\nwaits_for_a_neighbour()"
 PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SLEEPER!r}])"
@@ -73,6 +73,17 @@ def test_where_tracing_is_refused_the_error_names_the_remedies(
     monkeypatch.setattr(FolderSource, "look", lambda self: make_look(status=None))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with pytest.raises(ClusterError, match=r"may not trace it .*as the user of the run.*ptrace_scope=0.*SYS_PTRACE"):
+        nodes.stacks_of(FolderSource(tmp_path, "billing"))
+
+
+def test_a_run_on_another_machine_with_a_ray_of_its_own_is_asked_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = RunProcesses(mark=run_mark(tmp_path), driver_host="elsewhere", driver=1)
+    monkeypatch.setattr(nodes, "processes_of", lambda run: elsewhere)
+    monkeypatch.setattr(FolderSource, "look", lambda self: make_look(status=make_status(address="127.0.0.1:6379")))
+    monkeypatch.setenv("RAY_ADDRESS", "another:6379")  # of another run
+    with pytest.raises(ClusterError, match="its driver runs on elsewhere: ask there"):
         nodes.stacks_of(FolderSource(tmp_path, "billing"))
 
 
