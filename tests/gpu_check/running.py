@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -84,5 +85,7 @@ def _read(report: Path) -> dict[str, Any]:
 
 
 def _last_words(log: Path) -> str:
+    """The last line that tells of an error, where one does: what comes behind it may only say where more is told."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return (lines or ["it said nothing"])[-1][:LONGEST_REASON]
+    telling = [line for line in lines if re.search("error|failed", line, re.IGNORECASE)]
+    return (telling or lines or ["it said nothing"])[-1][:LONGEST_REASON]

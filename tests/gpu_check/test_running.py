@@ -40,7 +40,14 @@ def test_what_a_part_finds_absent_is_not_run(tmp_path: Path) -> None:
     assert run(tmp_path, writing('{"absent": "no model"}')) == {"status": "not run", "why": "no model"}
 
 
-@pytest.mark.parametrize("ending", ["raise AssertionError('off by 2')", "import os; print('off by 2'); os.abort()"])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "raise AssertionError('off by 2')",
+        "import os; print('off by 2', flush=True); os.abort()",
+        "print('error: off by 2\\n  its traceback: a file'); raise SystemExit(1)",
+    ],
+)
 def test_a_part_that_breaks_has_failed_with_its_last_words(tmp_path: Path, ending: str) -> None:
     outcome = run(tmp_path, ending)
     assert outcome["status"] == "failed" and "off by 2" in outcome["why"]
