@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import psutil
+
 from tests.benchmarks.processes import ROOT
 from tests.gpu_check.parts import Part, Place
 
@@ -55,18 +57,30 @@ def outcome_of(command: list[str], log: Path, report: Path, limit_s: float) -> O
 
 @contextmanager
 def _process(command: list[str], output: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that leads a group of its own; with the block both end."""
+    """A process that leads a group of its own; with the block all of the group ends, for the next part's GPU memory."""
     process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         yield process
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(GRACE_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        for ending in (signal.SIGTERM, signal.SIGKILL):
+            for member in _members(process.pid):
+                member.send_signal(ending)
+            deadline = time.monotonic() + GRACE_S
+            while _members(process.pid) and time.monotonic() < deadline:
+                time.sleep(0.1)
+        process.wait()
+
+
+def _members(group: int) -> list[psutil.Process]:
+    """The processes of a group that have not ended."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (ProcessLookupError, psutil.NoSuchProcess):  # it ended meanwhile
+            continue
+    return found
 
 
 def _read(report: Path) -> dict[str, Any]:

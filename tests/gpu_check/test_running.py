@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.gpu_check.__main__ import check, main
@@ -61,6 +62,20 @@ def test_a_part_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     outcome = run(tmp_path, "import time; time.sleep(600)", limit_s=0.2)
     assert (outcome["status"], outcome["why"]) == ("failed", "took longer than 0 s")
     assert outcome["took_s"] < 30
+
+
+@pytest.mark.parametrize("limit_s", [60.0, 0.5])
+def test_what_a_part_has_started_ends_with_it(tmp_path: Path, limit_s: float) -> None:
+    started = tmp_path / "started"
+    program = f"""
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open({str(started)!r}, "w").write(str(child.pid))
+time.sleep({0 if limit_s == 60 else 600})
+"""
+    run(tmp_path, program, limit_s=limit_s)
+    child = psutil.pid_exists(int(started.read_text())) and psutil.Process(int(started.read_text()))
+    assert not child or child.status() == psutil.STATUS_ZOMBIE
 
 
 def test_tests_are_counted_and_those_that_were_all_skipped_are_not_run(tmp_path: Path) -> None:
