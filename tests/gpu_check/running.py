@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -64,7 +64,8 @@ def _process(command: list[str], output: Any) -> Iterator[subprocess.Popen[bytes
     finally:
         for ending in (signal.SIGTERM, signal.SIGKILL):
             for member in _members(process.pid):
-                member.send_signal(ending)
+                with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                    member.send_signal(ending)
             deadline = time.monotonic() + GRACE_S
             while _members(process.pid) and time.monotonic() < deadline:
                 time.sleep(0.1)
