@@ -3,20 +3,23 @@
 from collections.abc import Sequence
 
 
-def served_logprobs(folder: str, adapter: str, tokens: Sequence[int]) -> tuple[list[float], list[float]]:
+def served_logprobs(
+    folder: str, adapter: str, tokens: Sequence[int], *, dtype: str = "float32"
+) -> tuple[list[float], list[float]]:
     """Logprobs [T - 1, nats] of all tokens but the first, by a model folder, and with an adapter besides.
 
     Args:
         folder: an ordinary model.
         adapter: a PEFT folder with an adapter for a model of this shape, of rank 8 at most.
         tokens: [T]
+        dtype: of the engine; the kernels with which vLLM 0.32 adds an adapter on a GPU take bfloat16 and float16 alone.
     """
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
     engine = LLM(
         model=folder,
-        dtype="float32",
+        dtype=dtype,
         max_model_len=64,
         enforce_eager=True,
         enable_lora=True,

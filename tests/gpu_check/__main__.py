@@ -5,6 +5,7 @@ of `device=cpu` beside the logs, in runs/gpu-check. The exit code is 0 where eve
 where one has failed, and 2 where none could be run.
 """
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -58,4 +59,5 @@ def check(
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # the part that runs ends first
     sys.exit(main(sys.argv[1:]))

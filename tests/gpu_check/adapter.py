@@ -59,7 +59,7 @@ def move_factors(network: Any) -> None:
     """Makes both factors what training might have made of them."""
     generator = torch.Generator().manual_seed(1)
     for value in trained_parameters(network).values():
-        value += (0.05 * torch.randn(value.shape, generator=generator)).to(value)
+        value += (0.1 * torch.randn(value.shape, generator=generator)).to(value)
 
 
 def export_both(network: Any, base: str, precision: Precision, model: ModelConfig, folder: Path) -> tuple[Path, Path]:

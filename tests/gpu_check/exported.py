@@ -18,7 +18,8 @@ from tests.served import served_logprobs
 from tests.tiny import make_tiny_model
 
 TOKENS = (0, 20, 21, 22, 23, 24, 25, 26)
-MISMATCH = 0.02  # nats in fp32, as tests/gpu/test_run.py has it
+# Nats, as tests/gpu/test_run.py has them; less than the adapter moves a logprob by.
+MISMATCH = {"bfloat16": 1.0, "float32": 0.02}
 
 
 def measure(place: Place) -> dict[str, Any]:
@@ -31,11 +32,14 @@ def measure(place: Place) -> dict[str, Any]:
     peft_folder, merged_folder = export_both(network, base, Precision.FLOAT32, model, place.scratch / "exported")
     merged = AutoModelForCausalLM.from_pretrained(merged_folder)
     expected = [logprobs(merged), logprobs(PeftModel.from_pretrained(merged, peft_folder))]
-    found = served_logprobs(str(merged_folder), str(peft_folder), TOKENS)
-    rows = [
-        {"folder": name, "difference_nats": hold(name, float((torch.tensor(own) - other).abs().max()), MISMATCH)}
-        for name, own, other in zip(("merged", "PEFT"), found, expected, strict=True)
-    ]
+    moves = float((expected[1] - expected[0]).abs().max())
+    dtype = "bfloat16" if place.device == "cuda" else "float32"
+    assert moves > 2 * MISMATCH[dtype], f"the adapter moves logprobs by {moves:.3g} nats at most"
+    found = served_logprobs(str(merged_folder), str(peft_folder), TOKENS, dtype=dtype)
+    rows = []
+    for name, own, other in zip(("merged", "PEFT"), found, expected, strict=True):
+        difference = hold(f"the {name} folder", float((torch.tensor(own) - other).abs().max()), MISMATCH[dtype])
+        rows.append({"folder": name, "precision": dtype, "difference_nats": difference, "adapter_moves_nats": moves})
     return {"tables": {"": rows}}
 
 

@@ -2,16 +2,19 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
+
+import psutil
 
 from tests.benchmarks.processes import ROOT
 from tests.gpu_check.parts import Part, Place
@@ -54,18 +57,31 @@ def outcome_of(command: list[str], log: Path, report: Path, limit_s: float) -> O
 
 @contextmanager
 def _process(command: list[str], output: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that leads a group of its own; with the block both end."""
+    """A process that leads a group of its own; with the block all of the group ends, for the next part's GPU memory."""
     process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     try:
         yield process
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(GRACE_S)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        for ending in (signal.SIGTERM, signal.SIGKILL):
+            for member in _members(process.pid):
+                with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                    member.send_signal(ending)
+            deadline = time.monotonic() + GRACE_S
+            while _members(process.pid) and time.monotonic() < deadline:
+                time.sleep(0.1)
+        process.wait()
+
+
+def _members(group: int) -> list[psutil.Process]:
+    """The processes of a group that have not ended."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (ProcessLookupError, psutil.NoSuchProcess):  # it ended meanwhile
+            continue
+    return found
 
 
 def _read(report: Path) -> dict[str, Any]:
@@ -84,5 +100,7 @@ def _read(report: Path) -> dict[str, Any]:
 
 
 def _last_words(log: Path) -> str:
+    """The last line that tells of an error, where one does: what comes behind it may only say where more is told."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return (lines or ["it said nothing"])[-1][:LONGEST_REASON]
+    telling = [line for line in lines if re.search("error|failed", line, re.IGNORECASE)]
+    return (telling or lines or ["it said nothing"])[-1][:LONGEST_REASON]

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.gpu_check.__main__ import check, main
@@ -40,7 +41,14 @@ def test_what_a_part_finds_absent_is_not_run(tmp_path: Path) -> None:
     assert run(tmp_path, writing('{"absent": "no model"}')) == {"status": "not run", "why": "no model"}
 
 
-@pytest.mark.parametrize("ending", ["raise AssertionError('off by 2')", "import os; print('off by 2'); os.abort()"])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "raise AssertionError('off by 2')",
+        "import os; print('off by 2', flush=True); os.abort()",
+        "print('error: off by 2\\n  its traceback: a file'); raise SystemExit(1)",
+    ],
+)
 def test_a_part_that_breaks_has_failed_with_its_last_words(tmp_path: Path, ending: str) -> None:
     outcome = run(tmp_path, ending)
     assert outcome["status"] == "failed" and "off by 2" in outcome["why"]
@@ -54,6 +62,18 @@ def test_a_part_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     outcome = run(tmp_path, "import time; time.sleep(600)", limit_s=0.2)
     assert (outcome["status"], outcome["why"]) == ("failed", "took longer than 0 s")
     assert outcome["took_s"] < 30
+
+
+def test_what_a_part_has_started_ends_with_it(tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    program = f"""
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open({str(started)!r}, "w").write(str(child.pid))
+"""
+    run(tmp_path, program)
+    child = int(started.read_text())
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
 def test_tests_are_counted_and_those_that_were_all_skipped_are_not_run(tmp_path: Path) -> None:
