@@ -85,7 +85,15 @@ def catches_everything(handler: ast.ExceptHandler) -> bool:
     return bool(names & {"Exception", "BaseException"})
 
 
-OF_FILES = {
+SAYS_TIMES = {  # of files and events, by the clock on the wall
+    "cluster/elasticity.py",
+    "cluster/status.py",
+    "data/cache.py",
+    "learner/compile_lock.py",
+    "targets/kuberay/job.py",
+    "tracking/tensorboard_sink.py",
+    "watch/sources.py",
+}
     "learner/compile_lock.py",
     "data/cache.py",
     "targets/kuberay/job.py",
@@ -99,7 +107,7 @@ def test_no_deadline_reads_the_wall_clock_which_may_jump() -> None:
         for path in PACKAGE.rglob("*.py")
         if re.search(r"\btime\.time\(|datetime\.now\(|from time import .*\btime\b", path.read_text())
     }
-    assert readers <= OF_FILES
+    assert readers <= SAYS_TIMES
 
 
 def test_settings_use_enums_and_are_not_frozen() -> None:

@@ -67,7 +67,7 @@ class Job:
         self._faults = FaultLog(self.console.say)
         self._learner_recovery = LearnerRecovery(self._cfg, self.folder, self.console, self._faults.tell)
         self._gauges = RayMetrics(self.folder.path.name, self._cfg.faults.hang_s)
-        self._tracer = Tracer(self._cfg.tracking.trace_steps, self._cfg.batch_size, self.folder.path, self.console)
+        self._tracer = Tracer(self._cfg.tracking.trace_steps, self.folder.path, self.console)
         self._status = StatusWriter(self.folder, self._stages, self.console.going_on)
         can_go_on = self._cfg.checkpoint_every > 0
         self._termination = Termination(self._cfg.faults.grace_s if can_go_on else 0.0, self.console.say)
@@ -235,7 +235,7 @@ class Job:
         try:
             with self._termination.while_training():
                 followed = [self._gauges.follow(group) for group in roles.groups.values()]
-                traced = self._tracer.around(roles.groups, roles.learner.weight_version)
+                traced = self._tracer.around(roles.groups, roles.learner.weight_version, cfg.batch_size)
                 async with watching(roles.watches, followed), traced:
                     await train(
                         cfg,

@@ -35,10 +35,10 @@ FACTS = ("loop/wait_s", "loop/staleness_max", "rollout/tokens", "learner/train_t
 class Tracer:
     """Traces the steps of `tracking.trace_steps`; `watch` is a `tracker.Watcher`."""
 
-    def __init__(self, steps: list[int], batch_size: int, run_dir: Path, console: ConsoleSink):
-        """Records nothing yet; `batch_size` is what is told of every step."""
+    def __init__(self, steps: list[int], run_dir: Path, console: ConsoleSink):
+        """Records nothing yet."""
         self._asked = frozenset(steps)
-        self._batch_size = batch_size
+        self._batch_size = 0
         self._folder = run_dir / TRACES
         self._console = console
         self._groups: Mapping[str, WorkerGroup] = {}
@@ -46,9 +46,9 @@ class Tracer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
-    async def around(self, groups: Mapping[str, WorkerGroup], version: int) -> AsyncIterator[None]:
+    async def around(self, groups: Mapping[str, WorkerGroup], version: int, batch_size: int) -> AsyncIterator[None]:
         """Inside the block, which trains, traces what these workers do from step `version` + 1 on."""
-        self._groups = groups
+        self._groups, self._batch_size = groups, batch_size
         self._prepare(version)
         try:
             yield

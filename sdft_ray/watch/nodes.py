@@ -88,7 +88,7 @@ def stacks_on_nodes(run: RunProcesses) -> tuple[list[Stacks], list[str]]:
     found: dict[tuple[str, int], Stacks] = {}  # several nodes may be on one machine
     for answer in answered:
         try:
-            found |= {(each.host, each.process_id): each for each in ray.get(answer)}
+            found |= {(each.host, each.process_id): each for each in ray.get(answer, timeout=TASK_TIMEOUT_S)}
         except RayError as error:
             missing.append(f"node {nodes[answer]}: {type(error).__name__}: {str(error).splitlines()[0]}")
     return in_order(found.values()), missing

@@ -66,11 +66,11 @@ class Training:
     def __init__(self, folder: Path, steps: list[int]):
         self.said = io.StringIO()
         self.group = FakeGroup()
-        self.tracer = Tracer(steps, 4, folder, ConsoleSink(99, Console(file=self.said, width=200)))
+        self.tracer = Tracer(steps, folder, ConsoleSink(99, Console(file=self.said, width=200)))
 
     async def run(self, first: int, last: int) -> None:
         timer = PhaseTimer()
-        async with self.tracer.around({"rollout": self.group}, first - 1):  # type: ignore[dict-item]
+        async with self.tracer.around({"rollout": self.group}, first - 1, 4):  # type: ignore[dict-item]
             for step in range(first, last + 1):
                 with timer.phase("loop/step_s"):
                     await asyncio.sleep(0.001)
@@ -128,6 +128,6 @@ async def test_a_lost_worker_costs_the_trace_and_not_the_run(tmp_path: Path) -> 
 async def test_training_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     training = Training(tmp_path, [1])
     with pytest.raises(ValueError):
-        async with training.tracer.around({"rollout": training.group}, 0):  # type: ignore[dict-item]
+        async with training.tracer.around({"rollout": training.group}, 0, 4):  # type: ignore[dict-item]
             raise ValueError
     assert recorded() == () and not list(tmp_path.iterdir())

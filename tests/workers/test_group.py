@@ -69,7 +69,7 @@ async def test_a_worker_that_could_not_be_made_is_named_with_its_exception_and_t
 def test_every_call_to_a_worker_is_made_by_its_group() -> None:
     """Outside `workers/` an actor is a parameter named `actor` of what a group is given; one place makes them.
 
-    The preflight asks nodes, by tasks, before there is any worker.
+    The preflight asks nodes, by tasks, before there is any worker; mode=stacks asks those of a run that is not its own.
     """
     makers, calls, reaches = set(), [], []
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -87,7 +87,7 @@ def test_every_call_to_a_worker_is_made_by_its_group() -> None:
                 elif root != "actor" or not any("actor" in parameters(scope) for scope in scopes):
                     calls.append((place, function))
     assert not reaches
-    assert sorted(name for name, *_ in makers) == ["cluster/actors.py", "cluster/preflight.py"]
+    assert sorted(name for name, *_ in makers) == ["cluster/actors.py", "cluster/preflight.py", "watch/nodes.py"]
     assert not [place for place, function in calls if function not in makers]
 
 
