@@ -94,11 +94,6 @@ SAYS_TIMES = {  # of files and events, by the clock on the wall
     "tracking/tensorboard_sink.py",
     "watch/sources.py",
 }
-    "learner/compile_lock.py",
-    "data/cache.py",
-    "targets/kuberay/job.py",
-    "cluster/elasticity.py",
-}  # whose times are the wall clock's
 
 
 def test_no_deadline_reads_the_wall_clock_which_may_jump() -> None:

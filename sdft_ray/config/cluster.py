@@ -13,9 +13,7 @@ class RolePlacement:
     """The workers of one role and what each of them gets."""
 
     num_workers: int = 1
-    max_workers: int | None = (
-        None  # of rollout: how many may serve as nodes come and go, num_workers at the start; null keeps those for good
-    )
+    max_workers: int | None = None  # rollout only: most that serve as Ray nodes come and go; null fixes num_workers
     gpus_per_worker: float = 0  # 0 runs the role on the CPU; a share below 1 puts several workers on one GPU
     cpus_per_worker: int = 1  # logical CPUs that Ray reserves for a worker
     threads_per_worker: int = 1  # arithmetic threads of a worker; more threads than cores in all cost a factor of ten

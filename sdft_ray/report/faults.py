@@ -9,7 +9,7 @@ from sdft_ray.report.sections import Section, Study
 from sdft_ray.report.tables import Cell, number_cell, table, text_cell
 from sdft_ray.tracking.faults import FAULTS_FILE
 
-LEAD = "Workers that were lost or did not answer, and what came in their place; seconds since the loss."
+LEAD = "Workers that were lost or did not answer, what came in their place, and who joined or left; seconds it took."
 COLUMNS = ("run", "time", "event", "worker", "node", "what happened", "step", "count", "seconds")
 
 

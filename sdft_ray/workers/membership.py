@@ -123,9 +123,9 @@ class Membership:
                 assert last.loss is not None
                 raise last.loss
             remaining_s = max(last.lost_at, last.leaves_since) + self._max_wait_s - time.monotonic()
-            if self._is_given_up(recovery) or remaining_s <= 0:
+            if (is_given_up := self._is_given_up(recovery)) or remaining_s <= 0:
                 in_time = f"none has come back within faults.max_wait_s={self._max_wait_s:g}"
-                why = in_time if remaining_s <= 0 else recovery.budget.spent
+                why = recovery.budget.spent if is_given_up else in_time
                 what = last.loss or f"{last.name} has left"
                 raise WorkerLostError(f"No {self._role} worker is left, and {why}. The last one: {what}")
             with suppress(TimeoutError):  # said above

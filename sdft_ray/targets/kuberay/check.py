@@ -97,5 +97,5 @@ def _room(
         for resource, needed, has in (("GPUs", gpus, there[label][0]), ("CPUs", cpus, there[label][1])):
             if has < needed:
                 where = "RayJob/spec/rayClusterSpec/workerGroupSpecs"
-                of_label = f"{has:g} {resource} for {ROLE_LABEL}={label} in all {replicas}"
-                yield Finding(where, f"{of_label}, the driver asks for {needed:g}")
+                found = f"{has:g} {resource} for {ROLE_LABEL}={label} in all {replicas}"
+                yield Finding(where, f"{found}, the driver asks for {needed:g}")

@@ -198,21 +198,16 @@ def test_what_no_pod_can_use_is_refused_with_its_key(override: str, message: str
 def test_only_the_pods_of_rollout_workers_come_and_go_and_are_drained_before_they_end() -> None:
     cluster = cluster_of(rendered("cluster.rollout.max_workers=5"))
     assert cluster["enableInTreeAutoscaling"]
-    replicas = {
-        group["groupName"]: (group["minReplicas"], group["maxReplicas"]) for group in cluster["workerGroupSpecs"]
-    }
+    groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
+    replicas = {name: (group["minReplicas"], group["maxReplicas"]) for name, group in groups.items()}
     assert replicas == {"rollout": (2, 5), "teacher": (1, 1), "learner": (1, 1)}
-    before_end = {
-        group["groupName"]: group["template"]["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1]
-        for group in cluster["workerGroupSpecs"]
-    }
+    containers = {name: group["template"]["spec"]["containers"][0] for name, group in groups.items()}
+    before_end = {name: each["lifecycle"]["preStop"]["exec"]["command"][-1] for name, each in containers.items()}
     assert before_end["rollout"].startswith("ray drain-node ") and before_end["rollout"].endswith("; ray stop")
     assert before_end["teacher"] == before_end["learner"] == "ray stop"
     assert "enableInTreeAutoscaling" not in cluster_of(rendered())
 
 
 def test_pods_that_come_and_go_are_refused_in_a_queue() -> None:
-    with pytest.raises(
-        ConfigError, match=r"cluster\.rollout\.max_workers=5: has pods come and go, but target\.queue=KUEUE"
-    ):
+    with pytest.raises(ConfigError, match=r"max_workers=5: has pods come and go, but target\.queue=KUEUE"):
         rendered("cluster.rollout.max_workers=5", "target.queue=KUEUE", "target.queue_name=gpus")
