@@ -1,6 +1,7 @@
 """The errors that the package raises, as their messages stand in the code: `...` where a value comes in."""
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from itertools import product
@@ -10,6 +11,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "sdft_ray"
 VALUE = "…"
+OWN_WORDS = re.compile(r"[\w']{4,}(?!\w*=)|\w+ \w+")  # more than a key with its sign
 SHAPED = {"ConfigError", "DataError"}  # whose message is key or row, problem, and remedy
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Scope = ast.Module | Function
@@ -26,7 +28,7 @@ class Raised(NamedTuple):
     def messages(self) -> set[str]:
         """What is wrong, as the code says it; a message that only passes on another's words is none."""
         problem = {"ConfigError": -2, "DataError": -2}.get(self.kind, 0)
-        return {text for text in self.arguments[problem] if any(len(word) > 3 for word in text.split(VALUE))}
+        return {text for text in self.arguments[problem] if any(map(OWN_WORDS.search, text.split(VALUE)))}
 
 
 @cache
