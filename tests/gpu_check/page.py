@@ -36,10 +36,15 @@ def merge(results: Results, name: str, outcome: dict[str, Any], machine: Mapping
 def write(folder: Path, results: Results) -> None:
     """Writes both files."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in ((FIGURES, json.dumps(results, indent=2)), (PAGE, "\n".join(_page(results)))):
+    for name, text in ((FIGURES, json.dumps(results, indent=2) + "\n"), (PAGE, render(results))):
         scratch = folder / f"{name}.new"
-        scratch.write_text(text + "\n")
+        scratch.write_text(text)
         scratch.replace(folder / name)
+
+
+def render(results: Results) -> str:
+    """The page."""
+    return "\n".join(_page(results)) + "\n"
 
 
 def _page(results: Results) -> Iterator[str]:
