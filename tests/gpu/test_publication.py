@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
 
 from sdft_ray.config import Channel
 from sdft_ray.learner.checkpoint import load_rank
@@ -51,6 +50,8 @@ class RecordingEnd:
         self.chunks.append(tensor.clone())
 
     def send_weights(self) -> None:
+        from vllm.distributed.weight_transfer.packed_tensor import packed_nccl_broadcast_producer
+
         self.chunks = []
         packed_nccl_broadcast_producer(iter(self._source), self, 0, lambda item: item[1], CHUNK_BYTES)
 
@@ -59,6 +60,7 @@ class RecordingEnd:
 def test_a_publication_over_nccl_holds_one_version_also_while_the_optimizer_is_still_queued(
     monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
+    pytest.importorskip("vllm", reason="vLLM, which packs what is sent, is not installed")
     masters = {f"p{index}": torch.zeros(ELEMENTS, device=GPU) for index in range(NUM_PARAMETERS)}
     weights = RankWeights(
         shapes=tuple((name, (ELEMENTS,)) for name in masters),

@@ -16,7 +16,7 @@ Written by `make gpu-check` on the machine it runs on; all figures are in `gpu.j
 absent: nothing here is predicted. What a part came to stays until it is run anew. [gpu.md](gpu.md) has the reasons.
 """
 
-Results = dict[str, dict[str, Any]]  # an outcome, and the machine of it, by the part's name
+Results = dict[str, dict[str, Any]]  # an outcome by the part's name, with the machine where it was run
 
 
 def read_results(folder: Path) -> Results:
@@ -30,16 +30,21 @@ def merge(results: Results, name: str, outcome: dict[str, Any], machine: Mapping
     """The results with a part's newest outcome; one that was not run now leaves what it has ever come to."""
     if outcome["status"] == "not run" and results.get(name, outcome)["status"] != "not run":
         return results
-    return results | {name: outcome | {"machine": dict(machine)}}
+    return results | {name: outcome if outcome["status"] == "not run" else outcome | {"machine": dict(machine)}}
 
 
 def write(folder: Path, results: Results) -> None:
     """Writes both files."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in ((FIGURES, json.dumps(results, indent=2)), (PAGE, "\n".join(_page(results)))):
+    for name, text in ((FIGURES, json.dumps(results, indent=2) + "\n"), (PAGE, render(results))):
         scratch = folder / f"{name}.new"
-        scratch.write_text(text + "\n")
+        scratch.write_text(text)
         scratch.replace(folder / name)
+
+
+def render(results: Results) -> str:
+    """The page."""
+    return "\n".join(_page(results)) + "\n"
 
 
 def _page(results: Results) -> Iterator[str]:

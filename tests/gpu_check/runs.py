@@ -84,7 +84,7 @@ def _row(name: str, run: CommandRun, device: str) -> dict[str, Any]:
         "load_s": run.median("weights/load_s"),
         "published_mib": run.median("weights/published_bytes") / 2**20,
         "optimizer_s": run.median("learner/optimizer_s"),
-        "change_s": run.median("turns/change_s") if "turns/change_s" in run.steps[0] else None,
+        "change_s": run.median("turns/change_s") if "turns/change_s" in run.steps[-1] else None,
         "mismatch_nats": hold(f"{name}: the engine's logprobs", mismatch, MISMATCH[device]),
         **{f"{role}_gib": peaks["max"] for role, peaks in sorted(memory.items()) if role != "driver"},
     }

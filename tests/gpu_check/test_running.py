@@ -8,9 +8,10 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.benchmarks.processes import ROOT
 from tests.gpu_check.__main__ import check, main
-from tests.gpu_check.page import FIGURES, PAGE
-from tests.gpu_check.parts import Part, Place
+from tests.gpu_check.page import FIGURES, PAGE, read_results, render
+from tests.gpu_check.parts import PARTS, Part, Place
 from tests.gpu_check.running import Outcome, outcome_of
 
 MACHINE = {
@@ -108,6 +109,12 @@ def test_without_a_gpu_nothing_is_run_and_what_was_measured_elsewhere_stays(tmp_
     results = json.loads((tmp_path / FIGURES).read_text())
     assert results["divergence"]["status"] == "passed"
     assert results["learner"]["why"] == "no GPU (torch 2.13+cpu sees none)"
+
+
+def test_the_page_of_this_repository_is_made_of_its_figures() -> None:
+    results = read_results(ROOT / "docs")
+    assert results.keys() == PARTS.keys(), "make gpu-check writes a line for a new part, on any machine"
+    assert (ROOT / "docs" / PAGE).read_text() == render(results)
 
 
 def test_an_unknown_part_is_refused_with_those_there_are() -> None:
