@@ -20,6 +20,7 @@ from sdft_ray.errors import SdftError, first_line
 from sdft_ray.records import Span
 from sdft_ray.tracking.console import ConsoleSink
 from sdft_ray.tracking.earlier import move_to_earlier
+from sdft_ray.tracking.metrics import WORKER_ROLES
 from sdft_ray.tracking.trace import DRIVER, STEP, ProcessSpans, Window, chrome_trace
 from sdft_ray.workers.deadlines import Work
 from sdft_ray.workers.group import WorkerGroup
@@ -105,7 +106,8 @@ class Tracer:
         driver = ProcessSpans(name=DRIVER, node=ray.util.get_node_ip_address(), process_id=os.getpid(), spans=own)
         path = self._folder / (f"steps-{first}-{last}.json" if first < last else f"step-{first}.json")
         try:
-            workers = [process for group in self._groups.values() for process in await _spans_of(group, ends)]
+            groups = [self._groups[role] for role in WORKER_ROLES if role in self._groups]
+            workers = [process for group in groups for process in await _spans_of(group, ends)]
             self._folder.mkdir(exist_ok=True)
             move_to_earlier(path)
             path.write_text(json.dumps(chrome_trace(window, driver, workers)))

@@ -12,8 +12,8 @@ from sdft_ray.records import SampleReport, WorkerStatus
 from sdft_ray.tracking.metrics import METRICS, is_evaluation
 
 SUMMARY_FILE = "summary.json"
-# What was survived is no part of a step.
-TIMES = [metric.key for metric in METRICS if metric.unit == "s" and not metric.key.startswith("faults/")]
+NO_PARTS = ("faults/", "learner/checkpoint_age_s")  # of a step: what was survived, and how long ago was the last save
+TIMES = [metric.key for metric in METRICS if metric.unit == "s" and not metric.key.startswith(NO_PARTS)]
 PHASES = {key: key.partition("/")[2].removesuffix("_s") for key in TIMES}
 PACKAGES = (
     "sdft-ray",

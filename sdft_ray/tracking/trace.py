@@ -15,6 +15,7 @@ STEP = "step"
 WAIT = "wait"
 LEAST_WAIT_NS = 1_000_000  # a shorter gap between two spans of a worker is the call, and no wait
 PER_SAMPLE = ("rollout", "score")  # phases of the loop that every sample has for itself
+FOR_SAMPLES = (*PER_SAMPLE, "sample")
 CLOCK = "wall clocks: one clock on one machine; between nodes they agree as far as the nodes are synchronised"
 DRIVER, STEPS, PHASES, SAMPLES = "driver", "steps", "phases", "samples"
 
@@ -42,14 +43,16 @@ class Window:
         return min(span.start_ns for span in self.steps.values())
 
     def step_of(self, span: Span) -> int:
-        """The step in which most of a span lies; of one between two steps, such as a save, the step before."""
-        shared = {
-            number: min(span.end_ns, step.end_ns) - max(span.start_ns, step.start_ns)
-            for number, step in self.steps.items()
-        }
-        most = max(shared, key=shared.__getitem__)
+        """The step that a span belongs to.
+
+        What makes samples belongs to the first step that ends later, which can train on them. Everything else belongs
+        to the last step that has begun: a save follows its step.
+        """
+        if span.name in FOR_SAMPLES:
+            ending = [number for number, step in self.steps.items() if step.end_ns > span.end_ns]
+            return min(ending, default=max(self.steps) + 1)
         begun = [number for number, step in self.steps.items() if step.start_ns <= span.start_ns]
-        return most if shared[most] > 0 else max(begun, default=min(self.steps))
+        return max(begun, default=min(self.steps))
 
     def holds(self, span: Span) -> bool:
         """True when some of the span lies in the window."""

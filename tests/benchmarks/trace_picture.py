@@ -21,7 +21,7 @@ COLOURS = {
     "save": "#9c755f",
     "wait": "#ececec",
 }
-DRIVER_NAMES = {"load_weights": "load weights"}
+DRIVER_NAMES = {"load_weights": "load weights", "round": "forward and backward"}  # the same, as the driver waits for it
 STEP_COLOUR, OTHER = "#5b6770", "#bab0ac"
 ROW, LANE, GAP = 1.0, 0.28, 0.75  # height of a single row, of one of many, and between processes
 
@@ -96,7 +96,9 @@ def draw(trace: dict[str, Any], path: Path) -> None:
         axes.spines[side].set_visible(False)
     drawn = {DRIVER_NAMES.get(bar.name, bar.name) for bar in bars}
     patches = [Patch(facecolor=colour, label=kind) for kind, colour in COLOURS.items() if kind in drawn]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, handlelength=1.0)
+    figure.legend(
+        handles=patches, loc="outside lower center", ncols=min(len(patches), 5), frameon=False, handlelength=1.0
+    )
     figure.savefig(path, metadata={"Date": None})
 
 

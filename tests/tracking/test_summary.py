@@ -50,6 +50,7 @@ def step_metrics(divergence: float, grad_norm: float, staleness: float, mismatch
         "loop/rollout_s": 2 * divergence,
         "loop/wait_s": 1.9,
         "learner/forward_backward_s": 1.25,
+        "learner/checkpoint_age_s": 900.0,
         "loop/staleness_max": staleness,
         "rollout/tokens": 30.0,
         "learner/train_tokens": 100.0,
