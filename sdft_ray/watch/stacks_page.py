@@ -9,7 +9,6 @@ from rich.text import Text
 from sdft_ray.watch.stacks import Stacks, Thread
 
 OWN = "(sdft_ray/"  # in a frame of this package
-WAITING = ("main_loop (ray/",)  # what the main thread of an actor does, whose calls run in others
 
 
 def stacks_text(name: str, taken_at: str, stacks: Sequence[Stacks]) -> str:
@@ -40,9 +39,9 @@ def _place(stacks: Stacks) -> Text:
 
 
 def _distance(thread: Thread) -> tuple[bool, bool, bool]:
-    """Orders threads: active ones before idle ones, those in this package's code first, an actor's loop last."""
-    waits = any(words in frame for frame in thread.frames for words in WAITING)
-    return not any(OWN in frame for frame in thread.frames), thread.state == "idle", waits
+    """Orders threads: first those in this package's code, active ones before idle ones, the main one before others."""
+    is_own = any(OWN in frame for frame in thread.frames)
+    return not is_own, thread.state == "idle", thread.name != "MainThread"
 
 
 def _process(stacks: Stacks) -> str:
