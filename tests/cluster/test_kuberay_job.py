@@ -161,7 +161,7 @@ def executed(folder: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
         "tracking.num_samples=4",  # the whole batch
         "cluster.rollout.max_workers=2",
         "faults.max_restarts=0",
-        "faults.hang_s=300",  # the teacher is held meanwhile
+        "faults.hang_s=3000",  # the teacher is held meanwhile
         "preflight=false",  # a process a node, all on this machine
     )
     objects = render([[("", cfg)]])
