@@ -29,7 +29,7 @@ OPERATOR = """
 import json, os, signal, socket, subprocess, sys, time, urllib.error, urllib.request
 from pathlib import Path
 
-import ray, yaml
+import psutil, ray, yaml
 from ray.cluster_utils import Cluster
 from ray.job_submission import JobSubmissionClient
 from ray.util import placement_group_table
@@ -89,8 +89,10 @@ def look():
         pids[actor.class_name] = actor.pid
     looked_at = time.monotonic()
 
+ends_at = time.monotonic() + 500
+
 def until(condition):
-    while not is_over and not condition():
+    while not is_over and not condition() and time.monotonic() < ends_at:
         time.sleep(0.05)
         look()
 
@@ -102,11 +104,11 @@ def happened(kind):
 
 # No sample is scored in between, so the run is as long as a pod takes.
 def hold(name):
-    if not is_over:
+    if not is_over and name in pids:
         os.kill(pids[name], signal.SIGSTOP)
 
 def let_go(name):
-    if not is_over:
+    if name in pids and psutil.pid_exists(pids[name]):
         os.kill(pids[name], signal.SIGCONT)
 
 until(lambda: lines("metrics.jsonl"))
@@ -159,7 +161,8 @@ def executed(folder: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
         "tracking.num_samples=4",  # the whole batch
         "cluster.rollout.max_workers=2",
         "faults.max_restarts=0",
-        "faults.hang_s=300",  # the teacher is held meanwhile
+        "faults.hang_s=3000",  # the teacher is held meanwhile
+        "preflight=false",  # a process a node, all on this machine
     )
     objects = render([[("", cfg)]])
     manifest = tmp_path / "job.yaml"
@@ -168,7 +171,7 @@ def executed(folder: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     environment = users_environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="a" * 32, PYTHONPATH=str(ROOT))
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # as in an image
     command = [sys.executable, "-c", OPERATOR, str(manifest), str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=560)
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("DONE ")] or [done.stdout + done.stderr]
     result = json.loads(line.removeprefix("DONE ")) if line.startswith("DONE ") else {}
     assert result.get("status") == "SUCCEEDED", done.stdout + done.stderr

@@ -81,6 +81,7 @@ class Actor:
 
     async def _close(self) -> None:
         self.is_closed = True
+        await asyncio.sleep(0.01)  # an engine takes seconds
 
 
 class Plan:
