@@ -184,7 +184,19 @@ def keys_of(settings: Any, prefix: str = "") -> set[str]:
 GENERATED = ROOT / "docs" / "settings.md"
 # What pages name besides settings: `key` in examples, and names of the shell completion, of sbatch, of this project's
 # own tools, and of vLLM, numpy and torch.
-OF_OTHERS = {"key", "install", "signal", "gres", "threads", "minutes", "head_dtype", "allow_pickle", "weights_only"}
+OF_OTHERS = {
+    "key",
+    "device",
+    "kernel.yama.ptrace_scope",
+    "install",
+    "signal",
+    "gres",
+    "threads",
+    "minutes",
+    "head_dtype",
+    "allow_pickle",
+    "weights_only",
+}
 # Mappings whose keys are those of the data or the chat template.
 OPEN = ("evaluation.sets.", "data.mix.", "data.filter.", "model.template_switches.", "teacher.template_switches.")
 

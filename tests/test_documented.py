@@ -123,6 +123,7 @@ FOREIGN = {
     "eval": "tests/launch/test_completion.py",
     "cmp": "tests/cluster/test_deterministic.py compares these files",
     "vllm": "serves until it is ended; rollout engines load the same folder in tests/cluster",
+    "tensorboard": "shows runs until it is ended; tests/tracking reads the same files",
     "kubectl": "a cluster of Kubernetes",
     "promtool": "tests/tracking/test_grafana.py, where Prometheus is installed",
 }

@@ -41,10 +41,13 @@ NAVIGATION = {
         "kubernetes": "Kubernetes",
         "slurm": "Slurm",
         "gpu": "On GPUs",
+        "gpu-measured": "Measured on GPUs",
         "scaling": "Scaling",
         "security": "Security",
     },
     "While it runs": {
+        "watching": "Watching a run",
+        "monitoring": "Monitoring",
         "troubleshooting": "Troubleshooting",
         "metrics": "Metrics",
         "reliability": "What a run survives",

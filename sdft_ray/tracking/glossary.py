@@ -7,7 +7,7 @@ Unit and meaning are those of `metrics.py`; what is healthy stands here, with th
 from itertools import groupby
 
 from sdft_ray.config import AlarmsConfig
-from sdft_ray.tracking.metrics import METRICS, Metric
+from sdft_ray.tracking.metrics import METRICS, WORKER_METRICS, Metric
 
 ALARM = AlarmsConfig()
 NONE_LOST = "0; more, and `faults.jsonl` says which and why"
@@ -23,6 +23,7 @@ ROLES = {
     "rehearsal": "Rows of `data.rehearsal`; absent without it.",
     "evaluation": "Answers to the sets of `evaluation.sets`, before, in the course of and after training.",
     "retention": "How far the student has moved away from the model the run began with, on general prompts.",
+    "worker": "Gauges of every worker by itself; they are in no line of `metrics.jsonl`.",
     "harness": "Benchmarks of lm-evaluation-harness; absent without `harness.tasks`.",
 }
 
@@ -36,6 +37,8 @@ HEALTHY = {
     "weights/load_s": "a small part of a step, and much less than `weights.timeout_s`",
     "weights/published_bytes": "the same in every step; with an adapter a few percent of the weights",
     "loop/staleness_max": "0 on-policy, else at most `max_staleness`",
+    "loop/steps_left": "falls by one a step",
+    "loop/staleness_bound": "`max_staleness`",
     "turns/changes": "4 a step",
     "turns/change_s": "less than what the roles compute",
     "faults/lost_workers": NONE_LOST,
@@ -43,6 +46,8 @@ HEALTHY = {
     "faults/replaced_workers": "as many as were lost or hung",
     "faults/failed_starts": "0",
     "faults/given_up_workers": "0; more, and the run goes on with fewer workers",
+    "faults/left_workers": "as many as were taken away",
+    "faults/joined_workers": "as many as were added",
     "faults/recovery_s": "about the time in which a worker starts",
     "faults/rescored_samples": "0, or few behind a loss",
     "faults/learner_restarts": "0; `faults.learner_restarts` bounds it",
@@ -83,6 +88,7 @@ HEALTHY = {
     "learner/optimizer_s": "less than `learner/forward_backward_s`",
     "learner/ema_s": "a small part of a step",
     "learner/save_s": "0 but in steps with a checkpoint; small with `learner.saving=BACKGROUND`",
+    "learner/checkpoint_age_s": "below the time of `checkpoint_every` steps",
     "learner/failed_saves": "0; more, and the disk is full or broken",
     "loop/damaged_checkpoints": "0; more, and `checkpoints/earlier/` has them",
     "evaluation/{set}_lenient_accuracy": "at least the strict accuracy",
@@ -99,6 +105,9 @@ HEALTHY = {
     "retention/student_base_kl_nats": "the same",
     "harness/mean_accuracy": "stays",
     "harness/{set}_accuracy": "stays",
+    "worker/weight_version": "that of the others of its role",
+    "worker/peak_memory_gib": "near what `mode=plan` says, and steady",
+    "worker/peak_gpu_memory_gib": "below the GPU's memory; steady",
 }
 
 
@@ -113,7 +122,7 @@ def page() -> str:
         "`python -m sdft_ray.tracking.glossary > docs/metrics.md` makes this page anew.",
     ]
     order = list(ROLES)
-    by_role = sorted(METRICS, key=lambda metric: order.index(_role(metric)))
+    by_role = sorted((*METRICS, *WORKER_METRICS), key=lambda metric: order.index(_role(metric)))
     for role, metrics in groupby(by_role, key=_role):
         lines += ["", f"## {role}", "", ROLES[role], "", "| metric | unit | meaning | healthy |", "|---|---|---|---|"]
         lines += [
