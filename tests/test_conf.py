@@ -188,6 +188,7 @@ OF_OTHERS = {
     "key",
     "device",
     "kernel.yama.ptrace_scope",
+    "vllm",
     "install",
     "signal",
     "gres",
