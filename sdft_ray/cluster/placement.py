@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import ray
@@ -105,11 +106,13 @@ def _ask(cluster: ClusterConfig, role: str) -> Reservation:
     # The labels of the nodes that a place may be on; any node will do without.
     labels = {ROLE_LABEL: cluster.label_of(role)} if cluster.role_labels else None
 
+    numbers = count()  # Ray refuses a name that is taken, also by a group that is on its way out
+
     def ask(num_places: int = 1) -> PlacementGroup:
         return placement_group(
             [dict(bundle) for _ in range(num_places)],
             strategy="PACK" if role == "learner" else "SPREAD",
-            name=f"sdft_ray-{role}",
+            name=f"sdft_ray-{role}-{next(numbers)}" if placement.is_elastic else f"sdft_ray-{role}",
             bundle_label_selector=None if labels is None else [dict(labels) for _ in range(num_places)],
         )
 
