@@ -124,6 +124,7 @@ def prepare_to_join(address: str) -> None:
     Raises:
         ClusterError: nobody answers, or the token is missing or another; with what to set.
     """
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it would tell on the terminal how to do without a token
     if "://" in address:
         raise ClusterError(f"RAY_ADDRESS={address}: is no address of a head node; write HOST:PORT, such as HEAD:6379.")
     answer = _ask(address)

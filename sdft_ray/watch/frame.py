@@ -59,11 +59,11 @@ class Look:
     def state(self) -> State:
         """How the run stands."""
         status, error = self.view.status, self.view.error
-        if not self.is_alive:
+        if not self.is_alive or (status is not None and status.ended):
             if self.view.summary is not None:
                 return State.FINISHED
             return State.ENDED if error or (status is not None and status.ended) else State.GONE
-        if status is None or status.ended:  # what an earlier start has left
+        if status is None:
             return State.STARTING
         return State.SILENT if self.now - status.written_at > SILENT_S else State.RUNNING
 

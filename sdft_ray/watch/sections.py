@@ -39,7 +39,7 @@ def progress_block(view: RunView, width: int, *, has_ended: bool) -> Block:
     """How far the run is, and when it will end."""
     status = view.status
     if status is None and has_ended:
-        return [line((f"step {view.steps[-1]['step']}", "bold"))] if view.steps else []
+        return [line((f"step {view.steps[-1]['step']}", "bold"))] if view.steps and view.summary is None else []
     if status is None:
         return [line((view.told or "nothing is told yet", DIM))]
     done = f"step {status.step} of {status.num_steps}"

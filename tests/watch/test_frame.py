@@ -127,6 +127,10 @@ def test_a_run_that_has_ended_says_how_and_what_to_do(changes: dict[str, Any], s
         assert "go on with  resume=auto name=billing" in lines
 
 
+def test_a_driver_that_has_told_its_end_has_ended_before_its_process_is_gone() -> None:
+    assert make_look(status=make_status(ended="terminated")).state is State.ENDED
+
+
 def test_a_run_that_has_ended_without_a_status_tells_its_last_step() -> None:
     assert lines_of(make_look(is_alive=False, status=None))[1] == "step 25"
 
