@@ -22,6 +22,7 @@ def served_logprobs(
         dtype=dtype,
         max_model_len=64,
         enforce_eager=True,
+        distributed_executor_backend="uni",
         enable_lora=True,
         max_lora_rank=8,
         skip_tokenizer_init=True,
