@@ -9,12 +9,10 @@ from dataclasses import replace
 from itertools import islice
 
 from sdft_ray.config import DataConfig, PoolConfig
-from sdft_ray.conversation import Message
 from sdft_ray.data.readers import Selection
 from sdft_ray.data.retrieval import MAKERS, Query
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import Loaded, load_rows, named
-from sdft_ray.data.turns import DEVELOPER, SYSTEM
 from sdft_ray.errors import ConfigError
 from sdft_ray.examples import Example
 
@@ -118,15 +116,10 @@ def _key(example: Example) -> PromptKey:
 
     A row without a prompt goes by its text.
     """
-    turns = tuple((turn.role, " ".join(turn.text.split())) for turn in _asking(example))
+    turns = tuple((turn.role, " ".join(turn.text.split())) for turn in example.conversation)
     return (("tools", example.tools), *turns) if turns else (("text", " ".join(example.text.split())),)
 
 
 def _text(example: Example) -> str:
     """What is searched by and searched in: the prompt without instructions, or the text of a row that has none."""
-    return "\n".join(turn.text for turn in _asking(example)) or example.text
-
-
-def _asking(example: Example) -> list[Message]:
-    """The turns of a prompt that do not instruct the model."""
-    return [turn for turn in example.prompt if turn.role not in (SYSTEM, DEVELOPER)]
+    return "\n".join(turn.text for turn in example.conversation) or example.text

@@ -117,7 +117,7 @@ class TeacherTurns:
             Demonstration(text, question) for text in own if text.strip() and of_teacher is not DemonstrationSource.POOL
         ]
         if of_teacher is not DemonstrationSource.OWN:
-            shown += [Demonstration(hit.demonstration, hit.question) for hit, _ in example.pool_hits]
+            shown += [Demonstration.answering(hit.demonstration, hit.conversation) for hit, _ in example.pool_hits]
         return tuple(shown)
 
     def _render(self, template: TeacherTemplate, example: Example) -> tuple[Message, ...]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sdft_ray.config import DataConfig, EvaluationContext, EvaluationSetConfig, Match
-from sdft_ray.conversation import Message, last_of
+from sdft_ray.conversation import Message, last_of, written_out
 from sdft_ray.data.pool import open_pool
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place, Selection
@@ -31,9 +31,7 @@ class Question(NamedTuple):
     @property
     def text(self) -> str:
         """The prompt as a judge reads it."""
-        if len(self.turns) == 1:
-            return self.turns[0].content
-        return "\n\n".join(f"{turn.role}: {turn.text}" for turn in self.turns)
+        return written_out(self.turns)
 
     @property
     def given_texts(self) -> tuple[str, ...]:
@@ -144,19 +142,19 @@ def _with_context(row: Example, context: EvaluationContext) -> tuple[Message, ..
     """The turns that replace the user's last: demonstrations as turns, nearest last, and texts above the question."""
     question = row.prompt[last_of("user", row.prompt)]
     texts: list[str] = []
-    demonstrations: list[tuple[str, str]] = []
+    demonstrations: list[tuple[tuple[Message, ...], str]] = []
     if context is EvaluationContext.NONE:
         return ()
     if context is EvaluationContext.TEXT:
         texts.append(row.text)
     elif context is EvaluationContext.DEMONSTRATION:
-        demonstrations += [(question.content, own) for own in (row.demonstration, *row.further_demonstrations)]
+        demonstrations += [((question,), own) for own in (row.demonstration, *row.further_demonstrations)]
     else:
         texts += [hit.text for hit, _ in row.pool_hits if hit.text.strip()]
-        demonstrations += [(hit.question, hit.demonstration) for hit, _ in row.pool_hits if not hit.text.strip()]
+        demonstrations += [(hit.conversation, hit.demonstration) for hit, _ in row.pool_hits if not hit.text.strip()]
     turns = []
     for asked, answered in reversed(demonstrations):
-        turns += [Message(role="user", content=asked), Message(role="assistant", content=answered)]
+        turns += [*asked, Message(role="assistant", content=answered)]
     above = "".join(f"Here is a text that bears on it:\n\n{text}\n\n" for text in dict.fromkeys(texts))
     return (*turns, replace(question, content=above + question.content))
 

@@ -283,6 +283,21 @@ def test_a_pool_gives_a_rows_article_or_where_it_has_none_its_demonstration(tmp_
     assert found.notes == [f"{KEY}: pool           4 rows of {pool}, of which a prompt is shown 2 by BM25"]
 
 
+def test_a_pools_row_of_several_turns_is_given_whole(tmp_path: Path) -> None:
+    talk = [("system", "Be kind."), ("user", "Which host?"), ("assistant", "Mail."), ("user", "Which port has it?")]
+    row = {"prompt": [{"role": role, "content": content} for role, content in talk], "demonstration": "25."}
+    pool = tmp_path / "pool.jsonl"
+    pool.write_text("".join(json.dumps(each) + "\n" for each in (row, {"prompt": "Sky?", "demonstration": "Blue."})))
+    builder = PromptBuilder(make_tiny_tokenizer(), TeacherConfig(pool=PoolConfig(source=str(pool))))
+    source = tmp_path / "set.jsonl"
+    source.write_text(json.dumps({"prompt": "Which port?", "answer": "7443"}) + "\n")
+    of_set = EvaluationSetConfig(
+        source=str(source), match=Match.CONTAINS, max_new_tokens=8, context=EvaluationContext.POOL
+    )
+    [question] = read_questions(KEY, of_set, DataConfig(), builder).questions
+    assert contents(question) == [*talk[1:], ("assistant", "25."), ("user", "Which port?")]
+
+
 @pytest.mark.parametrize("lacking", ["text", "demonstration"])
 def test_a_row_without_what_the_context_gives_is_refused_with_its_line(tmp_path: Path, lacking: str) -> None:
     bare = {key: value for key, value in ROW.items() if key != lacking}
