@@ -49,13 +49,16 @@ class Pool:
             remedy = f"lower it, or {more}" if len(self._examples) > 1 and settings.num > 1 else more
             raise ConfigError("teacher.pool.num", settings.num, problem, remedy)
         self._search = MAKERS[settings.retriever](list(map(_text, self._examples)), settings.seed)
-        self.note = (
+        self._note = (
             f"pool           {len(self._examples)} rows of {source}, of which a prompt is shown {settings.num} by "
             f"{settings.retriever.name}"
         )
 
     def fill(self, examples: Sequence[Example]) -> tuple[Example, ...]:
-        """The examples with their hits, nearest first. Under exclude_own none of them has the example's prompt."""
+        """The examples with their hits, nearest first: `num`, or fewer where the retriever finds no more.
+
+        Under exclude_own none of them has the example's prompt.
+        """
         num = self._settings.num
         queries = [Query(example.example_id, _text(example)) for example in examples]
         filled = []
@@ -65,6 +68,18 @@ class Pool:
             others = islice((hit for hit in hits if hit.place != own), num)
             filled.append(replace(example, pool_hits=tuple((self._examples[hit.place], hit.score) for hit in others)))
         return tuple(filled)
+
+    def notes(self, filled: Sequence[Example]) -> list[str]:
+        """What the user should know of the pool and of the examples that it has filled, a sentence each."""
+        counts = [len(example.pool_hits) for example in filled]
+        if not (num_fewer := sum(count < self._settings.num for count in counts)):
+            return [self._note]
+        none = f"; {num_none} of them none at all" if (num_none := counts.count(0)) else ""
+        return [
+            self._note,
+            f"pool           {num_fewer} of {len(counts)} prompts are shown fewer rows, since no others share a word "
+            f"with them{none}",
+        ]
 
 
 class PoolOfEach:

@@ -86,10 +86,19 @@ class TeacherTurns:
             ConfigError: the template fails on it.
         """
         if missing := self.lacking(example):
-            problem = f"example {example.example_id!r} has no {missing}, which teacher.context shows"
-            raise DataError(source, line, problem, f"fill {missing} (data.columns), or change teacher.context")
+            raise self._refusal(example, missing, source, line)
         if self._template is not None and not example.teacher_messages:
             self._check_template(self._template, example, source, line)
+
+    def _refusal(self, example: Example, missing: str, source: str, line: int) -> DataError:
+        if missing == "demonstration" and self.settings.shows_pool:
+            has_own = self.settings.demonstrations is DemonstrationSource.OWN_AND_POOL
+            problem = f"example {example.example_id!r} shares no word with a prompt of the pool"
+            problem += " and has no demonstration of its own" if has_own else ""
+            remedy = "give teacher.pool.source rows that are like it, or draw them by teacher.pool.retriever=RANDOM"
+            return DataError(source, line, f"{problem}, so the teacher has nothing to show", remedy)
+        problem = f"example {example.example_id!r} has no {missing}, which teacher.context shows"
+        return DataError(source, line, problem, f"fill {missing} (data.columns), or change teacher.context")
 
     def _check_template(self, template: TeacherTemplate, example: Example, source: str, line: int) -> None:
         """Refuses an example that lacks a field the template asks for, or has a demonstration it does not show."""

@@ -96,7 +96,7 @@ def read_questions(key: str, settings: EvaluationSetConfig, data: DataConfig, bu
     if settings.context is EvaluationContext.POOL:
         pool = open_pool(builder.turns.settings.pool, data, fields=["demonstration", "text"])
         examples = pool.fill(examples)
-        notes.append(f"{key}: {pool.note}")
+        notes += [f"{key}: {note}" for note in pool.notes(examples)]
     questions: list[Question] = []
     for place, row in zip(loaded.places, examples, strict=True):
         with bad.reading(place):

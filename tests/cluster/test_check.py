@@ -130,6 +130,7 @@ def test_rows_without_a_demonstration_are_not_asked_and_a_pool_without_others_is
     inputs = read_check_inputs(config(folder, rows("One.", "", "Two."), "teacher.demonstrations=POOL"))
     assert len(inputs.sample.probes) == 2
     assert "1 rows without a demonstration of their own are not asked" in inputs.notes
+    assert "2 of the rows asked share no word with the pool: BM25 shows nothing with them" in inputs.notes
     with pytest.raises(DataError, match="line 1: no row has a demonstration of its own, which the check compares"):
         (tmp_path / "pool.jsonl").write_text(
             '{"prompt": "A?", "demonstration": "A."}\n{"prompt": "B?", "text": "B."}\n'

@@ -30,7 +30,7 @@ class PoolSource(NamedTuple):
 
 
 class PoolPrompts(NamedTuple):
-    """One example with a pool's demonstrations."""
+    """One example with a pool's demonstrations; where the pool has none for it, its plain prompt."""
 
     ids: tuple[str, ...]  # of the rows shown, nearest first
     shown_tokens: tuple[int, ...]  # [T'] of their demonstrations, one behind the other, with the last one's end token
@@ -273,6 +273,8 @@ def _asking(example: Example, other: Example) -> tuple[Message, ...]:
 
 def _pool_prompts(example: Example, builders: Mapping[str, PromptBuilder]) -> PoolPrompts:
     builder = next(iter(builders.values()))
+    if not example.pool_hits:
+        return PoolPrompts((), (), dict.fromkeys(builders, builder.student(example)))
     shown = [builder.demonstration(replace(example, demonstration=hit.demonstration)) for hit, _ in example.pool_hits]
     return PoolPrompts(
         ids=tuple(hit.example_id for hit, _ in example.pool_hits),
