@@ -4,6 +4,8 @@ What a row is shown depends on the pool, the settings and the row alone: neither
 was shown before. It is chosen once, before training, and is the same in every epoch.
 """
 
+import re
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -17,6 +19,9 @@ from sdft_ray.errors import ConfigError
 from sdft_ray.examples import Example
 
 PromptKey = tuple[tuple[str, str], ...]
+
+_PUNCTUATION = "".join(filter(lambda letter: unicodedata.category(letter)[0] == "P", map(chr, range(0x10000))))
+_PASSED_OVER = re.compile(rf"[{re.escape(_PUNCTUATION)}](?! ?\d)|(?<!\d) | (?!\d)")
 
 
 class Pool:
@@ -127,12 +132,18 @@ def _read(settings: PoolConfig, data: DataConfig) -> Loaded:
 
 
 def _key(example: Example) -> PromptKey:
-    """What two rows with the same prompt share: tools and turns, whatever their spaces, without instructions.
+    """What two rows with the same prompt share: tools and turns, however they are written, without instructions.
 
     A row without a prompt goes by its text.
     """
-    turns = tuple((turn.role, " ".join(turn.text.split())) for turn in example.conversation)
-    return (("tools", example.tools), *turns) if turns else (("text", " ".join(example.text.split())),)
+    turns = tuple((turn.role, _plain(turn.text)) for turn in example.conversation)
+    return (("tools", example.tools), *turns) if turns else (("text", _plain(example.text)),)
+
+
+def _plain(text: str) -> str:
+    """A text without letter case, spaces and punctuation; in front of a digit they part or sign a number, and stay."""
+    text = " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    return _PASSED_OVER.sub("", text) or text
 
 
 def _text(example: Example) -> str:

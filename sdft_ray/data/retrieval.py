@@ -5,6 +5,7 @@ A retriever by embeddings is one more class with `search`, a member of `config.p
 
 import random
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -102,4 +103,4 @@ MAKERS: dict[Retriever, Callable[[Sequence[str], int], Search]] = {
 
 
 def _words(text: str) -> list[str]:
-    return _WORD.findall(text.casefold())
+    return _WORD.findall(unicodedata.normalize("NFC", text).casefold())

@@ -35,6 +35,7 @@ ROWS = [
     {"prompt": "What colour is the sky?", "demonstration": "Blue.", "id": "sky"},
     {"prompt": "What colour is grass?", "demonstration": "Green.", "id": "grass"},
 ]
+SHOWN = ["demonstration"]
 SFT = MethodConfig(name="sft", completion=CompletionSource.DEMONSTRATION, target=Target.TOKEN)
 
 
@@ -177,6 +178,43 @@ def test_a_thousand_rows_with_one_prompt_are_one_row_of_the_pool() -> None:
     pool = Pool(examples, PoolConfig(), source="here", fields=["demonstration"])
     assert {hit.example_id for e in pool.fill(examples[:1000]) for hit, _ in e.pool_hits} == {"other"}
     assert pool.fill(examples[1000:])[0].pool_hits[0][0].example_id == "same-0"
+
+
+ALIKE = [
+    ("What is the capital of Veldra?", "what is the  capital of veldra"),
+    ("Wie heißt der Fluß?", "WIE HEISST DER FLUSS"),
+    ("Send an e-mail, please.", "send an email please!"),
+    ("首都是什么？", "首都是什么"),
+    ("Is it 7?", "is it 7"),
+    ("Cafe\u0301?", "Café"),
+]
+UNLIKE = [
+    ("What is 12-3?", "What is 1-23?"),
+    ("What is 12 - 3?", "What is 12 * 3?"),
+    ("What is -5 + 3?", "What is 5 + 3?"),
+    ("What is 1.5?", "What is 15?"),
+    ("Add 1 2.", "Add 12."),
+    ("Is a < b?", "Is a > b?"),
+    ("?!", "..."),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), ALIKE)
+def test_a_prompt_written_in_another_way_is_the_rows_own(one: str, other: str) -> None:
+    pool = Pool([example("twin", other), example("rest", f"{one} Or not?")], PoolConfig(), source="", fields=SHOWN)
+    [asked] = pool.fill([example("asked", one)])
+    assert [hit.example_id for hit, _ in asked.pool_hits] == ["rest"]
+    assert pool.fill([example("asked", other)])[0].pool_hits[0][0].example_id == "rest"
+
+
+@pytest.mark.parametrize(("one", "other"), UNLIKE)
+def test_prompts_that_differ_in_a_sign_or_a_number_are_two(one: str, other: str) -> None:
+    settings = PoolConfig(exclude_own=True, retriever=Retriever.RANDOM)
+    pool = Pool([example("one", one), example("other", other)], settings, source="", fields=SHOWN)
+    assert [e.pool_hits[0][0].example_id for e in pool.fill([example("a", one), example("b", other)])] == [
+        "other",
+        "one",
+    ]
 
 
 def test_prompts_differ_by_their_calls_and_tools_and_not_by_a_developers_instructions() -> None:
