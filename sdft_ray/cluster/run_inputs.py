@@ -11,9 +11,10 @@ import numpy as np
 
 from sdft_ray.cluster.model_inputs import decoder, find_model, find_teacher, make_builder
 from sdft_ray.cluster.probes import ProbeInputs, read_probes
-from sdft_ray.cluster.sequence_lengths import check_counted, longest_sequence, longest_teacher_sequence
+from sdft_ray.cluster.sequence_lengths import check_counted, longest_sequence, longest_teacher_sequence, uncounted_notes
 from sdft_ray.config import Match, RunConfig
 from sdft_ray.data.mix import read_examples
+from sdft_ray.data.reasoning import BehindMark
 from sdft_ray.data.rehearsal import read_rehearsal
 from sdft_ray.data.stream import ExampleStream
 from sdft_ray.data.tokenized import TokenizedRow, TokenizedRows
@@ -88,10 +89,13 @@ def read_inputs(cfg: RunConfig) -> RunInputs:
     for key, mark in (("loss.skip_until", cfg.loss.skip_until), ("evaluation.skip_until", cfg.answer_mark)):
         builder.check_mark(key, mark)
     dataset = read_examples(data, cfg.method, builder)
-    check_counted(cfg, dataset, tokenizer)
+    answer_start = BehindMark(cfg.loss.skip_until, decoder(tokenizer, keep_special=True))
+    check_counted(cfg, dataset, answer_start)
+    notes += [*dataset.notes, *uncounted_notes(cfg, dataset, answer_start)]
     rehearsal = read_rehearsal(data, builder, batch_size=cfg.batch_size, max_new_tokens=cfg.rollout.max_new_tokens)
     if rehearsal:
         rehearsal.check_fit(facts.context_length)
+        notes += rehearsal.notes_beside(dataset.rows)
     examples = ExampleStream(
         dataset.rows,
         batch_size=cfg.batch_size,
@@ -116,7 +120,7 @@ def read_inputs(cfg: RunConfig) -> RunInputs:
         tokenizer=tokenizer,
         facts=facts,
         examples=examples,
-        notes=(*notes, *dataset.notes, *examples.notes, *(note for of_set in sets.values() for note in of_set.notes)),
+        notes=(*notes, *examples.notes, *(note for of_set in sets.values() for note in of_set.notes)),
         num_steps=cfg.num_steps or cfg.num_epochs * examples.steps_per_epoch,
         evaluation_sets=evaluation_sets,
         prior=prior,

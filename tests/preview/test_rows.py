@@ -62,6 +62,13 @@ def text(spans: tuple[Span, ...]) -> str:
     return "".join(span.text for span in spans)
 
 
+def test_notes_count_what_carries_no_loss_and_what_is_rehearsed_as_well(cfg: RunConfig) -> None:
+    rehearsal = RehearsalConfig(share=0.5, source=cfg.data.source)
+    notes = shown(replace(cfg, data=replace(cfg.data, rehearsal=rehearsal))).notes
+    assert any(note.startswith("1 of 3 demonstrations carry no loss under loss.skip_first_tokens=3") for note in notes)
+    assert any(note.startswith("rehearsal: 3 of the 3 different prompts of ") for note in notes)
+
+
 def test_ids_and_scores_of_the_pools_rows_are_shown_on_terminal_and_page(cfg: RunConfig) -> None:
     teacher = replace(cfg.teacher, demonstrations=DemonstrationSource.POOL)
     pooled = replace(cfg, teacher=teacher, data=replace(cfg.data, on_bad_row=OnBadRow.SKIP))
