@@ -16,6 +16,9 @@ from sdft_ray.errors import DataError
 from sdft_ray.evaluation.scorers import Gold, check_gold
 from sdft_ray.examples import Example
 
+RESULT_MARK = "####"  # GSM8K and its kin write the result behind it, and the way there in front
+LONGEST_RESULT = 20  # words; longer answers are mostly explanations
+
 
 class Question(NamedTuple):
     """One row of an evaluation set."""
@@ -105,7 +108,7 @@ def read_questions(key: str, settings: EvaluationSetConfig, data: DataConfig, bu
             questions.append(_question(scored, builder, settings.context))
     if not questions:
         raise bad.none_good()
-    return QuestionSet(questions, [*notes, *bad.notes()])
+    return QuestionSet(questions, [*notes, *bad.notes(), *_answer_notes(key, settings, questions)])
 
 
 def _check_answer(key: str, settings: EvaluationSetConfig, place: Place, row: Example) -> None:
@@ -121,6 +124,20 @@ def _check_answer(key: str, settings: EvaluationSetConfig, place: Place, row: Ex
             f"{error}"
         )
         raise DataError(*place, problem, f"mend it, or set another of {_MATCHES}") from error
+
+
+def _answer_notes(key: str, settings: EvaluationSetConfig, questions: Sequence[Question]) -> list[str]:
+    """How many answers hold more than a result, all of whose words the match asks for; a sentence."""
+    if settings.match not in (Match.CONTAINS, Match.EXACT):
+        return []
+    long = [each for each in questions if RESULT_MARK in each.answer or len(each.answer.split()) > LONGEST_RESULT]
+    if not long:
+        return []
+    return [
+        f"{key}: {len(long)} of {len(questions)} answers hold {RESULT_MARK} or over {LONGEST_RESULT} words (first: "
+        f"example {long[0].example_id!r}); match={settings.match.name} counts as right only what repeats them word for "
+        "word: fill answer with the result alone, or set match=JUDGE"
+    ]
 
 
 def _question(row: Example, builder: PromptBuilder, context: EvaluationContext) -> Question:

@@ -127,6 +127,12 @@ def test_demonstrations_without_the_mark_are_counted_where_they_are_learned(
     assert read(model, *settings, "method=sdft").notes == ()
 
 
+def test_what_is_odd_about_the_prior_is_told(tmp_path: Path, model: str, own_data: list[str]) -> None:
+    write(tmp_path / "prior.jsonl", {"prompt": "9 + 9?", "answer": "9 + 9 = 18 #### 18"})
+    [note] = read(model, *own_data, "batch_size=4", f"evaluation.prior={tmp_path}/prior.jsonl").notes
+    assert note.startswith("evaluation.prior: 1 of 1 answers hold ####")
+
+
 def test_settings_of_a_pool_that_nothing_asks_are_told(tmp_path: Path, model: str, own_data: list[str]) -> None:
     pool = ["teacher.pool.num=2", "teacher.pool.retriever=RANDOM"]
     [note] = read(model, *own_data, "batch_size=4", *pool).notes
