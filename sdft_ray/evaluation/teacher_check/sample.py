@@ -275,7 +275,11 @@ def _pool_prompts(example: Example, builders: Mapping[str, PromptBuilder]) -> Po
     builder = next(iter(builders.values()))
     if not example.pool_hits:
         return PoolPrompts((), (), dict.fromkeys(builders, builder.student(example)))
-    shown = [builder.demonstration(replace(example, demonstration=hit.demonstration)) for hit, _ in example.pool_hits]
+    answered = [
+        replace(example, demonstration=hit.demonstration, demonstration_turn=hit.demonstration_turn)
+        for hit, _ in example.pool_hits
+    ]
+    shown = [builder.demonstration(each) for each in answered]
     return PoolPrompts(
         ids=tuple(hit.example_id for hit, _ in example.pool_hits),
         shown_tokens=(*(token for tokens in shown for token in tokens[:-1]), shown[-1][-1]),
