@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+INSTRUCTING = ("system", "developer")  # roles whose turns say how to answer, and ask nothing
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ToolCall:
@@ -56,6 +58,13 @@ def texts_of(turns: Sequence[Message], tools: str = "") -> str:
         texts += (turn.content, turn.tool_call_id, turn.name)
         texts += (text for call in turn.tool_calls for text in (call.name, call.arguments, call.call_id))
     return "".join(texts)
+
+
+def written_out(turns: Sequence[Message]) -> str:
+    """A conversation as text: each turn behind its role; one turn alone is its text."""
+    if len(turns) == 1:
+        return turns[0].text
+    return "\n\n".join(f"{turn.role}: {turn.text}" for turn in turns)
 
 
 def last_of(role: str, turns: Sequence[Message]) -> int:

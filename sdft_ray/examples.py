@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sdft_ray.conversation import Message, last_of
+from sdft_ray.conversation import INSTRUCTING, Message, last_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +26,11 @@ class Example:
     def question(self) -> str:
         """What is asked: the last turn of the user, behind which tools may have answered; "" without a prompt."""
         return self.prompt[last_of("user", self.prompt)].content if self.prompt else ""
+
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        """The turns of the prompt that do not instruct the model: what another row is shown of it."""
+        return tuple(turn for turn in self.prompt if turn.role not in INSTRUCTING)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -99,6 +99,9 @@ def read_check_inputs(cfg: RunConfig) -> CheckInputs:
         mix=[MixPart(source.name, source.weight, len(rows)) for source, rows in zip(sources, asked, strict=True)],
         pools=pools,
     )
+    for name in pools:
+        if num_plain := sum(not probe.pools[name].ids for probe in sample.probes):
+            notes.append(f"{num_plain} of the rows asked share no word with the pool: {name} shows nothing with them")
     return CheckInputs(model_path, tokenizer, facts, sample, tuple(notes))
 
 

@@ -1,9 +1,10 @@
 """The folders of a run's models, and what makes prompts of text with them."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
-from sdft_ray.config import Mode, RunConfig, TeacherBackend
+from sdft_ray.config import EvaluationContext, Mode, PoolConfig, RunConfig, TeacherBackend
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.models.adapter import check_adapter
 from sdft_ray.models.folder_check import check_attention, check_folder, check_trainable, check_values
@@ -67,7 +68,19 @@ def make_builder(
     if stopping != facts:
         token, usual = tokenizer.decode([builder.end_of_turn]), tokenizer.decode(list(facts.eos_token_ids))
         notes.append(f"sampling stops at {token!r}, with which the chat template ends a turn, besides {usual!r}")
-    return builder, stopping, notes
+    return builder, stopping, [*notes, *_unused_pool(cfg)]
+
+
+def _unused_pool(cfg: RunConfig) -> list[str]:
+    """The settings of a pool that nothing asks, a sentence; () in a check, which asks every pool."""
+    contexts = {of_set.context for of_set in cfg.evaluation.named_sets().values()}
+    if cfg.teacher.shows_pool or cfg.mode is Mode.check_teacher or EvaluationContext.POOL in contexts:
+        return []
+    usual, pool = asdict(PoolConfig()), asdict(cfg.teacher.pool)
+    if not (given := [key for key in pool if pool[key] != usual[key]]):
+        return []
+    names = ", ".join(f"teacher.pool.{key}={getattr(pool[key], 'name', pool[key])}" for key in given)
+    return [f"{names}: of no account, since teacher.demonstrations=OWN shows no other rows; set POOL or OWN_AND_POOL"]
 
 
 def decoder(tokenizer: Any, *, keep_special: bool) -> Callable[[tuple[int, ...]], str]:

@@ -1,6 +1,7 @@
 """mode=show: reads tokenizer and data as a run does, and starts nothing; the model's weights need not be there."""
 
 from sdft_ray.cluster.model_inputs import decoder, make_builder
+from sdft_ray.cluster.sequence_lengths import uncounted_notes
 from sdft_ray.config import LossConfig, RunConfig
 from sdft_ray.data.mix import read_examples
 from sdft_ray.data.reasoning import BehindMark
@@ -37,7 +38,12 @@ def read_preview(cfg: RunConfig) -> Preview:
         rows=tuple(reader.read(dataset.rows[index], dataset.places[index]) for index in chosen),
         budgets=measure_budgets(dataset, cfg, facts.context_length),
         skipped_by=_skipped_by(cfg.loss),
-        notes=(*notes, *dataset.notes, *(rehearsal.notes if rehearsal else ())),
+        notes=(
+            *notes,
+            *dataset.notes,
+            *uncounted_notes(cfg, dataset, answer_start),
+            *((*rehearsal.notes, *rehearsal.notes_beside(dataset.rows)) if rehearsal else ()),
+        ),
     )
 
 

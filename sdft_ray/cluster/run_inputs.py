@@ -11,15 +11,17 @@ import numpy as np
 
 from sdft_ray.cluster.model_inputs import decoder, find_model, find_teacher, make_builder
 from sdft_ray.cluster.probes import ProbeInputs, read_probes
-from sdft_ray.cluster.sequence_lengths import check_counted, longest_sequence, longest_teacher_sequence
+from sdft_ray.cluster.sequence_lengths import check_counted, longest_sequence, longest_teacher_sequence, uncounted_notes
 from sdft_ray.config import Match, RunConfig
 from sdft_ray.data.mix import read_examples
+from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.data.reasoning import BehindMark
 from sdft_ray.data.rehearsal import read_rehearsal
 from sdft_ray.data.stream import ExampleStream
 from sdft_ray.data.tokenized import TokenizedRow, TokenizedRows
 from sdft_ray.evaluation.harness.sources import check_harness
 from sdft_ray.evaluation.judge import api_key
-from sdft_ray.evaluation.questions import Question, read_questions
+from sdft_ray.evaluation.questions import Question, QuestionSet, read_questions
 from sdft_ray.examples import GuardRow
 from sdft_ray.models.folder import load_tokenizer
 from sdft_ray.models.resolve import ModelFacts, check_agreement, check_model
@@ -88,10 +90,13 @@ def read_inputs(cfg: RunConfig) -> RunInputs:
     for key, mark in (("loss.skip_until", cfg.loss.skip_until), ("evaluation.skip_until", cfg.answer_mark)):
         builder.check_mark(key, mark)
     dataset = read_examples(data, cfg.method, builder)
-    check_counted(cfg, dataset, tokenizer)
+    answer_start = BehindMark(cfg.loss.skip_until, decoder(tokenizer, keep_special=True))
+    check_counted(cfg, dataset, answer_start)
+    notes += [*dataset.notes, *uncounted_notes(cfg, dataset, answer_start)]
     rehearsal = read_rehearsal(data, builder, batch_size=cfg.batch_size, max_new_tokens=cfg.rollout.max_new_tokens)
     if rehearsal:
         rehearsal.check_fit(facts.context_length)
+        notes += rehearsal.notes_beside(dataset.rows)
     examples = ExampleStream(
         dataset.rows,
         batch_size=cfg.batch_size,
@@ -101,14 +106,9 @@ def read_inputs(cfg: RunConfig) -> RunInputs:
         mix=dataset.mix,
         rehearsal=rehearsal,
     )
+    prior, sets = _read_sets(cfg, builder)
     settings = cfg.evaluation.named_sets()
-    if any(of_set.match is Match.JUDGE for of_set in settings.values()):
-        api_key(cfg.evaluation.judge)  # a missing key should not wait for the first evaluation
-    sets = {name: read_questions(f"evaluation.sets.{name}", of_set, data, builder) for name, of_set in settings.items()}
-    evaluation_sets = {name: of_set.questions for name, of_set in sets.items()}
-    about_prior = cfg.evaluation.prior_set()
-    prior = read_questions("evaluation.prior", about_prior, data, builder).questions if cfg.evaluation.prior else []
-    asked = [(about_prior, prior), *((settings[name], questions) for name, questions in evaluation_sets.items())]
+    asked = [(cfg.evaluation.prior_set(), prior.questions), *((settings[name], sets[name].questions) for name in sets)]
     probes = read_probes(cfg, builder, dataset.rows, facts.context_length)
     return RunInputs(
         model_path=model_path,
@@ -116,10 +116,10 @@ def read_inputs(cfg: RunConfig) -> RunInputs:
         tokenizer=tokenizer,
         facts=facts,
         examples=examples,
-        notes=(*notes, *dataset.notes, *examples.notes, *(note for of_set in sets.values() for note in of_set.notes)),
+        notes=(*notes, *examples.notes, *(note for of_set in (prior, *sets.values()) for note in of_set.notes)),
         num_steps=cfg.num_steps or cfg.num_epochs * examples.steps_per_epoch,
-        evaluation_sets=evaluation_sets,
-        prior=prior,
+        evaluation_sets={name: of_set.questions for name, of_set in sets.items()},
+        prior=prior.questions,
         probes=probes,
         guard_rows=choose_guard_rows(dataset.rows),
         max_model_len=max(
@@ -127,6 +127,23 @@ def read_inputs(cfg: RunConfig) -> RunInputs:
         ),
         max_teacher_len=max(longest_teacher_sequence(cfg, dataset), examples.longest_rehearsal),
     )
+
+
+def _read_sets(cfg: RunConfig, builder: PromptBuilder) -> tuple[QuestionSet, dict[str, QuestionSet]]:
+    """The prior, empty where none is asked, and the sets by name.
+
+    Raises:
+        ConfigError, DataError: as `read_questions`, or a judge has no key.
+    """
+    evaluation, settings = cfg.evaluation, cfg.evaluation.named_sets()
+    if any(of_set.match is Match.JUDGE for of_set in settings.values()):
+        api_key(evaluation.judge)  # a missing key should not wait for the first evaluation
+    sets = {
+        name: read_questions(f"evaluation.sets.{name}", of_set, cfg.data, builder) for name, of_set in settings.items()
+    }
+    if not evaluation.prior:
+        return QuestionSet([], []), sets
+    return read_questions("evaluation.prior", evaluation.prior_set(), cfg.data, builder), sets
 
 
 def choose_guard_rows(rows: TokenizedRows) -> tuple[GuardRow, ...]:

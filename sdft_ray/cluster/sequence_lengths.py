@@ -1,11 +1,11 @@
 """The longest sequences of a run, which its workers need room for, and what the model cannot read of them."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from sdft_ray.cluster.model_inputs import decoder
+import numpy as np
+
 from sdft_ray.config import CompletionSource, EvaluationSetConfig, RunConfig
-from sdft_ray.data.reasoning import BehindMark
+from sdft_ray.data.reasoning import AnswerStart
 from sdft_ray.data.tokenized import TokenizedDataset
 from sdft_ray.errors import ConfigError
 from sdft_ray.evaluation.questions import Question
@@ -46,9 +46,8 @@ def longest_sequence(
     return min(longest + 1, facts.context_length)
 
 
-def check_counted(cfg: RunConfig, dataset: TokenizedDataset, tokenizer: Any) -> None:
-    """Refuses a run in which no token of any completion could carry loss."""
-    start = BehindMark(cfg.loss.skip_until, decoder(tokenizer, keep_special=True))
+def check_counted(cfg: RunConfig, dataset: TokenizedDataset, start: AnswerStart) -> None:
+    """Refuses a run in which no token of any completion could carry loss; `start` says where it may begin."""
     if not cfg.method.samples and all(start(tokens) is None for tokens in dataset.rows.demonstrations):
         raise ConfigError(
             "loss.skip_until",
@@ -64,6 +63,25 @@ def check_counted(cfg: RunConfig, dataset: TokenizedDataset, tokenizer: Any) -> 
             f"leaves nothing to train on: the longest completion has {longest} tokens",
             f"set it below {longest}; 0 counts every token",
         )
+
+
+def uncounted_notes(cfg: RunConfig, dataset: TokenizedDataset, start: AnswerStart) -> list[str]:
+    """How many demonstrations carry no loss as completions, a sentence.
+
+    Where completions are sampled, a demonstration may well be without loss.skip_until: only its length counts then.
+    """
+    lengths = dataset.rows.demonstrations.lengths
+    is_lost = (lengths > 0) & (lengths <= cfg.loss.skip_first_tokens)
+    settings = f"loss.skip_first_tokens={cfg.loss.skip_first_tokens}"
+    if cfg.loss.skip_until and not cfg.method.samples:
+        starts = [start(tokens) for tokens in dataset.rows.demonstrations]
+        begins_late = [begin is None or begin >= length for begin, length in zip(starts, lengths, strict=True)]
+        is_lost |= (lengths > 0) & np.array(begins_late)
+        settings += f" and loss.skip_until={cfg.loss.skip_until}"
+    if not (num_lost := int(is_lost.sum())):
+        return []
+    taught = "completions as short as these teach nothing" if cfg.method.samples else "nothing of them is learned"
+    return [f"{num_lost} of {int((lengths > 0).sum())} demonstrations carry no loss under {settings}: {taught}"]
 
 
 def _longest_completion(cfg: RunConfig, dataset: TokenizedDataset) -> int:

@@ -28,7 +28,7 @@ class PoolConfig:
     source: str = ""  # as data.source, read with data.columns and data.split; "" is the training data itself
     retriever: Retriever = Retriever.BM25
     num: int = 1  # rows that are shown beside each other, of different prompts
-    exclude_own: bool = True  # leaves out every row with the same prompt, in whatever source it stands
+    exclude_own: bool = True  # leaves out every row with the same prompt, in whatever source and spelling
     seed: int = 0  # of RANDOM: each row's draw is made of it and the row's id
 
     def __post_init__(self) -> None:

@@ -100,7 +100,7 @@ def _read(
     if asks_pool:
         pool = open_pool(teacher.pool, data, training=loaded.examples, fields=["demonstration"])
         loaded = replace(loaded, examples=pool.fill(loaded.examples))
-        notes.append(pool.note)
+        notes += pool.notes([example for example in loaded.examples if not example.teacher_messages])
     if raw_text:
         dataset = tokenize_texts(loaded.examples, builder, data, places=loaded.places)
     else:
@@ -196,7 +196,9 @@ def _encoding(example: Example, place: Place, builder: PromptBuilder, *, has_tea
         prompt_tokens=(yield from builder.student_encoding(example)),
         teacher_prompt_tokens=(yield from builder.teacher_encoding(example)) if has_teacher else (),
         demonstration_tokens=(yield from builder.demonstration_encoding(example)) if example.demonstration else (),
-        pool_hits=tuple((hit.example_id, score) for hit, score in example.pool_hits),
+        pool_hits=()
+        if example.teacher_messages
+        else tuple((hit.example_id, score) for hit, score in example.pool_hits),
     )
 
 

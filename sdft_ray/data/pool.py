@@ -4,21 +4,24 @@ What a row is shown depends on the pool, the settings and the row alone: neither
 was shown before. It is chosen once, before training, and is the same in every epoch.
 """
 
+import re
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 
 from sdft_ray.config import DataConfig, PoolConfig
-from sdft_ray.conversation import Message
 from sdft_ray.data.readers import Selection
 from sdft_ray.data.retrieval import MAKERS, Query
 from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import Loaded, load_rows, named
-from sdft_ray.data.turns import DEVELOPER, SYSTEM
 from sdft_ray.errors import ConfigError
 from sdft_ray.examples import Example
 
 PromptKey = tuple[tuple[str, str], ...]
+
+_PUNCTUATION = "".join(filter(lambda letter: unicodedata.category(letter)[0] == "P", map(chr, range(0x10000))))
+_PASSED_OVER = re.compile(rf"[{re.escape(_PUNCTUATION)}](?! ?\d)|(?<!\d) | (?!\d)")
 
 
 class Pool:
@@ -51,13 +54,16 @@ class Pool:
             remedy = f"lower it, or {more}" if len(self._examples) > 1 and settings.num > 1 else more
             raise ConfigError("teacher.pool.num", settings.num, problem, remedy)
         self._search = MAKERS[settings.retriever](list(map(_text, self._examples)), settings.seed)
-        self.note = (
+        self._note = (
             f"pool           {len(self._examples)} rows of {source}, of which a prompt is shown {settings.num} by "
             f"{settings.retriever.name}"
         )
 
     def fill(self, examples: Sequence[Example]) -> tuple[Example, ...]:
-        """The examples with their hits, nearest first. Under exclude_own none of them has the example's prompt."""
+        """The examples with their hits, nearest first: `num`, or fewer where the retriever finds no more.
+
+        Under exclude_own none of them has the example's prompt.
+        """
         num = self._settings.num
         queries = [Query(example.example_id, _text(example)) for example in examples]
         filled = []
@@ -67,6 +73,18 @@ class Pool:
             others = islice((hit for hit in hits if hit.place != own), num)
             filled.append(replace(example, pool_hits=tuple((self._examples[hit.place], hit.score) for hit in others)))
         return tuple(filled)
+
+    def notes(self, filled: Sequence[Example]) -> list[str]:
+        """What the user should know of the pool and of the examples that it has filled, a sentence each."""
+        counts = [len(example.pool_hits) for example in filled]
+        if not (num_fewer := sum(count < self._settings.num for count in counts)):
+            return [self._note]
+        none = f"; {num_none} of them none at all" if (num_none := counts.count(0)) else ""
+        return [
+            self._note,
+            f"pool           {num_fewer} of {len(counts)} prompts are shown fewer rows, since no others share a word "
+            f"with them{none}",
+        ]
 
 
 class PoolOfEach:
@@ -114,19 +132,20 @@ def _read(settings: PoolConfig, data: DataConfig) -> Loaded:
 
 
 def _key(example: Example) -> PromptKey:
-    """What two rows with the same prompt share: tools and turns, whatever their spaces, without instructions.
+    """What two rows with the same prompt share: tools and turns, however they are written, without instructions.
 
     A row without a prompt goes by its text.
     """
-    turns = tuple((turn.role, " ".join(turn.text.split())) for turn in _asking(example))
-    return (("tools", example.tools), *turns) if turns else (("text", " ".join(example.text.split())),)
+    turns = tuple((turn.role, _plain(turn.text)) for turn in example.conversation)
+    return (("tools", example.tools), *turns) if turns else (("text", _plain(example.text)),)
+
+
+def _plain(text: str) -> str:
+    """A text without letter case, spaces and punctuation; in front of a digit they part or sign a number, and stay."""
+    text = " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    return _PASSED_OVER.sub("", text) or text
 
 
 def _text(example: Example) -> str:
     """What is searched by and searched in: the prompt without instructions, or the text of a row that has none."""
-    return "\n".join(turn.text for turn in _asking(example)) or example.text
-
-
-def _asking(example: Example) -> list[Message]:
-    """The turns of a prompt that do not instruct the model."""
-    return [turn for turn in example.prompt if turn.role not in (SYSTEM, DEVELOPER)]
+    return "\n".join(turn.text for turn in example.conversation) or example.text

@@ -33,6 +33,16 @@ class Rehearsal:
         """Tokens of the longest prompt with its completion."""
         return int(self.rows.prompts.lengths.max()) + self.max_new_tokens
 
+    def notes_beside(self, taught: TokenizedRows) -> list[str]:
+        """What the user should know of these prompts beside the rows that are taught, a sentence each."""
+        own = set(self.rows.prompts)
+        if not (shared := own.intersection(taught.prompts)):
+            return []
+        return [
+            f"rehearsal: {len(shared)} of the {len(own)} different prompts of {self.source} are also taught, so "
+            "that the same prompt is held to the model as the run began: name other rows by data.rehearsal.source"
+        ]
+
     def check_fit(self, context_length: int) -> None:
         """Refuses completions that a model of this context length could not read behind their prompts.
 

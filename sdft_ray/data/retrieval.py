@@ -5,6 +5,7 @@ A retriever by embeddings is one more class with `search`, a member of `config.p
 
 import random
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
@@ -38,15 +39,16 @@ class Search(Protocol):
     """A retriever over documents that it has read."""
 
     def search(self, queries: Sequence[Query], num: int) -> Iterator[list[Hit]]:
-        """For each query its `num` documents, nearest first, each at most once; all where there are not more."""
+        """For each query its documents, nearest first, each at most once: `num`, or fewer where it finds no more."""
         ...
 
 
 class Bm25:
     """BM25 in Lucene's form over words in lower case. Equal scores keep the order of the documents.
 
-    A word counts once in a query, however often a prompt repeats it. Among more than `LARGE` documents, words that
-    stand in over half of them are passed over: they weigh next to nothing, and take most of the time.
+    A document that shares no word with a query is not found. A word counts once in a query, however often a prompt
+    repeats it. Among more than `LARGE` documents, words that stand in over half of them are passed over where a query
+    has others: they weigh next to nothing, and take most of the time.
     """
 
     def __init__(self, documents: Sequence[str], seed: int):
@@ -59,20 +61,23 @@ class Bm25:
         self._index.index(words, show_progress=False)
         counts = Counter(word for document in words for word in set(document))
         most = len(documents) / 2 if len(documents) > LARGE else len(documents)
-        self._passed_over = {word for word, count in counts.items() if count > most}
+        self._is_rare = {word: count <= most for word, count in counts.items() if word}
 
     def search(self, queries: Sequence[Query], num: int) -> Iterator[list[Hit]]:
         """See `Search`. A query takes one pass over the index in numpy."""
         num = min(num, self._num_documents)
         for query in queries:
-            words = [word for word in dict.fromkeys(_words(query.text)) if word not in self._passed_over]
-            scores = self._index.get_scores(words) if words else np.zeros(self._num_documents)
+            shared = [word for word in dict.fromkeys(_words(query.text)) if word in self._is_rare]
+            if not shared:
+                yield []
+                continue
+            scores = self._index.get_scores([word for word in shared if self._is_rare[word]] or shared)
             # Not numpy's partition alone: which of several equal scores it leaves in front depends on the machine.
             least = np.partition(scores, self._num_documents - num)[self._num_documents - num]
             above = np.flatnonzero(scores > least)
             nearest = above[np.argsort(-scores[above], kind="stable")].tolist()
             nearest += np.flatnonzero(scores == least)[: num - len(nearest)].tolist()
-            yield [Hit(index, float(scores[index])) for index in nearest]
+            yield [Hit(index, float(scores[index])) for index in nearest if scores[index] > 0]
 
 
 class RandomDraw:
@@ -98,4 +103,4 @@ MAKERS: dict[Retriever, Callable[[Sequence[str], int], Search]] = {
 
 
 def _words(text: str) -> list[str]:
-    return _WORD.findall(text.casefold())
+    return _WORD.findall(unicodedata.normalize("NFC", text).casefold())

@@ -4,7 +4,7 @@ A template is a list of turns in Jinja. Its variables are
 
 - `question`: the prompt's last turn;
 - `demonstrations`: all that are shown, the row's own first, then the pool's, nearest first. Each prints as its text and
-  has the `question` that it answers;
+  has the `question` that it answers, of a row of several turns all of them;
 - `demonstration`: the first of them;
 - `text`: the article;
 - `context`: the row's object of fields, as in `{{ context.feedback }}`.
@@ -14,6 +14,7 @@ What teacher.context leaves out is empty. Templates run in a sandbox: they read 
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +24,7 @@ from jinja2 import meta, nodes
 
 from sdft_ray.config import DemonstrationSource, TeacherConfig, TeacherContext
 from sdft_ray.config.validation import is_template, read_text
-from sdft_ray.conversation import Message
+from sdft_ray.conversation import Message, written_out
 from sdft_ray.data.chat_template import TEMPLATE_FAULTS
 from sdft_ray.data.sandbox import BoundedSandbox
 from sdft_ray.errors import ConfigError, first_line
@@ -99,13 +100,27 @@ _MARKED = ("question", "demonstration", "text")  # what a trial rendering can lo
 class Demonstration(str):
     """A demonstration as templates print it."""
 
-    question: str  # that it answers: the last turn of its prompt
+    question: str  # that it answers, as text
+    turns: tuple[Message, ...]  # the same as a conversation; () where the prompt around the template has it
 
-    def __new__(cls, text: str, question: str) -> "Demonstration":
+    def __new__(cls, text: str, question: str, turns: tuple[Message, ...] = ()) -> "Demonstration":
         """The text with its question."""
         made = super().__new__(cls, text)
         made.question = question
+        made.turns = turns
         return made
+
+    @classmethod
+    def answering(cls, text: str, turns: tuple[Message, ...]) -> "Demonstration":
+        """The text with all of a conversation as its question."""
+        return cls(text, written_out(turns), turns)
+
+    def asked_in(self, turn: Message) -> tuple[Message, ...]:
+        """A turn that ends with the question; where that is a conversation, its turns, with what stood above it."""
+        if len(self.turns) < 2:
+            return (turn,)
+        above, first = turn.content.removesuffix(self.question), self.turns[0]
+        return (replace(first, content=above + first.content), *self.turns[1:])
 
 
 class TeacherTemplate:
@@ -159,13 +174,15 @@ class TeacherTemplate:
             "text": text,
             "context": fields,
         }
-        messages = []
+        messages: list[Message] = []
         try:
             for turns in _blocks(self._turns):
                 # The nearest stands next to the question; an article, once, above all.
                 for place, d in enumerate(reversed(demonstrations) if turns[0][0].for_each else [None]):
                     own = values | ({} if d is None else {"d": d, "text": "" if place else text})
-                    messages += [Message(role=turn.role, content=render(own)) for turn, render in turns]
+                    for turn, render in turns:
+                        message = Message(role=turn.role, content=render(own))
+                        messages += d.asked_in(message) if d is not None and turn.role == "user" else (message,)
         except jinja2.UndefinedError as error:
             for path in self._paths:
                 if _lacks(fields, path) and f"'{path[-1]}'" in str(error):

@@ -38,7 +38,7 @@ class TeacherTurns:
     def of(self, example: Example) -> tuple[Message, ...]:
         """The turns that the teacher reads: the row's own, or the prompt with the template in place of the question.
 
-        A turn of the template that is the demonstration and nothing else calls the tools that it calls.
+        A turn of the template that is a demonstration and nothing else calls the tools that it calls.
 
         Raises:
             ValueError: the example lacks what the context shows; ask `lacking` first.
@@ -51,10 +51,8 @@ class TeacherTurns:
             return example.teacher_messages
         place = last_of("user", example.prompt)
         turns = self._render(self._template, example)
-        if turn := example.demonstration_turn:
-            own = self.demonstration_text(example)
-            is_whole = {shown for shown in turns if shown.role == turn.role and shown.content == own}
-            turns = tuple(turn if shown in is_whole else shown for shown in turns)
+        calls = self._calls(example)
+        turns = tuple(calls.get(turn.content, turn) if turn.role == "assistant" else turn for turn in turns)
         return (*example.prompt[:place], *turns, *example.prompt[place + 1 :])
 
     def said(self, example: Example) -> list[str]:
@@ -64,10 +62,13 @@ class TeacherTurns:
         """
         if example.teacher_messages or self._template is None or "assistant" not in self._template.roles:
             return []
-        shown: list[str] = list(self.demonstrations(example))
-        if (turn := example.demonstration_turn) and (own := self.demonstration_text(example)) in shown:
-            shown[shown.index(own)] = turn.content
-        return shown
+        calls = self._calls(example)
+        return [calls[text].content if text in calls else text for text in self.demonstrations(example)]
+
+    def _calls(self, example: Example) -> dict[str, Message]:
+        """The turns that call tools, of the example and of what the pool gives it, by their text in a template."""
+        rows = (example, *(hit for hit, _ in example.pool_hits))
+        return {self.demonstration_text(row): turn for row in rows if (turn := row.demonstration_turn)}
 
     def demonstration_text(self, example: Example) -> str:
         """The demonstration as it stands in a turn of the user: calls of tools as the chat template writes them.
@@ -86,10 +87,19 @@ class TeacherTurns:
             ConfigError: the template fails on it.
         """
         if missing := self.lacking(example):
-            problem = f"example {example.example_id!r} has no {missing}, which teacher.context shows"
-            raise DataError(source, line, problem, f"fill {missing} (data.columns), or change teacher.context")
+            raise self._refusal(example, missing, source, line)
         if self._template is not None and not example.teacher_messages:
             self._check_template(self._template, example, source, line)
+
+    def _refusal(self, example: Example, missing: str, source: str, line: int) -> DataError:
+        if missing == "demonstration" and self.settings.shows_pool:
+            has_own = self.settings.demonstrations is DemonstrationSource.OWN_AND_POOL
+            problem = f"example {example.example_id!r} shares no word with a prompt of the pool"
+            problem += " and has no demonstration of its own" if has_own else ""
+            remedy = "give teacher.pool.source rows that are like it, or draw them by teacher.pool.retriever=RANDOM"
+            return DataError(source, line, f"{problem}, so the teacher has nothing to show", remedy)
+        problem = f"example {example.example_id!r} has no {missing}, which teacher.context shows"
+        return DataError(source, line, problem, f"fill {missing} (data.columns), or change teacher.context")
 
     def _check_template(self, template: TeacherTemplate, example: Example, source: str, line: int) -> None:
         """Refuses an example that lacks a field the template asks for, or has a demonstration it does not show."""
@@ -117,7 +127,9 @@ class TeacherTurns:
             Demonstration(text, question) for text in own if text.strip() and of_teacher is not DemonstrationSource.POOL
         ]
         if of_teacher is not DemonstrationSource.OWN:
-            shown += [Demonstration(hit.demonstration, hit.question) for hit, _ in example.pool_hits]
+            shown += [
+                Demonstration.answering(self.demonstration_text(hit), hit.conversation) for hit, _ in example.pool_hits
+            ]
         return tuple(shown)
 
     def _render(self, template: TeacherTemplate, example: Example) -> tuple[Message, ...]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from sdft_ray.config import DataConfig, EvaluationContext, EvaluationSetConfig, Match
-from sdft_ray.conversation import Message, last_of
+from sdft_ray.conversation import Message, last_of, written_out
 from sdft_ray.data.pool import open_pool
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place, Selection
@@ -15,6 +15,9 @@ from sdft_ray.data.values import quoted
 from sdft_ray.errors import DataError
 from sdft_ray.evaluation.scorers import Gold, check_gold
 from sdft_ray.examples import Example
+
+RESULT_MARK = "####"  # GSM8K and its kin write the result behind it, and the way there in front
+LONGEST_RESULT = 20  # words; longer answers are mostly explanations
 
 
 class Question(NamedTuple):
@@ -31,9 +34,7 @@ class Question(NamedTuple):
     @property
     def text(self) -> str:
         """The prompt as a judge reads it."""
-        if len(self.turns) == 1:
-            return self.turns[0].content
-        return "\n\n".join(f"{turn.role}: {turn.text}" for turn in self.turns)
+        return written_out(self.turns)
 
     @property
     def given_texts(self) -> tuple[str, ...]:
@@ -98,7 +99,7 @@ def read_questions(key: str, settings: EvaluationSetConfig, data: DataConfig, bu
     if settings.context is EvaluationContext.POOL:
         pool = open_pool(builder.turns.settings.pool, data, fields=["demonstration", "text"])
         examples = pool.fill(examples)
-        notes.append(f"{key}: {pool.note}")
+        notes += [f"{key}: {note}" for note in pool.notes(examples)]
     questions: list[Question] = []
     for place, row in zip(loaded.places, examples, strict=True):
         with bad.reading(place):
@@ -107,7 +108,7 @@ def read_questions(key: str, settings: EvaluationSetConfig, data: DataConfig, bu
             questions.append(_question(scored, builder, settings.context))
     if not questions:
         raise bad.none_good()
-    return QuestionSet(questions, [*notes, *bad.notes()])
+    return QuestionSet(questions, [*notes, *bad.notes(), *_answer_notes(key, settings, questions)])
 
 
 def _check_answer(key: str, settings: EvaluationSetConfig, place: Place, row: Example) -> None:
@@ -123,6 +124,20 @@ def _check_answer(key: str, settings: EvaluationSetConfig, place: Place, row: Ex
             f"{error}"
         )
         raise DataError(*place, problem, f"mend it, or set another of {_MATCHES}") from error
+
+
+def _answer_notes(key: str, settings: EvaluationSetConfig, questions: Sequence[Question]) -> list[str]:
+    """How many answers hold more than a result, all of whose words the match asks for; a sentence."""
+    if settings.match not in (Match.CONTAINS, Match.EXACT):
+        return []
+    long = [each for each in questions if RESULT_MARK in each.answer or len(each.answer.split()) > LONGEST_RESULT]
+    if not long:
+        return []
+    return [
+        f"{key}: {len(long)} of {len(questions)} answers hold {RESULT_MARK} or over {LONGEST_RESULT} words (first: "
+        f"example {long[0].example_id!r}); match={settings.match.name} counts as right only what repeats them word for "
+        "word: fill answer with the result alone, or set match=JUDGE"
+    ]
 
 
 def _question(row: Example, builder: PromptBuilder, context: EvaluationContext) -> Question:
@@ -144,19 +159,19 @@ def _with_context(row: Example, context: EvaluationContext) -> tuple[Message, ..
     """The turns that replace the user's last: demonstrations as turns, nearest last, and texts above the question."""
     question = row.prompt[last_of("user", row.prompt)]
     texts: list[str] = []
-    demonstrations: list[tuple[str, str]] = []
+    demonstrations: list[tuple[tuple[Message, ...], str]] = []
     if context is EvaluationContext.NONE:
         return ()
     if context is EvaluationContext.TEXT:
         texts.append(row.text)
     elif context is EvaluationContext.DEMONSTRATION:
-        demonstrations += [(question.content, own) for own in (row.demonstration, *row.further_demonstrations)]
+        demonstrations += [((question,), own) for own in (row.demonstration, *row.further_demonstrations)]
     else:
         texts += [hit.text for hit, _ in row.pool_hits if hit.text.strip()]
-        demonstrations += [(hit.question, hit.demonstration) for hit, _ in row.pool_hits if not hit.text.strip()]
+        demonstrations += [(hit.conversation, hit.demonstration) for hit, _ in row.pool_hits if not hit.text.strip()]
     turns = []
     for asked, answered in reversed(demonstrations):
-        turns += [Message(role="user", content=asked), Message(role="assistant", content=answered)]
+        turns += [*asked, Message(role="assistant", content=answered)]
     above = "".join(f"Here is a text that bears on it:\n\n{text}\n\n" for text in dict.fromkeys(texts))
     return (*turns, replace(question, content=above + question.content))
 

@@ -54,6 +54,7 @@ class ShownRow:
     counted: Reading  # the rest; empty, as the other, where there is no demonstration
     tails: Tails | None
     over: tuple[str, ...]  # the settings whose budgets the row breaks
+    shown_of_pool: tuple[str, ...] = ()  # ids of the pool's rows in the teacher prompt with their scores, nearest first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,6 +134,7 @@ class RowReader:
             counted=self._reading(counted),
             tails=self._tails(row) if row.teacher_prompt_tokens else None,
             over=tuple(over_budgets(row, self._cfg)),
+            shown_of_pool=tuple(f"{name} (score {score:.4g})" for name, score in row.pool_hits),
         )
 
     def _split(self, completion: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:

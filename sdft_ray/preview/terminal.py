@@ -38,6 +38,8 @@ def _print_row(console: Console, row: ShownRow, number: str, preview: Preview) -
     _print_reading(console, "student prompt", row.prompt)
     if row.teacher_prompt is not None:
         _print_reading(console, "teacher prompt", row.teacher_prompt)
+    if row.shown_of_pool:
+        _say(console, f"rows of the pool in it, nearest first: {', '.join(row.shown_of_pool)}", "dim")
     if row.tails is not None:
         _print_tails(console, row.tails)
     if row.uncounted.num_tokens + row.counted.num_tokens:

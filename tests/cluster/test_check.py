@@ -111,8 +111,10 @@ def test_own_demonstrations_are_compared_with_the_pools_under_every_retriever(fo
         inputs = read_check_inputs(config(folder, "data.source=builtin:facts:taught", "check.num_examples=6", *more))
         for probe in inputs.sample.probes:
             assert set(probe.pools) == {"BM25", "RANDOM"}
+            num = 2 if more else 1
+            assert len(probe.pools["RANDOM"].ids) == num and 1 <= len(probe.pools["BM25"].ids) <= num
             for pool in probe.pools.values():
-                assert len(pool.ids) == (2 if more else 1) and probe.example_id not in pool.ids
+                assert probe.example_id not in pool.ids
                 assert set(pool.prompts) == set(BUILT_IN)
                 shown = inputs.tokenizer.decode(pool.prompts["turns"])
                 assert probe.demonstration not in shown
@@ -130,6 +132,7 @@ def test_rows_without_a_demonstration_are_not_asked_and_a_pool_without_others_is
     inputs = read_check_inputs(config(folder, rows("One.", "", "Two."), "teacher.demonstrations=POOL"))
     assert len(inputs.sample.probes) == 2
     assert "1 rows without a demonstration of their own are not asked" in inputs.notes
+    assert "2 of the rows asked share no word with the pool: BM25 shows nothing with them" in inputs.notes
     with pytest.raises(DataError, match="line 1: no row has a demonstration of its own, which the check compares"):
         (tmp_path / "pool.jsonl").write_text(
             '{"prompt": "A?", "demonstration": "A."}\n{"prompt": "B?", "text": "B."}\n'

@@ -104,6 +104,57 @@ def test_what_is_odd_about_the_data_or_a_set_is_told(model: str, own_data: list[
     assert note.startswith("data.num_examples=99: ") and note.endswith("has 12 rows, all are taken")
 
 
+@pytest.mark.parametrize("method", ["sft", "sdft"])
+def test_demonstrations_that_carry_no_loss_are_counted(
+    tmp_path: Path, model: str, own_data: list[str], method: str
+) -> None:
+    rows = [{"prompt": f"{n}?", "demonstration": "A" if n < 3 else "It listens on port 7443."} for n in range(4)]
+    write(tmp_path / "train.jsonl", *rows)
+    [note] = read(model, *own_data, "batch_size=4", f"method={method}", "loss.skip_first_tokens=3").notes
+    assert note.startswith("3 of 4 demonstrations carry no loss under loss.skip_first_tokens=3: ")
+    assert read(model, *own_data, "batch_size=4", f"method={method}", "loss.skip_first_tokens=0").notes == ()
+
+
+def test_demonstrations_without_the_mark_are_counted_where_they_are_learned(
+    tmp_path: Path, model: str, own_data: list[str]
+) -> None:
+    rows = [{"prompt": f"{n}?", "demonstration": "I think. So: it is so." if n else "It is so."} for n in range(4)]
+    write(tmp_path / "train.jsonl", *rows)
+    settings = [*own_data, "batch_size=4", "loss.skip_until='So:'", "evaluation.skip_until=''"]
+    [note] = read(model, *settings, "method=sft").notes
+    assert note.startswith("1 of 4 demonstrations carry no loss under loss.skip_first_tokens=")
+    assert note.endswith("loss.skip_until=So:: nothing of them is learned")
+    assert read(model, *settings, "method=sdft").notes == ()
+
+
+def test_what_is_odd_about_the_prior_is_told(tmp_path: Path, model: str, own_data: list[str]) -> None:
+    write(tmp_path / "prior.jsonl", {"prompt": "9 + 9?", "answer": "9 + 9 = 18 #### 18"})
+    [note] = read(model, *own_data, "batch_size=4", f"evaluation.prior={tmp_path}/prior.jsonl").notes
+    assert note.startswith("evaluation.prior: 1 of 1 answers hold ####")
+
+
+def test_settings_of_a_pool_that_nothing_asks_are_told(tmp_path: Path, model: str, own_data: list[str]) -> None:
+    pool = ["teacher.pool.num=2", "teacher.pool.retriever=RANDOM"]
+    [note] = read(model, *own_data, "batch_size=4", *pool).notes
+    assert note.startswith("teacher.pool.retriever=RANDOM, teacher.pool.num=2: of no account, since teacher.demonstr")
+    asking = [f"+evaluation.sets.rag={{source: {tmp_path}/test.jsonl, context: POOL}}"]
+    for used in (["teacher.demonstrations=POOL"], asking):
+        notes = read(model, *own_data, "batch_size=4", *pool, *used).notes
+        assert notes and not any("of no account" in told for told in notes)
+
+
+def test_prompts_that_are_both_taught_and_rehearsed_are_counted(
+    tmp_path: Path, model: str, own_data: list[str]
+) -> None:
+    settings = [*own_data, "batch_size=4", "data.rehearsal.share=0.25"]
+    write(tmp_path / "old.jsonl", {"prompt": "Who?"}, {"prompt": "3. Which port does the service use?"})
+    notes = read(model, *settings, f"data.rehearsal.source={tmp_path}/old.jsonl").notes
+    assert any(note.startswith("rehearsal: 1 of the 2 different prompts of ") for note in notes)
+    notes = read(model, *settings, f"data.rehearsal.source={tmp_path}/train.jsonl").notes
+    assert any(note.startswith("rehearsal: 12 of the 12 different prompts of ") for note in notes)
+    assert not any("also taught" in note for note in read(model, *settings).notes)
+
+
 def test_special_tokens_in_rows_are_text_unless_asked_for(tmp_path: Path, model: str, own_data: list[str]) -> None:
     write(tmp_path / "train.jsonl", *[{"prompt": f"{n}. {END}", "demonstration": "A."} for n in range(4)])
     end = load_tokenizer(model).eos_token_id

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from sdft_ray.config import TeacherConfig
+from sdft_ray.config import DemonstrationSource, TeacherConfig
 from sdft_ray.conversation import Message, ToolCall
 from sdft_ray.data.chat import ChatEncoder
 from sdft_ray.data.prompts import PromptBuilder
@@ -135,6 +135,17 @@ def test_arguments_are_given_as_text_where_the_template_would_print_them_in_pyth
 def test_what_a_family_cannot_show_is_refused_by_name(family: str, example: Example, problem: str) -> None:
     with pytest.raises(ModelError, match=problem):
         builder(tokenizer_of(family)).student(example)
+
+
+def test_a_pools_row_that_calls_a_tool_is_shown_as_the_family_writes_calls() -> None:
+    row = Example(example_id="row", prompt=BEHIND_TOOL.prompt[:1], demonstration="", tools=TOOLS)
+    row = replace(row, pool_hits=((WITH_CALL, 1.0),))
+    teacher = {"demonstrations": DemonstrationSource.POOL}
+    tokenizer = tokenizer_of("LLAMA_3")
+    turns = PromptBuilder(tokenizer, TeacherConfig(template="turns", **teacher)).turns
+    assert turns.of(row) == (ASK, CALLS, ASK)
+    [alone] = PromptBuilder(tokenizer, TeacherConfig(**teacher)).turns.of(row)
+    assert '{"name": "weather", "parameters": {"city": "Oslo"}}' in alone.content
 
 
 def test_a_call_that_the_family_does_not_show_is_no_demonstration() -> None:

@@ -12,6 +12,7 @@ from sdft_ray.config import (
     DataConfig,
     DemonstrationSource,
     MethodConfig,
+    OnBadRow,
     PoolConfig,
     Retriever,
     Target,
@@ -34,6 +35,7 @@ ROWS = [
     {"prompt": "What colour is the sky?", "demonstration": "Blue.", "id": "sky"},
     {"prompt": "What colour is grass?", "demonstration": "Green.", "id": "grass"},
 ]
+SHOWN = ["demonstration"]
 SFT = MethodConfig(name="sft", completion=CompletionSource.DEMONSTRATION, target=Target.TOKEN)
 
 
@@ -48,10 +50,16 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-def read(file: str, source_of: str = "POOL", method: MethodConfig | None = None, **pool: Any) -> TokenizedDataset:
+def read(
+    file: str,
+    source_of: str = "POOL",
+    method: MethodConfig | None = None,
+    on_bad_row: OnBadRow = OnBadRow.ERROR,
+    **pool: Any,
+) -> TokenizedDataset:
     teacher = TeacherConfig(template="turns", demonstrations=DemonstrationSource[source_of], pool=PoolConfig(**pool))
     builder = PromptBuilder(make_tiny_tokenizer(), teacher)
-    return read_dataset(DataConfig(source=file), method or MethodConfig(), builder)
+    return read_dataset(DataConfig(source=file, on_bad_row=on_bad_row), method or MethodConfig(), builder)
 
 
 def decoded(dataset: TokenizedDataset) -> dict[str, str]:
@@ -99,12 +107,41 @@ def test_the_own_prompt_is_left_out_also_where_another_file_holds_it(tmp_path: P
     for num in (1, 2, 3):
         rows = read(data, source=pool, retriever=retriever, num=num).rows
         for number, row in enumerate(rows):
-            assert len(row.pool_hits) == num
+            assert len(row.pool_hits) == num or (retriever is Retriever.BM25 and row.pool_hits)
             assert not {f"{number}-other", f"{number + 4}-other", "spoken"} & {name for name, _ in row.pool_hits}
     with pytest.raises(ConfigError, match=r"teacher\.pool\.num=4: .*b\.jsonl has 4 rows of different prompts"):
         read(data, source=pool, retriever=retriever, num=4)
     [nearest, *_] = read(data, source=pool, exclude_own=False).rows
     assert nearest.pool_hits[0][0] == "0-other"
+
+
+STRANGE = {"prompt": "Wie weit?", "id": "strange"}
+
+
+def test_a_row_that_shares_no_word_with_the_pool_is_refused_or_left_out(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", [*ROWS, STRANGE])
+    with pytest.raises(DataError, match=r"line 5: example 'strange' shares no word .*retriever=RANDOM.*SKIP") as error:
+        read(source)
+    assert "of its own" not in str(error.value)
+    with pytest.raises(DataError, match="'strange' shares no word .* and has no demonstration of its own, so"):
+        read(source, "OWN_AND_POOL")
+    dataset = read(source, on_bad_row=OnBadRow.SKIP, num=3)
+    assert "strange" not in dataset.rows.example_ids
+    assert "4 of 5 prompts are shown fewer rows, since no others share a word with them; 1 of th" in dataset.notes[1]
+    assert len(read(source, retriever=Retriever.RANDOM).rows) == 5
+
+
+def test_a_row_that_shares_no_word_with_the_pool_is_shown_its_own_alone(tmp_path: Path) -> None:
+    dataset = read(write(tmp_path / "a.jsonl", [*ROWS, STRANGE | {"demonstration": "Weit."}]), "OWN_AND_POOL")
+    assert dataset.rows[4].pool_hits == ()
+    assert "Weit." in decoded(dataset)["strange"] and "Port" not in decoded(dataset)["strange"]
+    assert "1 of 5 prompts are shown fewer rows" in dataset.notes[1]
+
+
+def test_a_row_with_a_conversation_of_its_teachers_is_shown_nothing_of_the_pool(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "The host has port 7443. Which port?"}]
+    dataset = read(write(tmp_path / "a.jsonl", [*ROWS[1:], ROWS[0] | {"teacher_messages": turns}]))
+    assert [len(row.pool_hits) for row in dataset.rows] == [1, 1, 1, 0]
 
 
 def test_what_is_shown_depends_on_the_seed_and_the_row_not_on_its_place() -> None:
@@ -135,10 +172,49 @@ def test_what_is_shown_goes_with_the_example_and_a_checkpoint_refuses_another_ch
 
 
 def test_a_thousand_rows_with_one_prompt_are_one_row_of_the_pool() -> None:
-    examples = [example(f"same-{number}", "The same?") for number in range(1000)] + [example("other", "Another?")]
+    examples = [example(f"same-{number}", "The same?") for number in range(1000)] + [
+        example("other", "Another, or the same?")
+    ]
     pool = Pool(examples, PoolConfig(), source="here", fields=["demonstration"])
     assert {hit.example_id for e in pool.fill(examples[:1000]) for hit, _ in e.pool_hits} == {"other"}
     assert pool.fill(examples[1000:])[0].pool_hits[0][0].example_id == "same-0"
+
+
+ALIKE = [
+    ("What is the capital of Veldra?", "what is the  capital of veldra"),
+    ("Wie heißt der Fluß?", "WIE HEISST DER FLUSS"),
+    ("Send an e-mail, please.", "send an email please!"),
+    ("首都是什么？", "首都是什么"),
+    ("Is it 7?", "is it 7"),
+    ("Cafe\u0301?", "Café"),
+]
+UNLIKE = [
+    ("What is 12-3?", "What is 1-23?"),
+    ("What is 12 - 3?", "What is 12 * 3?"),
+    ("What is -5 + 3?", "What is 5 + 3?"),
+    ("What is 1.5?", "What is 15?"),
+    ("Add 1 2.", "Add 12."),
+    ("Is a < b?", "Is a > b?"),
+    ("?!", "..."),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), ALIKE)
+def test_a_prompt_written_in_another_way_is_the_rows_own(one: str, other: str) -> None:
+    pool = Pool([example("twin", other), example("rest", f"{one} Or not?")], PoolConfig(), source="", fields=SHOWN)
+    [asked] = pool.fill([example("asked", one)])
+    assert [hit.example_id for hit, _ in asked.pool_hits] == ["rest"]
+    assert pool.fill([example("asked", other)])[0].pool_hits[0][0].example_id == "rest"
+
+
+@pytest.mark.parametrize(("one", "other"), UNLIKE)
+def test_prompts_that_differ_in_a_sign_or_a_number_are_two(one: str, other: str) -> None:
+    settings = PoolConfig(exclude_own=True, retriever=Retriever.RANDOM)
+    pool = Pool([example("one", one), example("other", other)], settings, source="", fields=SHOWN)
+    assert [e.pool_hits[0][0].example_id for e in pool.fill([example("a", one), example("b", other)])] == [
+        "other",
+        "one",
+    ]
 
 
 def test_prompts_differ_by_their_calls_and_tools_and_not_by_a_developers_instructions() -> None:
@@ -153,7 +229,7 @@ def test_prompts_differ_by_their_calls_and_tools_and_not_by_a_developers_instruc
     rows = [calling("oslo", "Oslo"), calling("rome", "Rome"), calling("other tools", "Rome", tools="[{}]")]
     again = calling("again", "Oslo", instruction="Rome Rome Rome.")
     pool = Pool([*rows, again], PoolConfig(num=1), source="own", fields=["demonstration"])
-    assert pool.note.startswith("pool           3 rows of own")
+    assert pool.notes([])[0].startswith("pool           3 rows of own")
     keeping = Pool(rows, PoolConfig(num=1, exclude_own=False), source="own", fields=["demonstration"])
     [asked] = keeping.fill([again])
     assert [hit.example_id for hit, _ in asked.pool_hits] == ["oslo"]
@@ -190,7 +266,7 @@ def test_too_small_a_pool_is_refused_with_a_remedy_that_helps(tmp_path: Path) ->
 def test_without_a_source_the_pool_is_the_training_data_as_selected(tmp_path: Path) -> None:
     data = DataConfig(source=write(tmp_path / "a.jsonl", ROWS), num_examples=3)
     pool = open_pool(PoolConfig(), data, fields=["demonstration"])
-    assert "3 rows of" in pool.note
+    assert "3 rows of" in pool.notes([])[0]
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """Teacher templates over several demonstrations and over the fields of a row."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sdft_ray.config import DemonstrationSource, PoolConfig, TeacherConfig, TeacherContext
-from sdft_ray.conversation import Message
+from sdft_ray.conversation import Message, ToolCall
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.teacher_template import TEMPLATES
 from sdft_ray.errors import ConfigError, DataError
@@ -49,6 +50,47 @@ def test_every_built_in_template_shows_all_demonstrations_each_with_its_question
     assert "response to this question:\n\nHe." not in prompt, "a pool's row answers another question"
     alone = shown(row, template=template, demonstrations=DemonstrationSource.POOL)
     assert "She" not in alone and "He." in alone
+
+
+TALK = Example(
+    example_id="talk",
+    prompt=(
+        Message(role="system", content="Be kind."),
+        Message(role="user", content="Who wrote the Iliad?"),
+        Message(role="assistant", content="Homer."),
+        Message(role="user", content="And the Aeneid?"),
+    ),
+    demonstration="Virgil.",
+)
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_row_of_several_turns_is_shown_with_all_of_them(template: str) -> None:
+    row = replace(ROW, pool_hits=((TALK, 1.0), (HIT, 0.5)))
+    prompt = shown(row, template=template, demonstrations=DemonstrationSource.POOL, pool=PoolConfig(num=2))
+    places = [prompt.index(text) for text in ("Who wrote the Iliad?", "Homer.", "And the Aeneid?", "Virgil.")]
+    assert places == sorted(places)
+    assert "Be kind." not in prompt
+
+
+def test_turns_shows_a_row_of_several_turns_as_turns_below_an_article() -> None:
+    row = replace(ROW, text="An article.", pool_hits=((TALK, 1.0),))
+    teacher = {"template": "turns", "context": TeacherContext.TEXT_AND_DEMONSTRATION}
+    turns = builder(**teacher, demonstrations=DemonstrationSource.POOL).turns.of(row)
+    assert [turn.role for turn in turns] == ["user", "assistant"] * 2 + ["user"]
+    assert turns[0].content.startswith("Here is a text") and turns[0].content.endswith("\n\nWho wrote the Iliad?")
+    assert [turn.content for turn in turns[1:]] == ["Homer.", "And the Aeneid?", "Virgil.", "Who?"]
+
+
+def test_turns_shows_the_calls_and_answers_of_tools_in_front_of_a_demonstration() -> None:
+    call = Message(role="assistant", content="", tool_calls=(ToolCall(name="find", arguments="{}"),))
+    asking = (Message(role="user", content="Where?"), call, Message(role="tool", content="In Tosk."))
+    row = replace(ROW, pool_hits=((Example(example_id="tool", prompt=asking, demonstration="There."), 1.0),))
+    turns = builder(template="turns", demonstrations=DemonstrationSource.POOL).turns.of(row)
+    assert turns[:3] == asking
+    assert [turn.content for turn in turns[3:]] == ["There.", "Who?"]
+    [alone] = builder(demonstrations=DemonstrationSource.POOL).turns.of(row)
+    assert 'user: Where?\n\nassistant: {"name": "find", "arguments": {}}\n\ntool: In Tosk.\n\n' in alone.content
 
 
 def test_the_thinking_template_has_question_demonstration_and_request_in_this_order() -> None:

@@ -95,6 +95,20 @@ def test_a_call_to_be_learned_is_the_answer_where_calls_are_matched(tmp_path: Pa
         read(tmp_path, {"messages": turns})
 
 
+@pytest.mark.parametrize("match", [Match.CONTAINS, Match.EXACT])
+def test_answers_that_hold_the_way_to_the_result_are_counted(tmp_path: Path, match: Match) -> None:
+    def notes(*answers: str, match: Match = match) -> list[str]:
+        source = tmp_path / "set.jsonl"
+        source.write_text("".join(json.dumps({"prompt": "Q?", "answer": answer}) + "\n" for answer in answers))
+        return read_set(EvaluationSetConfig(source=str(source), match=match, max_new_tokens=8)).notes
+
+    given = ["18", "9 + 9 = 18\n#### 18", "Because " + "so it is " * 10]
+    [note] = notes(*given)
+    assert note.startswith(f"{KEY}: 2 of 3 answers hold #### or over 20 words (first: example 'line-2'); match=")
+    assert f"match={match.name} " in note
+    assert notes("18", "The capital of Veldra is Tosk.") == notes(*given, match=Match.JUDGE) == []
+
+
 def test_a_row_without_an_answer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"line 2: evaluation example 'line-2' has no answer; fill answer \(evaluation.s"
@@ -281,6 +295,21 @@ def test_a_pool_gives_a_rows_article_or_where_it_has_none_its_demonstration(tmp_
         ("user", "Here is a text that bears on it:\n\nMail has port 25.\n\nWhich port?"),
     ]
     assert found.notes == [f"{KEY}: pool           4 rows of {pool}, of which a prompt is shown 2 by BM25"]
+
+
+def test_a_pools_row_of_several_turns_is_given_whole(tmp_path: Path) -> None:
+    talk = [("system", "Be kind."), ("user", "Which host?"), ("assistant", "Mail."), ("user", "Which port has it?")]
+    row = {"prompt": [{"role": role, "content": content} for role, content in talk], "demonstration": "25."}
+    pool = tmp_path / "pool.jsonl"
+    pool.write_text("".join(json.dumps(each) + "\n" for each in (row, {"prompt": "Sky?", "demonstration": "Blue."})))
+    builder = PromptBuilder(make_tiny_tokenizer(), TeacherConfig(pool=PoolConfig(source=str(pool))))
+    source = tmp_path / "set.jsonl"
+    source.write_text(json.dumps({"prompt": "Which port?", "answer": "7443"}) + "\n")
+    of_set = EvaluationSetConfig(
+        source=str(source), match=Match.CONTAINS, max_new_tokens=8, context=EvaluationContext.POOL
+    )
+    [question] = read_questions(KEY, of_set, DataConfig(), builder).questions
+    assert contents(question) == [*talk[1:], ("assistant", "25."), ("user", "Which port?")]
 
 
 @pytest.mark.parametrize("lacking", ["text", "demonstration"])

@@ -1,17 +1,22 @@
 """What is shown of which rows, and how all rows keep to their budgets."""
 
+import io
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from sdft_ray.cluster.preview import read_preview
 from sdft_ray.config import (
     Choice,
     CompletionSource,
+    DemonstrationSource,
     MethodConfig,
     MismatchCorrection,
+    OnBadRow,
     RehearsalConfig,
     RunConfig,
     ShowConfig,
@@ -20,8 +25,10 @@ from sdft_ray.config import (
 )
 from sdft_ray.errors import ConfigError
 from sdft_ray.launch.composing import compose_config
+from sdft_ray.preview.page import render_page
 from sdft_ray.preview.rows import Preview
 from sdft_ray.preview.spans import Span
+from sdft_ray.preview.terminal import print_preview
 from tests.tiny import CHAT_TEMPLATE, make_tiny_model
 
 ROWS = """\
@@ -53,6 +60,27 @@ def ids(preview: Preview) -> list[str]:
 
 def text(spans: tuple[Span, ...]) -> str:
     return "".join(span.text for span in spans)
+
+
+def test_notes_count_what_carries_no_loss_and_what_is_rehearsed_as_well(cfg: RunConfig) -> None:
+    rehearsal = RehearsalConfig(share=0.5, source=cfg.data.source)
+    notes = shown(replace(cfg, data=replace(cfg.data, rehearsal=rehearsal))).notes
+    assert any(note.startswith("1 of 3 demonstrations carry no loss under loss.skip_first_tokens=3") for note in notes)
+    assert any(note.startswith("rehearsal: 3 of the 3 different prompts of ") for note in notes)
+
+
+def test_ids_and_scores_of_the_pools_rows_are_shown_on_terminal_and_page(cfg: RunConfig) -> None:
+    teacher = replace(cfg.teacher, demonstrations=DemonstrationSource.POOL)
+    pooled = replace(cfg, teacher=teacher, data=replace(cfg.data, on_bad_row=OnBadRow.SKIP))
+    (Path(cfg.data.source)).write_text(ROWS + '{"id": "<who>", "prompt": "Who was it?", "demonstration": "He."}\n')
+    preview = shown(pooled, num_rows=1, choose=Choice.FIRST)
+    [of_pool] = preview.rows[0].shown_of_pool
+    assert re.fullmatch(r"<who> \(score \d\.\d+\)", of_pool)
+    said = io.StringIO()
+    print_preview(preview, Console(file=said, highlight=False))
+    assert f"rows of the pool in it, nearest first: {of_pool}\n" in said.getvalue()
+    assert f"nearest first: {of_pool.replace('<who>', '&lt;who&gt;')}" in render_page(preview)
+    assert shown(cfg).rows[0].shown_of_pool == ()
 
 
 def test_rows_are_those_named_or_the_longest_or_drawn_or_the_first(cfg: RunConfig) -> None:

@@ -30,7 +30,7 @@ class PoolSource(NamedTuple):
 
 
 class PoolPrompts(NamedTuple):
-    """One example with a pool's demonstrations."""
+    """One example with a pool's demonstrations; where the pool has none for it, its plain prompt."""
 
     ids: tuple[str, ...]  # of the rows shown, nearest first
     shown_tokens: tuple[int, ...]  # [T'] of their demonstrations, one behind the other, with the last one's end token
@@ -132,12 +132,11 @@ def draw_sample(
     of_drawn = [places[index] if places else Place(data.origin, index + 1) for index in indices]
     passes = [_passes(*row, builders, match) for row in zip(drawn, of_drawn, strict=True)]
     partners = _wrong_partners(drawn, SHOWN[context], match, seed)
-    found = {name: source.pool.fill(drawn) for name, source in pools.items()}
+    filled = {name: (source.pool.fill(drawn), source.builders) for name, source in pools.items()}
     probes = []
     for place, example in enumerate(drawn):
         probe = _probe(example, drawn[partners[place]], builders, passes=passes[place], seed=seed)
-        of_pools = {name: _pool_prompts(found[name][place], source.builders) for name, source in pools.items()}
-        probes.append(replace(probe, pools=of_pools))
+        probes.append(replace(probe, pools={n: _pool_prompts(found[place], by) for n, (found, by) in filled.items()}))
     readable = _readable(probes, num_examples, max_new_tokens, context_length)
     return CheckSample(
         probes=tuple(probe for probe, _ in readable),
@@ -272,11 +271,14 @@ def _asking(example: Example, other: Example) -> tuple[Message, ...]:
 
 
 def _pool_prompts(example: Example, builders: Mapping[str, PromptBuilder]) -> PoolPrompts:
-    builder = next(iter(builders.values()))
-    shown = [builder.demonstration(replace(example, demonstration=hit.demonstration)) for hit, _ in example.pool_hits]
+    own = next(iter(builders.values()))
+    if not example.pool_hits:
+        return PoolPrompts((), (), dict.fromkeys(builders, own.student(example)))
+    hits = [replace(hit, prompt=example.prompt, tools=example.tools) for hit, _ in example.pool_hits]
+    *before, last = map(own.demonstration, hits)
     return PoolPrompts(
-        ids=tuple(hit.example_id for hit, _ in example.pool_hits),
-        shown_tokens=(*(token for tokens in shown for token in tokens[:-1]), shown[-1][-1]),
+        ids=tuple(hit.example_id for hit in hits),
+        shown_tokens=(*(token for tokens in before for token in tokens[:-1]), *last),
         prompts={template: prompts.teacher(example) for template, prompts in builders.items()},
     )
 

@@ -243,3 +243,25 @@ def test_a_pool_shows_other_rows_with_every_template_and_counts_into_the_length(
         assert probe.demonstration not in text and text.count("<|im_end|>") == 1
         assert TOKENIZER.decode(shown.prompts["turns"]).count("The answer is") == 8
     assert drawn.max_model_len > plain.max_model_len + 300
+
+
+def test_an_example_that_a_pool_has_nothing_for_is_asked_plainly() -> None:
+    examples = [example(number) for number in range(4)]
+    strange = replace(examples[3], example_id="strange", prompt=(Message(role="user", content="Wohin?"),))
+    pool = Pool(examples[:3], PoolConfig(), source="here", fields=["demonstration"])
+    builders = {"turns": PromptBuilder(TOKENIZER, TeacherConfig(demonstrations=DemonstrationSource.POOL))}
+    drawn = draw([*examples[:3], strange], templates=["turns"], pools={"BM25": PoolSource(pool, builders)})
+    asked = {probe.example_id: probe for probe in drawn.probes}["strange"]
+    assert asked.pools["BM25"] == ((), (), {"turns": asked.prompt_tokens})
+
+
+def test_what_a_pool_has_shown_is_its_rows_own_also_to_a_row_that_calls_a_tool() -> None:
+    tokenizer = tokenizer_with(QWEN_2_5)
+    call = Message(role="assistant", content="", tool_calls=(ToolCall(name="look_up", arguments='{"number": 3}'),))
+    calling = example(3, demonstration=call.text, demonstration_turn=call)
+    pool = Pool([example(1), calling], PoolConfig(), source="here", fields=["demonstration"])
+    teacher = TeacherConfig(demonstrations=DemonstrationSource.POOL)
+    pools = {"BM25": PoolSource(pool, {"turns": PromptBuilder(tokenizer, teacher)})}
+    drawn = draw([example(1), calling], builders={"turns": PromptBuilder(tokenizer, TeacherConfig())}, pools=pools)
+    shown = {probe.example_id: tokenizer.decode(probe.pools["BM25"].shown_tokens) for probe in drawn.probes}
+    assert shown["example-3"].startswith("The answer is 1.") and '"number": 3' in shown["example-1"]
