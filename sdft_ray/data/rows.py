@@ -20,7 +20,7 @@ from sdft_ray.data.turns import (
     read_turn,
     read_turns,
 )
-from sdft_ray.data.values import is_absent, quoted, type_name
+from sdft_ray.data.values import is_absent, null_key, quoted, type_name, without_nulls
 from sdft_ray.errors import DataError
 from sdft_ray.examples import Example
 
@@ -141,10 +141,16 @@ class Row:
         return checked_text(value or "", self.column(key), self.error)
 
     def string_or_json(self, key: str) -> str:
-        """An optional string, or the JSON text of an optional list, object or integer; "" where it is absent."""
+        """An optional string, or the JSON text of an optional list, object or integer; "" where it is absent.
+
+        Refuses null for a key, which a table fills in at every depth: it would be asked of a completion.
+        """
         value = self.value(key, required=False)
         if isinstance(value, bool) or not isinstance(value, list | dict | int):
             return self.string(key)
+        if empty := null_key(value):
+            problem = f"{self.column(key)} has null for {empty!r}, as tables fill in what a row does not name"
+            raise self.error(problem, "leave it out, or write the whole as JSON text, in which null stays")
         return json_text(value, self.column(key), self.error)
 
     def identifier(self) -> str:
@@ -196,8 +202,7 @@ class Row:
         if not isinstance(value, Mapping):
             raise self.wrong_type(key, value, "an object of named fields")
         # A table has every field in every row, null where the row had none.
-        given = {name: field for name, field in value.items() if field is not None}
-        return json_text(given, self.column(key), self.error)
+        return json_text(without_nulls(value), self.column(key), self.error)
 
     def conversation(self, required: bool) -> tuple[tuple[Message, ...], Message | None]:
         """The prompt as chat turns, () where an optional one is absent; and the demonstration where it is a turn."""

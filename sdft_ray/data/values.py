@@ -1,6 +1,7 @@
 """JSON values of rows: how they are parsed, and how messages name and quote them."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 QUOTED_LENGTH = 60  # characters of a value that a message shows
@@ -30,6 +31,29 @@ def type_name(value: Any) -> str:
 def is_absent(value: Any) -> bool:
     """True when a value says no more than a missing key; tables fill the keys that a row lacks with such values."""
     return value is None or value == "" or value == [] or value == {}
+
+
+def null_key(value: Any, path: str = "") -> str:
+    """The path of the first key with null in a nested value, such as `where.zip` or `[0].y`; "" where there is none.
+
+    Tables fill in the keys of other rows' objects, at every depth; they add nothing to lists, whose nulls are left.
+    """
+    if isinstance(value, Mapping):
+        below = [(f"{path}.{key}" if path else str(key), item) for key, item in value.items()]
+        found = next((own for own, item in below if item is None), "")
+    else:
+        below = [(f"{path}[{index}]", item) for index, item in enumerate(value if isinstance(value, list) else [])]
+        found = ""
+    return found or next(filter(None, (null_key(item, own) for own, item in below)), "")
+
+
+def without_nulls(value: Any) -> Any:
+    """A nested value without the keys that are null, which say no more than missing ones."""
+    if isinstance(value, list):
+        return [without_nulls(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {key: without_nulls(item) for key, item in value.items() if item is not None}
 
 
 def parse_json(text: str) -> Any:

@@ -161,6 +161,22 @@ MALFORMED: list[tuple[object, list[str], str]] = [
     (asked(ANSWERS), ["prompt[1] is a turn of a tool that no call asks for"], "put it behind the assistant's turn"),
     (asked(CALLS, ANSWERS, ANSWERS), ["prompt[3] is a turn of a tool that no call asks for"], "one turn a call"),
     (asked(CALLS, ANSWERS | {"tool_call_id": "b"}), ["tool_call_id 'b'", "the open calls are a"], "use one of these"),
+    (
+        asked(CALLS | {"tool_calls": [CALL | {"id": ""}]}, ANSWERS | {"name": "wind"}),
+        ["prompt[2] has the name 'wind'; the open calls are weather"],
+        "use one of these",
+    ),
+    (
+        asked(CALLS | {"tool_calls": [CALL, CALL | {"id": "b"}]}, ANSWERS),
+        ["prompt[1].tool_calls[1], which calls 'weather', has no answer"],
+        "put a turn of the role tool",
+    ),
+    (
+        {"messages": [ASK, CALLS | {"tool_calls": [CALL, CALL | {"id": "b"}]}, ANSWERS, ANSWER]},
+        ["messages[1].tool_calls[1]", "has no answer"],
+        "or remove the call",
+    ),
+    (asked(CALLS, ASK), ["prompt[1].tool_calls[0]", "has no answer"], "put a turn of the role tool"),
     (asked(CALLS, ANSWERS | {"content": None}), ["content of prompt[2] is null"], "make it a string"),
     (asked(CALLS, ANSWERS | {"content": {"c": 3}}), ["content of prompt[2] is an object"], "make it a string"),
     # tools
@@ -210,6 +226,21 @@ MALFORMED: list[tuple[object, list[str], str]] = [
         {"messages": [ASK, called(arguments={"city": "Oslo", "wind": None})], "tools": [TOOL]},
         ["tool_calls[0] have null for 'wind'"],
         "write the arguments as JSON text",
+    ),
+    (
+        asked(called(arguments={"where": {"city": "Oslo", "zip": None}}), ANSWERS),
+        ["tool_calls[0] have null for 'where.zip'"],
+        "write the arguments as JSON text",
+    ),
+    (
+        asked(called(arguments={"items": [{"x": 1, "y": 2}, {"x": 1, "y": None}]}), ANSWERS),
+        ["tool_calls[0] have null for 'items[1].y'"],
+        "write the arguments as JSON text",
+    ),
+    (
+        ROW | {"answer": [{"name": "f", "arguments": {"where": {"city": "Oslo", "zip": None}}}]},
+        ["answer has null for '[0].arguments.where.zip'"],
+        "write the whole as JSON text",
     ),
     (
         {" prompt": "Q?"},

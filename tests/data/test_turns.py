@@ -64,10 +64,31 @@ def test_a_call_without_arguments_has_an_empty_object(tmp_path: Path) -> None:
     assert turn is not None and turn.tool_calls == (ToolCall(name="f", arguments="{}"),)
 
 
-def test_several_calls_are_answered_in_any_order(tmp_path: Path) -> None:
-    second = CALL | {"id": "b"}
-    turns = [ASK, CALLS | {"tool_calls": [CALL, second]}, ANSWERS | {"tool_call_id": "b"}, ANSWERS, REPLY]
-    assert [turn.tool_call_id for turn in read(tmp_path, {"messages": turns}).prompt[2:]] == ["b", "a"]
+NAMES = ("weather", "wind", "rain")
+
+
+@pytest.mark.parametrize("key", ["tool_call_id", "name"])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1)])
+def test_answers_of_tools_stand_in_the_order_of_the_calls_whatever_theirs(
+    tmp_path: Path, order: tuple[int, ...], key: str
+) -> None:
+    calls = [{"id": name * (key != "name"), "function": {"name": name}} for name in NAMES]
+    answers = [{"role": "tool", key: NAMES[index], "content": str(index)} for index in order]
+    turns = [ASK, CALLS | {"tool_calls": calls}, *answers, REPLY]
+    assert [turn.content for turn in read(tmp_path, {"messages": turns}).prompt[2:]] == ["0", "1", "2"]
+
+
+def test_answers_that_name_no_call_stand_in_their_own_order(tmp_path: Path) -> None:
+    answers = [{"role": "tool", "content": text} for text in "xy"]
+    turns = [ASK, CALLS | {"tool_calls": [CALL, CALL | {"id": "b"}]}, *answers, REPLY]
+    assert [turn.content for turn in read(tmp_path, {"messages": turns}).prompt[2:]] == ["x", "y"]
+
+
+def test_fields_of_a_context_lose_what_a_table_fills_in_at_every_depth(tmp_path: Path) -> None:
+    contexts = [{"run": {"out": "1"}, "tests": [{"x": 1, "y": 2}]}, {"run": {"err": "2"}, "tests": [{"x": 1}]}]
+    rows = [{"prompt": "Q?", "demonstration": "A.", "context": context} for context in contexts]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    assert [json.loads(each.context) for each in load_examples(str(tmp_path / "rows.parquet"))] == contexts
 
 
 def test_a_prompt_may_end_with_the_turn_of_a_tool(tmp_path: Path) -> None:
