@@ -10,7 +10,8 @@ from typing import Any
 from sdft_ray.config import OnBadRow
 from sdft_ray.data.files import kind_of
 from sdft_ray.data.readers import BUILTIN, Place, Selection, open_rows
-from sdft_ray.data.rows import KEYS, Row, RowRules
+from sdft_ray.data.row_examples import read_example
+from sdft_ray.data.rows import CONTEXT, KEYS, Row, RowRules
 from sdft_ray.data.values import quoted
 from sdft_ray.errors import ConfigError, DataError, ModelError, SdftError
 from sdft_ray.examples import Example
@@ -137,7 +138,7 @@ def load_rows(
     _check_columns(rules.columns)
     name, split = split_source(source, selection.split)
     if name.startswith(BUILTIN):  # a mapping and a filter are for the user's data, wherever they are used
-        rules = RowRules(columns={}, system=rules.system, required=rules.required)
+        rules = RowRules(columns={}, system=rules.system, required=rules.required, reads=rules.reads)
         selection = replace(selection, filter={})
     places: dict[str, Place] = {}
     examples: list[Example] = []
@@ -154,7 +155,7 @@ def load_rows(
         with bad.reading(place):
             if isinstance(row, DataError):
                 raise row
-            example = Row(*place, row, rules, row_name).example()
+            example = read_example(Row(*place, row, rules, row_name))
             _note_place(places, example.example_id, place)
             examples.append(example)
         if num_rows == selection.num_examples:
@@ -182,7 +183,8 @@ def _check_columns(columns: Mapping[str, str]) -> None:
 
 def _unread(columns: Iterable[Any], rules: RowRules, wanted: Mapping[str, Any]) -> tuple[str, ...]:
     """The columns that neither a key of ours nor a filter names."""
-    read = {rules.columns.get(key, key) for key in KEYS} | wanted.keys()
+    keys = (key for key in KEYS if key != CONTEXT or key in rules.reads)
+    read = {rules.columns.get(key, key) for key in keys} | wanted.keys()
     return tuple(str(column) for column in columns if column not in read)
 
 

@@ -110,6 +110,17 @@ def test_only_what_the_method_uses_has_to_be_there(tmp_path: Path) -> None:
         read_dataset(data, SFT, plain)
 
 
+def test_a_text_under_context_is_refused_only_where_the_template_names_a_field(tmp_path: Path) -> None:
+    data = write(tmp_path / "rows.jsonl", {"prompt": "When?", "demonstration": "2000.", "context": "In 2000."})
+    plain = PromptBuilder(make_tiny_tokenizer(), TeacherConfig())
+    assert [row.example_id for row in read_dataset(data, MethodConfig(), plain).rows] == ["line-1"]
+    template = "{{ question }} {{ demonstration }} {{ context.hint }}"
+    asking = PromptBuilder(make_tiny_tokenizer(), TeacherConfig(template=template))
+    with pytest.raises(DataError, match=r"context is a string.*name another with data\.columns\.context, where ''"):
+        read_dataset(data, MethodConfig(), asking)
+    assert len(read_dataset(data, SFT, asking).rows) == 1
+
+
 def test_a_system_message_that_the_chat_template_drops_is_refused(tmp_path: Path) -> None:
     data = write(tmp_path / "rows.jsonl", {"prompt": "Q?", "demonstration": "A."})
     data.system = "Be brief."

@@ -16,6 +16,7 @@ from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import load_rows
 from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.examples import Example
+from tests.examples import load_examples
 
 RULES = RowRules(columns={}, system="", required=("prompt", "demonstration"))
 ROWS = [
@@ -199,6 +200,48 @@ def test_of_a_conversation_the_assistants_last_turn_is_the_demonstration(tmp_pat
 def test_a_demonstration_of_its_own_goes_before_a_conversations_last_turn(tmp_path: Path) -> None:
     assert of_messages(tmp_path, {"messages": CONVERSATION, "demonstration": "All."}).demonstration == "All."
     assert of_messages(tmp_path, {"messages": CONVERSATION[:-1], "demonstration": "All."}).demonstration == "All."
+
+
+@pytest.mark.parametrize(
+    ("more", "columns"),
+    [
+        ({"prompt": "Hi."}, {}),
+        ({"prompt": CONVERSATION[1:4], "demonstration": ""}, {}),
+        ({"prompt": "Something else."}, {"prompt": ""}),
+        ({"prompt": "Something else.", "answer": "No."}, {"prompt": "", "demonstration": "demonstration"}),
+        ({}, {"prompt": "messages"}),
+        ({"prompt": "Hi.", "answer": "No."}, {"messages": "dialog"}),
+    ],
+)
+def test_a_conversation_is_read_beside_its_first_question_or_where_it_is_named(
+    tmp_path: Path, more: dict[str, Any], columns: dict[str, str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(more | {columns.get("messages", "messages"): CONVERSATION}))
+    [example] = load_examples(str(tmp_path / "a.jsonl"), columns=columns)
+    assert [message.role for message in example.prompt] == ["system", "user", "assistant", "user"]
+    assert example.demonstration == "Nothing."
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "message"),
+    [
+        ({"prompt": "Why?"}, {}, r"has prompt and messages, which do not hold it: 'Why\?'; leave one .*prompt=''"),
+        ({"prompt": "Hi.", "answer": "No."}, {}, "has no column demonstration; set data.columns.prompt='', where mess"),
+        (
+            {"question": "Hi."},
+            {"prompt": "question"},
+            "no column demonstration; set data.columns.prompt='', where mess",
+        ),
+        ({}, {"prompt": "none"}, "has no column none; set data.columns.prompt='', where messages are to be read"),
+        ({}, {"demonstration": "gold"}, "has no column gold; leave out data.columns.demonstration=gold, to learn"),
+    ],
+)
+def test_a_conversation_that_is_not_read_is_named_in_the_remedy(
+    tmp_path: Path, row: dict[str, Any], columns: dict[str, str], message: str
+) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(row | {"messages": CONVERSATION}))
+    with pytest.raises(DataError, match=f"line 1: .*{message}"):
+        load_examples(str(tmp_path / "a.jsonl"), columns=columns)
 
 
 @pytest.mark.parametrize(

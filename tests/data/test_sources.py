@@ -97,9 +97,63 @@ def test_answers_that_are_lists_or_objects_become_json_text(tmp_path: Path) -> N
     assert example.acceptable == '{"città": ["Oslo", ""]}'
 
 
-def test_an_answer_that_is_an_integer_is_its_digits(tmp_path: Path) -> None:
-    [example] = read(write(tmp_path / "a.jsonl", ROW | {"answer": 18}))
-    assert example.answer == "18"
+@pytest.mark.parametrize(("answer", "text"), [(18, "18"), (3.5, "3.5"), (True, "true")])
+def test_an_answer_that_is_a_number_or_a_truth_is_its_json_text(tmp_path: Path, answer: object, text: str) -> None:
+    [example] = read(write(tmp_path / "a.jsonl", ROW | {"answer": answer}))
+    assert example.answer == text
+
+
+NESTED = {"name": "f", "arguments": {"where": {"city": "Oslo", "zip": None}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"answer": 5.0}, "answer is a number: '5.0'; make it a string"),
+        ({"answer": [NESTED]}, r"answer has null for '\[0\]\.arguments\.where\.zip'.*write the whole as JSON text"),
+        ({"acceptable": {"city": None}}, "acceptable has null for 'city'"),
+        ({"answer": ["\ud800"]}, "answer holds a lone surrogate.*write the whole"),
+        ({"answer": "\ud800"}, "answer holds a lone surrogate"),
+    ],
+)
+def test_an_answer_that_a_table_has_altered_or_nothing_can_write_is_refused(
+    tmp_path: Path, fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(DataError, match=f"a.jsonl, line 2: {message}"):
+        read(write(tmp_path / "a.jsonl", ROW, ROW | fields))
+
+
+def test_an_answer_that_is_a_date_is_refused_where_it_is_read(tmp_path: Path) -> None:
+    datasets.Dataset.from_list([ROW | {"answer": datetime.date(2026, 1, 1)}]).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"row 1: answer is a date: .*; make it a string"):
+        read(str(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"answer": 5.0}, {"answer": {"a": None}}, {"acceptable": 1.5}, {"context": "In 2000."}]
+)
+def test_what_nothing_reads_may_be_anything_and_a_context_is_said(tmp_path: Path, fields: dict[str, object]) -> None:
+    loaded = load_rows(write(tmp_path / "a.jsonl", ROW | fields), Selection(), RULES)
+    assert [(each.answer, each.acceptable, each.context) for each in loaded.examples] == [("", "", "")]
+    assert ["not read: context" in note for note in loaded.notes("", 0)] == [True] * ("context" in fields)
+
+
+@pytest.mark.parametrize("key", ["context", "text", "tools", "teacher_messages", "demonstrations"])
+def test_a_column_under_no_name_is_not_read(tmp_path: Path, key: str) -> None:
+    source = write(tmp_path / "a.jsonl", ROW | {key: 3})
+    with pytest.raises(DataError, match=f"line 1: {key} is a number: '3'"):
+        read(source)
+    assert read(source, columns={key: ""}) == read(write(tmp_path / "b.jsonl", ROW))
+
+
+def test_a_key_that_every_row_has_to_have_cannot_be_left_out(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"line 1: data\.columns\.demonstration='' leaves out the demonstration, and"):
+        read(write(tmp_path / "a.jsonl", ROW), columns={"demonstration": ""})
+
+
+def test_a_context_may_be_json_text(tmp_path: Path) -> None:
+    [example] = read(write(tmp_path / "a.jsonl", ROW | {"context": '{"feedback": "No.", "none": null}'}))
+    assert json.loads(example.context) == {"feedback": "No."}
 
 
 def test_unusual_line_separators_inside_a_string_do_not_split_the_row(tmp_path: Path) -> None:
