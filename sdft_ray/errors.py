@@ -56,7 +56,7 @@ class DataError(SdftError):
 
 def line_or_row(source: str) -> str:
     """What is counted in a source: its lines, or the rows of a file without lines."""
-    return "row" if source.endswith(WITHOUT_LINES) else "line"
+    return "row" if source.lower().endswith(WITHOUT_LINES) else "line"
 
 
 class ModelError(SdftError):

@@ -135,9 +135,10 @@ def _turns(row: Row, key: str, value: Any) -> tuple[Message, ...]:
         value = parsed_json(value, place, row.error)
     if not isinstance(value, list):
         raise row.wrong_type(key, value, f"{'a string or ' if key == PROMPT else ''}a list of {{role, content}}")
-    if not value:
+    turns = read_turns(value, place, row.error)
+    if not turns:
         raise row.error(f"{place} has no message", "give at least the user's turn")
-    return read_turns(value, place, row.error)
+    return turns
 
 
 def _ready(row: Row, turns: tuple[Message, ...], key: str, system: str | None = None) -> tuple[Message, ...]:

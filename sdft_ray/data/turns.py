@@ -44,6 +44,8 @@ def read_turns(values: Sequence[Any], place: str, refuse: Refuse) -> tuple[Messa
     answered: list[int] = []  # the places of the others
     caller = ""
     for index, value in enumerate(values):
+        if _says_nothing(value):
+            continue
         turn = read_turn(value, f"{place}[{index}]", refuse)
         before = {earlier.role for earlier in turns}
         if turn.role == SYSTEM and turns:
@@ -66,6 +68,15 @@ def read_turns(values: Sequence[Any], place: str, refuse: Refuse) -> tuple[Messa
     return tuple(turns)
 
 
+def _says_nothing(value: Any) -> bool:
+    """True for an instruction without text, which some data sets put before every conversation."""
+    return (
+        isinstance(value, Mapping)
+        and value.get("role") in (SYSTEM, DEVELOPER)
+        and (is_absent(text := value.get("content")) or (isinstance(text, str) and not text.strip()))
+    )
+
+
 def read_turn(value: Any, place: str, refuse: Refuse) -> Message:
     """One turn, whatever stands before it.
 
@@ -80,7 +91,7 @@ def read_turn(value: Any, place: str, refuse: Refuse) -> Message:
         raise refuse(f"{place} has from and value in the place of role and content", remedy)
     if role not in ROLES:
         raise refuse(f"{place} has the unknown role {role!r}", f"use {', '.join(ROLES)}")
-    known = ("role", "content", *_KEYS.get(role, ()))
+    known = ("role", "content", *_KEYS.get(role, ()), *(["weight"] if value.get("weight") == 1 else []))
     if more := [key for key, other in value.items() if key not in known and not is_absent(other)]:
         remedy = _REMEDIES.get(more[0], "write it into the content, or remove it")
         raise refuse(f"{place} has the key {more[0]}, which no prompt would show in a turn of the {role}", remedy)

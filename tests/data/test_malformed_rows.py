@@ -35,7 +35,6 @@ def parts(*content: object) -> dict[str, object]:
 # The row as text or as what json.dumps makes of it; what its refusal names besides file and line; the remedy.
 MALFORMED: list[tuple[object, list[str], str]] = [
     ('{"prompt": ', ["not JSON", "column 12"], "one JSON object a line"),
-    ("", ["is blank"], "one JSON object a line"),
     ([1], ["is a list, not an object"], "one JSON object a line"),
     ('["a", ', ["is not JSON", "'[\"a\",'"], "one JSON object a line"),
     ("plain text " * 20, ["is not JSON", "'plain text plain", "...'"], "one JSON object a line"),
@@ -71,6 +70,7 @@ MALFORMED: list[tuple[object, list[str], str]] = [
     (ROW | {"prompt": " "}, ["content of prompt[0] is empty"], "write the turn"),
     (ROW | {"prompt": 3}, ["prompt is a number: '3'"], "a string or a list of {role, content}"),
     (ROW | {"prompt": []}, ["prompt has no message"], "give at least the user's turn"),
+    ({"messages": [{"role": "system", "content": ""}]}, ["messages has no message"], "give at least the user's turn"),
     (ROW | {"demonstration": ""}, ["demonstration is empty"], "write what an expert would answer"),
     (ROW | {"demonstration": []}, ["demonstration is empty"], "write what an expert would answer"),
     (ROW | {"demonstration": [1]}, ["demonstration is a list"], "a list of strings"),

@@ -34,6 +34,11 @@ def write_csv(path: Path) -> None:
 WRITERS: dict[str, Callable[[Path], Any]] = {
     "rows.jsonl": lambda path: path.write_text(JSON_LINES),
     "rows.jsonl.gz": lambda path: path.write_bytes(gzip.compress(JSON_LINES.encode())),
+    "rows.ndjson": lambda path: path.write_text(JSON_LINES),
+    "CAPITALS.JSONL": lambda path: path.write_text(JSON_LINES),
+    "CAPITALS.JSON.GZ": lambda path: path.write_bytes(gzip.compress(json.dumps(ROWS).encode())),
+    "CAPITALS.CSV": write_csv,
+    "CAPITALS.PARQUET": lambda path: datasets.Dataset.from_list(ROWS).to_parquet(str(path)),
     "lines.json": lambda path: path.write_text(JSON_LINES),
     "list.json": lambda path: path.write_text(json.dumps(ROWS, indent=2)),
     "list.json.gz": lambda path: path.write_bytes(gzip.compress(json.dumps(ROWS).encode())),
@@ -125,7 +130,7 @@ def test_one_id_in_two_files_is_refused_with_both(tmp_path: Path) -> None:
         ("a.json", b'[{"prompt": "Q?"},\n{"prompt" }]', "line 2: is not JSON"),
         ("a.json", b"[]", "there is not a single row"),
         ("a.json", b'{"prompt": "Q?"}', "line 1: has no column demonstration"),
-        ("a.jsonl", b'{"prompt": "Q?", "demonstration": "A."}\n\n{}', "line 2: is blank"),
+        ("a.jsonl", b'{"prompt": "Q?", "demonstration": "A."}\n\n{}', "line 3: has no column prompt"),
         ("a.jsonl.gz", b"not gzip", r"a\.jsonl\.gz: cannot be read \(Not a gzipped file"),
         (
             "a.jsonl.gz",

@@ -156,6 +156,11 @@ def test_a_context_may_be_json_text(tmp_path: Path) -> None:
     assert json.loads(example.context) == {"feedback": "No."}
 
 
+def test_blank_lines_are_passed_over_and_counted(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", "", ROW, " \t", "\r", ROW | {"prompt": "Who?"}, "", "")
+    assert [each.example_id for each in read(source)] == ["line-2", "line-5"]
+
+
 def test_unusual_line_separators_inside_a_string_do_not_split_the_row(tmp_path: Path) -> None:
     source = write(tmp_path / "a.jsonl", json.dumps(ROW | {"text": "a\u2028b"}, ensure_ascii=False), ROW)
     assert [example.text for example in read(source)] == ["a\u2028b", ""]

@@ -64,6 +64,18 @@ def test_a_call_without_arguments_has_an_empty_object(tmp_path: Path) -> None:
     assert turn is not None and turn.tool_calls == (ToolCall(name="f", arguments="{}"),)
 
 
+@pytest.mark.parametrize("content", ["", " \n", None, []])
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_an_instruction_without_text_is_none(tmp_path: Path, role: str, content: object) -> None:
+    turns = [{"role": role, "content": content}, ASK, REPLY]
+    assert read(tmp_path, {"messages": turns}) == read(tmp_path, {"messages": turns[1:]})
+    assert [turn.role for turn in read(tmp_path, {"messages": turns}, system="Be brief.").prompt] == ["system", "user"]
+
+
+def test_a_turn_of_full_weight_is_a_turn(tmp_path: Path) -> None:
+    assert read(tmp_path, {"messages": [ASK, REPLY | {"weight": 1}]}) == read(tmp_path, {"messages": [ASK, REPLY]})
+
+
 NAMES = ("weather", "wind", "rain")
 
 
