@@ -16,8 +16,8 @@ from sdft_ray.data.rows import (
     Row,
 )
 from sdft_ray.data.tools import read_tools
-from sdft_ray.data.turns import ASSISTANT, SYSTEM, TOOL, USER, checked_text, parsed_json, read_turn, read_turns
-from sdft_ray.data.values import is_absent, quoted
+from sdft_ray.data.turns import ASSISTANT, SYSTEM, TOOL, USER, read_turn, read_turns
+from sdft_ray.data.values import checked_text, is_absent, parsed_json, quoted
 from sdft_ray.examples import Example
 
 
@@ -102,7 +102,7 @@ def _demonstration_turn(row: Row) -> Message | None:
     """The demonstration where the row has it as a turn of the assistant, by itself or in a list; else None."""
     value = row.values.get(row.column(DEMONSTRATION))
     [turn] = value if isinstance(value, list) and len(value) == 1 else [value]
-    if not isinstance(turn, Mapping) or "role" not in turn:
+    if not isinstance(turn, Mapping) or not {"role", "from"} & turn.keys():
         return None
     message = read_turn(turn, row.column(DEMONSTRATION), row.error)
     if message.role != ASSISTANT:

@@ -7,8 +7,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sdft_ray.data.turns import checked_text, json_text, parsed_json
-from sdft_ray.data.values import is_absent, null_key, quoted, type_name, without_nulls
+from sdft_ray.data.sharegpt import CONVERSATIONS
+from sdft_ray.data.values import (
+    checked_text,
+    is_absent,
+    json_text,
+    null_key,
+    parsed_json,
+    quoted,
+    type_name,
+    without_nulls,
+)
 from sdft_ray.errors import DataError
 
 PROMPT, DEMONSTRATION, DEMONSTRATIONS = "prompt", "demonstration", "demonstrations"
@@ -63,6 +72,8 @@ class Row:
 
     def column(self, key: str) -> str:
         """The data's column of our key; "" where none is read."""
+        if key == MESSAGES and MESSAGES not in self.columns and MESSAGES not in self.values:
+            return CONVERSATIONS if CONVERSATIONS in self.values else MESSAGES
         return self.columns.get(key, key)
 
     def has(self, key: str) -> bool:

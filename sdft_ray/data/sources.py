@@ -11,7 +11,8 @@ from sdft_ray.config import OnBadRow
 from sdft_ray.data.files import kind_of
 from sdft_ray.data.readers import BUILTIN, Place, Selection, open_rows
 from sdft_ray.data.row_examples import read_example
-from sdft_ray.data.rows import CONTEXT, KEYS, Row, RowRules
+from sdft_ray.data.rows import CONTEXT, KEYS, MESSAGES, Row, RowRules
+from sdft_ray.data.sharegpt import CONVERSATIONS
 from sdft_ray.data.values import quoted
 from sdft_ray.errors import ConfigError, DataError, ModelError, SdftError
 from sdft_ray.examples import Example
@@ -183,8 +184,10 @@ def _check_columns(columns: Mapping[str, str]) -> None:
 
 def _unread(columns: Iterable[Any], rules: RowRules, wanted: Mapping[str, Any]) -> tuple[str, ...]:
     """The columns that neither a key of ours nor a filter names."""
-    keys = (key for key in KEYS if key != CONTEXT or key in rules.reads)
+    keys = [key for key in KEYS if key != CONTEXT or key in rules.reads]
     read = {rules.columns.get(key, key) for key in keys} | wanted.keys()
+    if MESSAGES not in {*columns, *rules.columns}:
+        read |= {CONVERSATIONS}
     return tuple(str(column) for column in columns if column not in read)
 
 

@@ -4,17 +4,14 @@ Turns have the form of chat services: role and content, calls of tools in turns 
 that answer them.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sdft_ray.conversation import Message, ToolCall
-from sdft_ray.data.values import is_absent, null_key, parse_json, quoted, type_name
-from sdft_ray.errors import DataError
+from sdft_ray.data.sharegpt import as_service_turn
+from sdft_ray.data.values import Refuse, checked_text, is_absent, json_text, null_key, parsed_json, quoted, type_name
 
 SYSTEM, DEVELOPER, USER, ASSISTANT, TOOL = ROLES = ("system", "developer", "user", "assistant", "tool")
-
-Refuse = Callable[[str, str], DataError]  # problem and remedy -> the refusal of a row
 
 _KEYS = {ASSISTANT: ("tool_calls",), TOOL: ("tool_call_id", "name")}  # besides role and content
 _REMEDIES = {
@@ -44,7 +41,7 @@ def read_turns(values: Sequence[Any], place: str, refuse: Refuse) -> tuple[Messa
     answered: list[int] = []  # the places of the others
     caller = ""
     for index, value in enumerate(values):
-        if _says_nothing(value):
+        if _says_nothing(value, f"{place}[{index}]", refuse):
             continue
         turn = read_turn(value, f"{place}[{index}]", refuse)
         before = {earlier.role for earlier in turns}
@@ -68,13 +65,12 @@ def read_turns(values: Sequence[Any], place: str, refuse: Refuse) -> tuple[Messa
     return tuple(turns)
 
 
-def _says_nothing(value: Any) -> bool:
-    """True for an instruction without text, which some data sets put before every conversation."""
-    return (
-        isinstance(value, Mapping)
-        and value.get("role") in (SYSTEM, DEVELOPER)
-        and (is_absent(text := value.get("content")) or (isinstance(text, str) and not text.strip()))
-    )
+def _says_nothing(value: Any, place: str, refuse: Refuse) -> bool:
+    """True when it is an instruction without text, which some data sets put before every conversation."""
+    turn = as_service_turn(value, place, refuse) if isinstance(value, Mapping) else {}
+    text = turn.get("content")
+    is_empty = is_absent(text) or (isinstance(text, str) and not text.strip())
+    return is_empty and turn.get("role") in (SYSTEM, DEVELOPER)
 
 
 def read_turn(value: Any, place: str, refuse: Refuse) -> Message:
@@ -85,10 +81,8 @@ def read_turn(value: Any, place: str, refuse: Refuse) -> Message:
     """
     if not isinstance(value, Mapping):
         raise refuse(f"{place} is {type_name(value)}: {quoted(value)}", "write every turn as {role, content}")
+    value = as_service_turn(value, place, refuse)
     role = value.get("role")
-    if role is None and {"from", "value"} <= value.keys():
-        remedy = "write it as {role, content}, with the roles user for human and assistant for gpt"
-        raise refuse(f"{place} has from and value in the place of role and content", remedy)
     if role not in ROLES:
         raise refuse(f"{place} has the unknown role {role!r}", f"use {', '.join(ROLES)}")
     known = ("role", "content", *_KEYS.get(role, ()), *(["weight"] if value.get("weight") == 1 else []))
@@ -106,33 +100,6 @@ def read_turn(value: Any, place: str, refuse: Refuse) -> Message:
         tool_call_id=_text(value, "tool_call_id", place, refuse) if role == TOOL else "",
         name=_text(value, "name", place, refuse) if role == TOOL else "",
     )
-
-
-def checked_text(text: str, place: str, refuse: Refuse) -> str:
-    """The text itself; refuses what no encoding can write."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        problem = f"{place} holds a lone surrogate at character {error.start + 1}: {quoted(text)}"
-        raise refuse(problem, "write the whole character, or remove it") from error
-    return text
-
-
-def parsed_json(text: str, place: str, refuse: Refuse) -> Any:
-    """The JSON value that a text holds; refuses a text that holds none."""
-    try:
-        return parse_json(text)
-    except (ValueError, RecursionError) as error:
-        raise refuse(f"{place} is no JSON text ({error}): {quoted(text)}", "mend it") from error
-
-
-def json_text(value: Any, place: str, refuse: Refuse) -> str:
-    """JSON text of a value, in which every character stands for itself; refuses what JSON cannot write."""
-    try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:  # a date of a table, NaN, endless nesting
-        raise refuse(f"{place} cannot be written as JSON ({error}): {quoted(value)}", "make it plain JSON") from error
-    return checked_text(text, place, refuse)
 
 
 def _answered(turn: Message, open_calls: dict[int, ToolCall], place: str, refuse: Refuse) -> int:

@@ -204,11 +204,22 @@ MALFORMED: list[tuple[object, list[str], str]] = [
         "make it a string",
     ),
     ({"messages": [ASK]}, ["has no column demonstration"], "end messages with a turn of the assistant"),
-    ({"conversations": [ASK]}, ["no column prompt", "columns are: conversations"], "data.columns.messages"),
+    ({"dialog": [ASK]}, ["no column prompt", "columns are: dialog"], "data.columns.messages"),
+    ({"conversations": [ASK]}, ["has no column demonstration"], "end conversations with a turn of the assistant"),
     (
-        {"messages": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
-        ["messages[0] has from and value"],
-        "with the roles user for human",
+        {"conversations": [{"from": "alice", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
+        ["conversations[0] is from 'alice', whose role is unknown"],
+        "use system, human",
+    ),
+    (
+        {"messages": [{"from": "human", "value": "Hi"}, {"from": "function_call", "value": "f()"}]},
+        ["messages[1] is no JSON text", "'f()'"],
+        "mend it",
+    ),
+    (
+        {"messages": [{"from": "human", "value": "Hi"}, {"from": "observation", "value": "3"}]},
+        ["messages[1] is a turn of a tool that no call asks for"],
+        "put it behind",
     ),
     (
         {"messages": [ASK, {"role": "assistant", "content": "A.", "weight": 0}, ASK]},

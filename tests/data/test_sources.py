@@ -195,6 +195,14 @@ def test_columns_that_nothing_reads_are_said(tmp_path: Path) -> None:
     assert note == f"{source}: of its rows these columns are not read: input, prompt, system"
 
 
+@pytest.mark.parametrize("is_beside_messages", [False, True])
+def test_conversations_are_read_unless_there_are_messages(tmp_path: Path, is_beside_messages: bool) -> None:
+    turns = [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello."}]
+    row = {"conversations": turns, **({"messages": turns} if is_beside_messages else {})}
+    notes = load_rows(write(tmp_path / "a.jsonl", row), Selection(), RULES).notes("", 0)
+    assert ["not read: conversations" in note for note in notes] == [True] * is_beside_messages
+
+
 def test_a_repeated_row_is_named_with_its_file_where_there_are_several(tmp_path: Path) -> None:
     first, second = (write(tmp_path / name, ROW) for name in ("a.jsonl", "b.jsonl"))
     [note] = load_rows(f"{first},{second}", Selection(), RULES).notes("data.num_examples", 0)

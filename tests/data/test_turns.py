@@ -76,6 +76,23 @@ def test_a_turn_of_full_weight_is_a_turn(tmp_path: Path) -> None:
     assert read(tmp_path, {"messages": [ASK, REPLY | {"weight": 1}]}) == read(tmp_path, {"messages": [ASK, REPLY]})
 
 
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+def test_turns_of_from_and_value_are_those_of_role_and_content(tmp_path: Path, column: str) -> None:
+    system = {"from": "system", "value": ""}
+    asked, replied = {"from": "human", "value": "How warm?"}, {"from": "gpt", "value": "It is cold.", "weight": None}
+    call = {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Málaga", "at": null}}'}
+    answer = {"from": "observation", "value": "3"}
+    own = {"role": "assistant", "tool_calls": [{"name": "weather", "arguments": '{"city": "Málaga", "at": null}'}]}
+    plain = [ASK, own, {"role": "tool", "content": "3"}, REPLY]
+    assert read(tmp_path, {column: [system, asked, call, answer, replied]}) == read(tmp_path, {"messages": plain})
+    assert read(tmp_path, {"prompt": "How warm?", "demonstration": [replied]}).demonstration == "It is cold."
+
+
+def test_messages_go_before_conversations(tmp_path: Path) -> None:
+    row = {"messages": [ASK, REPLY], "conversations": [{"from": "human", "value": "Else?"}]}
+    assert read(tmp_path, row).prompt == (ASKED,)
+
+
 NAMES = ("weather", "wind", "rain")
 
 
