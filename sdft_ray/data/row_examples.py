@@ -28,7 +28,7 @@ def read_example(row: Row) -> Example:
         DataError: a value is missing, of the wrong type, empty, or no text.
     """
     teacher_messages = _teacher_messages(row)
-    row.check_functions()
+    row.check_lost()
     required = {*row.rules.required, *(() if teacher_messages else row.rules.shown)}
     prompt, turn = _conversation(row, PROMPT in required)
     demonstration, *further = _demonstrations(row, turn.text if turn else "", DEMONSTRATION in required)
@@ -142,11 +142,14 @@ def _turns(row: Row, key: str, value: Any) -> tuple[Message, ...]:
 
 
 def _ready(row: Row, turns: tuple[Message, ...], key: str, system: str | None = None) -> tuple[Message, ...]:
-    """The turns with `system` (data.system where None) before them; refuses those that no completion could follow.
+    """The turns with `system` before them, of None with data.system or the row's own; refuses what none could answer.
 
     The last turn is the user's, or that of a tool which has answered.
     """
-    place, system = row.column(key), row.rules.system if system is None else system
+    place, own = row.column(key), ""
+    if system is None:
+        system, own = row.rules.system, row.lines(SYSTEM, required=False)
+    own = own if own.strip() else ""
     if USER not in (roles := [turn.role for turn in turns]):
         raise row.error(f"{place} has no turn of the user in front of the answer", "give at least that")
     if roles[-1] not in (USER, TOOL):
@@ -160,4 +163,9 @@ def _ready(row: Row, turns: tuple[Message, ...], key: str, system: str | None = 
     if system and SYSTEM in roles:
         remedy = "leave data.system empty, or remove the prompt's own system message"
         raise row.error(f"{place} has a system message and data.system gives another", remedy)
+    if own and (system or SYSTEM in roles):
+        other = "data.system gives" if system else f"{place} has"
+        problem = f"{row.column(SYSTEM)} is a system message, and {other} another: {quoted(own)}"
+        raise row.error(problem, f"leave one of them out; +{row.rules.columns_key}.{SYSTEM}='' reads no column")
+    system = system or own
     return (Message(role=SYSTEM, content=system), *turns) if system else turns

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sdft_ray.data.sharegpt import CONVERSATIONS
+from sdft_ray.data.turns import SYSTEM
 from sdft_ray.data.values import (
     checked_text,
     is_absent,
@@ -35,9 +36,19 @@ KEYS = (
     MESSAGES,
     TOOLS,
     TEACHER_MESSAGES,
+    SYSTEM,
     "text",
     *ON_DEMAND,
 )
+FUNCTIONS = "functions"
+# Columns that other libraries put into prompts, and that are not read here: what is wrong and the remedy.
+LOST = {
+    FUNCTIONS: ("and no tools that a prompt would show", "rename the column, or set +{}.tools=functions"),
+    "input": ("which no prompt would show", "write it into the prompt, or name what it is with {}"),
+    "image": ("and images are not read", "remove the row, or write what it shows as text"),
+    "images": ("and images are not read", "remove the row, or write what they show as text"),
+    "audio": ("and sound is not read", "remove the row, or write what it says as text"),
+}
 COLUMNS_KEY = "data.columns"
 WRITE = {DEMONSTRATION: "write what an expert would answer", "text": "write the text"}
 
@@ -131,11 +142,17 @@ class Row:
             remedy = f"{learned}; or {remedy}"
         return self.error(problem, f"{remedy}; the row's columns are: {self.names}")
 
-    def check_functions(self) -> None:
-        """Refuses tools under their earlier name, which no prompt would show."""
-        if not is_absent(self.values.get("functions")) and self.column(TOOLS) not in self.values:
-            problem = f"has functions, and no {self.column(TOOLS)} that a prompt would show"
-            raise self.error(problem, f"rename the column, or set +{self.rules.columns_key}.{TOOLS}=functions")
+    def check_lost(self) -> None:
+        """Refuses what is filled, belongs to the question, and would be shown by no prompt; see `LOST`."""
+        named = {self.column(key) for key in KEYS}
+        for column, (problem, remedy) in LOST.items():
+            value = self.values.get(column)
+            if is_absent(value) or (isinstance(value, str) and not value.strip()) or self.columns.get(column) == "":
+                continue
+            if column not in named and not (column == FUNCTIONS and self.has(TOOLS)):
+                of_columns = self.rules.columns_key
+                unread = f"where it is no part of the question: set +{of_columns}.{column}=''"
+                raise self.error(f"has {column}, {problem}", f"{remedy.format(of_columns)}; or, {unread}")
 
     def wrong_type(self, key: str, value: Any, wanted: str) -> DataError:
         """A refusal of the type of a value."""

@@ -11,7 +11,7 @@ from sdft_ray.config import OnBadRow
 from sdft_ray.data.files import kind_of
 from sdft_ray.data.readers import BUILTIN, Place, Selection, open_rows
 from sdft_ray.data.row_examples import read_example
-from sdft_ray.data.rows import CONTEXT, KEYS, MESSAGES, Row, RowRules
+from sdft_ray.data.rows import CONTEXT, KEYS, LOST, MESSAGES, Row, RowRules
 from sdft_ray.data.sharegpt import CONVERSATIONS
 from sdft_ray.data.values import quoted
 from sdft_ray.errors import ConfigError, DataError, ModelError, SdftError
@@ -175,8 +175,8 @@ def load_rows(
 
 
 def _check_columns(columns: Mapping[str, str]) -> None:
-    """Raises `ConfigError` where a column is named for no key of ours."""
-    unknown = sorted(set(columns) - set(KEYS))
+    """Raises `ConfigError` where a column is named for no key of ours; those of `LOST` may be left unread."""
+    unknown = sorted(key for key, column in columns.items() if key not in KEYS and (column or key not in LOST))
     if unknown:
         problem = f"has the unknown key {unknown[0]}"
         raise ConfigError("data.columns", dict(columns), problem, f"use {', '.join(KEYS)}")

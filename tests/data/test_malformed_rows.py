@@ -246,6 +246,16 @@ MALFORMED: list[tuple[object, list[str], str]] = [
         ["tool_calls[0] have null for 'items[1].y'"],
         "write the arguments as JSON text",
     ),
+    (ROW | {"input": "Good morning"}, ["has input, which no prompt would show"], "+data.columns.input=''"),
+    (ROW | {"image": "coco/1.jpg"}, ["has image, and images are not read"], "write what it shows as text"),
+    (ROW | {"images": [{"path": "a.png"}]}, ["has images, and images are not read"], "remove the row"),
+    (ROW | {"audio": {"path": "a.wav"}}, ["has audio, and sound is not read"], "remove the row"),
+    (ROW | {"system": 3}, ["system is a number"], "make it a string"),
+    (
+        ROW | {"system": "Be a pirate.", "prompt": [{"role": "system", "content": "Be brief."}, ASK]},
+        ["system is a system message, and prompt has another: 'Be a pirate.'"],
+        "+data.columns.system=''",
+    ),
     (
         {" prompt": "Q?"},
         ["no column prompt", "columns are: ' prompt'"],

@@ -188,11 +188,11 @@ def test_repeated_rows_and_a_number_beyond_the_data_are_said(tmp_path: Path) -> 
 
 
 def test_columns_that_nothing_reads_are_said(tmp_path: Path) -> None:
-    rows = [{"question": "Q?", "input": "Haus", "level": 1} | ROW, ROW | {"system": "Be brief."}]
+    rows = [{"question": "Q?", "hint": "Haus", "level": 1} | ROW, ROW | {"remark": "Be brief."}]
     rules = RowRules(columns={"prompt": "question"}, system="", required=("prompt",), shared_columns=True)
     source = write(tmp_path / "a.jsonl", *rows[:1], rows[1] | {"question": "R?"})
     [note] = load_rows(source, Selection(filter={"level": 1}), rules).notes("data.num_examples", 0)
-    assert note == f"{source}: of its rows these columns are not read: input, prompt, system"
+    assert note == f"{source}: of its rows these columns are not read: hint, prompt, remark"
 
 
 @pytest.mark.parametrize("is_beside_messages", [False, True])
@@ -235,6 +235,23 @@ def test_columns_of_other_data_may_be_absent(tmp_path: Path) -> None:
 def test_a_column_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 1: has no column article.*data.columns.text"):
         read(write(tmp_path / "a.jsonl", ROW), columns={"text": "article"})
+
+
+def test_a_system_column_is_the_rows_system_message_and_an_empty_one_is_none(tmp_path: Path) -> None:
+    conversation = {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I."}]}
+    source = write(tmp_path / "a.jsonl", ROW | {"system": "Be a pirate."}, ROW | {"system": " "}, conversation)
+    first, second, third = read(source)
+    assert first.prompt == (Message(role="system", content="Be a pirate."), user("What is new?"))
+    assert (second.prompt, third.prompt) == ((user("What is new?"),), (user("Who?"),))
+    assert len(read(source, columns={"system": ""})[0].prompt) == 1
+    with pytest.raises(DataError, match=r"line 1: system is a system message, and data\.system gives another"):
+        read(source, system="Be brief.")
+
+
+@pytest.mark.parametrize("columns", [{"input": ""}, {"text": "input"}, {"prompt": "input"}])
+def test_an_input_is_read_or_left_out_where_the_columns_say_so(tmp_path: Path, columns: dict[str, str]) -> None:
+    assert read(write(tmp_path / "a.jsonl", ROW | {"input": "Good morning"}), columns=columns)
+    assert read(write(tmp_path / "b.jsonl", ROW | {"input": " ", "image": None, "images": []}))
 
 
 def test_two_system_messages_are_refused(tmp_path: Path) -> None:
