@@ -6,6 +6,7 @@ Anything else that goes wrong is a bug or a dead machine and keeps its traceback
 from collections.abc import Sequence
 from typing import Any, Self
 
+SOURCE_KEY = "data.source"
 WITHOUT_LINES = (".parquet", ".arrow")
 
 
@@ -19,9 +20,16 @@ class SdftError(Exception):
 
     log_says_more = False  # whether the logs of the workers are needed to understand it
 
-    def of(self, place: str) -> Self:
-        """The same error with the place it belongs to before its message."""
-        self.args = (f"{place}: {self}",)
+    def of(self, place: str, source: str = "") -> Self:
+        """The same error with the place it belongs to before its message.
+
+        An error of data.source names `source` in its stead, the setting from which that came.
+        """
+        message = str(self)
+        if source and message.startswith(f"{SOURCE_KEY}="):
+            self.args = (message.replace(f"{SOURCE_KEY}=", f"{source}="),)
+        else:
+            self.args = (f"{place}: {message}",)
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:

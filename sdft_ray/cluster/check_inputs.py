@@ -120,7 +120,7 @@ def _read_sources(cfg: RunConfig, builders: Iterable[PromptBuilder], notes: list
         try:
             loaded = load_rows(own.source, Selection.of(own, own.num_examples), rules, own.on_bad_row)
         except (ConfigError, DataError) as error:
-            raise (error.of(key) if name else error) from error
+            raise (error.of(key, f"{key}.source") if name else error) from error
         notes += loaded.notes(f"{key}.num_examples", own.num_examples)
         if name:
             named = (replace(example, example_id=f"{name}:{example.example_id}") for example in loaded.examples)

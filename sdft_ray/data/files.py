@@ -80,7 +80,15 @@ def _json_lines(file: _Content) -> Iterator[tuple[int, Any]]:
 
 def _json_rows(file: _Content) -> Iterator[tuple[int, Any]]:
     """A list of objects, or one object a line, as some libraries write into files of this name."""
-    if not file.content.lstrip().startswith(b"["):
+    content = file.content.lstrip()
+    if not content.startswith(b"["):
+        is_object = content.startswith(b"{") and isinstance(
+            _parsed(file.source, 1, content.partition(b"\n")[0]), DataError
+        )
+        whole = _parsed(file.source, 1, file.content) if is_object else None
+        if isinstance(whole, dict):
+            problem = f"is one object over several lines, with the keys {', '.join(map(quoted, whole))}"
+            raise file.error(1, problem, "write the list of rows by itself, or one object a line")
         yield from _json_lines(file)
         return
     rows = _parsed(file.source, 1, file.content)

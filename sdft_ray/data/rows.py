@@ -140,6 +140,8 @@ class Row:
             elif column not in ("", DEMONSTRATION):
                 learned = f"leave out {of_columns}.{DEMONSTRATION}={column}, to learn the last turn of {whole}"
             remedy = f"{learned}; or {remedy}"
+        if key == DEMONSTRATION and key in self.rules.shown and key not in self.rules.required:
+            remedy += ", or show those of other rows with teacher.demonstrations=POOL"
         return self.error(problem, f"{remedy}; the row's columns are: {self.names}")
 
     def check_lost(self) -> None:

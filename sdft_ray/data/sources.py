@@ -14,7 +14,7 @@ from sdft_ray.data.row_examples import read_example
 from sdft_ray.data.rows import CONTEXT, KEYS, LOST, MESSAGES, Row, RowRules
 from sdft_ray.data.sharegpt import CONVERSATIONS
 from sdft_ray.data.values import quoted
-from sdft_ray.errors import ConfigError, DataError, ModelError, SdftError
+from sdft_ray.errors import SOURCE_KEY, ConfigError, DataError, ModelError, SdftError
 from sdft_ray.examples import Example
 
 NUM_SHOWN = 3  # bad rows whose errors a note shows
@@ -111,7 +111,7 @@ def named(key: str) -> Iterator[None]:
     try:
         yield
     except (ConfigError, DataError) as error:
-        raise (error if key == "data.source" else error.of(key)) from error
+        raise (error if key == SOURCE_KEY else error.of(key, key)) from error
 
 
 def load_rows(
@@ -220,11 +220,20 @@ def _note_place(places: dict[str, Place], example_id: str, place: Place) -> None
 
 
 def _is_other(row: Any, wanted: Mapping[str, Any]) -> bool:
-    """True when a row has another value than is wanted in one of these columns; cells of CSV files are texts."""
-    return isinstance(row, Mapping) and any(
-        row.get(column) != value and str(row.get(column)).lower() != str(value).lower()
-        for column, value in wanted.items()
-    )
+    """True when a row has another value than is wanted in one of these columns."""
+    return isinstance(row, Mapping) and not all(_is_same(row.get(column), value) for column, value in wanted.items())
+
+
+def _is_same(cell: Any, value: Any) -> bool:
+    """True when a cell has the value, or its text: cells of CSV files are texts, and commands write texts plainly.
+
+    A truth is no number; its text may have any case, as the programs that write tables differ in it.
+    """
+    if cell is not None and value is not None and isinstance(cell, str) != isinstance(value, str):
+        cell, value = str(cell), str(value)
+        is_truth = {cell.lower(), value.lower()} <= {"true", "false"}
+        return cell.lower() == value.lower() if is_truth else cell == value
+    return isinstance(cell, bool) == isinstance(value, bool) and bool(cell == value)
 
 
 def split_source(source: str, split: str) -> tuple[str, str]:
@@ -235,13 +244,16 @@ def split_source(source: str, split: str) -> tuple[str, str]:
     exists is taken as it is.
 
     Raises:
-        ConfigError: a split is asked of a file.
+        ConfigError: a split is asked of a file, or other rows than its first.
     """
     if Path(source).expanduser().exists():
         return source, split
     first = re.fullmatch(r"(.+?)/?(\[:\d+\])", source)
     if first and (kind_of(first[1]) or Path(first[1]).expanduser().exists()):
         return first[1], first[2]
+    if (part := re.fullmatch(r"(.+?)/?(\[[^\[\]]*\])", source)) and kind_of(part[1]):
+        problem = f"{part[2]} takes no rows of a file: only its first N can be named, as in {part[1]}[:4]"
+        raise ConfigError(SOURCE_KEY, source, problem, "name these, or choose rows with data.filter")
     prefix = BUILTIN if source.startswith(BUILTIN) else ""
     name, colon, own_split = source.removeprefix(prefix).partition(":")
     if colon and kind_of(name):

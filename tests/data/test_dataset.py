@@ -104,10 +104,11 @@ def test_only_what_the_method_uses_has_to_be_there(tmp_path: Path) -> None:
     [row] = read_dataset(data, MethodConfig(), plain).rows
     assert row.teacher_prompt_tokens == row.prompt_tokens
     assert row.demonstration_tokens == ()
-    with pytest.raises(DataError, match="line 1: has no column demonstration"):
+    with pytest.raises(DataError, match="line 1: has no column demonstration.*teacher.demonstrations=POOL"):
         read_dataset(data, MethodConfig(), PromptBuilder(make_tiny_tokenizer(), TeacherConfig()))
-    with pytest.raises(DataError, match="line 1: has no column demonstration"):
+    with pytest.raises(DataError, match="line 1: has no column demonstration") as refused:
         read_dataset(data, SFT, plain)
+    assert "POOL" not in str(refused.value)
 
 
 def test_a_text_under_context_is_refused_only_where_the_template_names_a_field(tmp_path: Path) -> None:

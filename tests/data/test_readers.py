@@ -87,6 +87,23 @@ def test_a_filter_compares_numbers_and_truth_with_the_texts_of_a_csv_file(tmp_pa
     assert [row.example_id for row in examples(str(tmp_path / "a.csv"), filter={"good": False})] == ["line-3"]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [("a", [0]), ("A", [1]), (True, [2, 6]), (1, [3, 4, 5]), ("1", [3, 5]), (None, [7]), ("None", [])],
+)
+def test_a_filter_takes_equal_values_and_their_texts_alone(tmp_path: Path, wanted: object, found: list[int]) -> None:
+    levels = ["a", "A", True, 1, 1.0, "1", "True", None]
+    rows = [
+        {"id": number, "prompt": "Q?", "demonstration": "A.", "level": level} for number, level in enumerate(levels)
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    try:
+        ids = [int(row.example_id) for row in examples(str(tmp_path / "a.jsonl"), filter={"level": wanted})]
+    except ConfigError:  # none
+        ids = []
+    assert ids == found
+
+
 @pytest.mark.parametrize("source", ["{}/*.jsonl", "{}/a.jsonl,{}/b.jsonl", "{0}/a.jsonl, {0}/b.*"])
 def test_several_files_are_one_source_whose_rows_keep_their_files(tmp_path: Path, source: str) -> None:
     for name in ("a", "b"):
@@ -129,6 +146,12 @@ def test_one_id_in_two_files_is_refused_with_both(tmp_path: Path) -> None:
         ("a.csv", b"question,answer\nQ?,A.\n", "line 2: has no column prompt.*columns are: question, answer"),
         ("a.json", b'[{"prompt": "Q?"},\n{"prompt" }]', "line 2: is not JSON"),
         ("a.json", b"[]", "there is not a single row"),
+        (
+            "a.json",
+            b'{\n "data": [\n  {}\n ]\n}',
+            "line 1: is one object over several lines, with the keys 'data'; write",
+        ),
+        ("a.json", b'{"data": [\n{}', "line 1: is not JSON"),
         ("a.json", b'{"prompt": "Q?"}', "line 1: has no column demonstration"),
         ("a.jsonl", b'{"prompt": "Q?", "demonstration": "A."}\n\n{}', "line 3: has no column prompt"),
         ("a.jsonl.gz", b"not gzip", r"a\.jsonl\.gz: cannot be read \(Not a gzipped file"),

@@ -341,6 +341,13 @@ def test_a_path_that_exists_keeps_its_colon(tmp_path: Path) -> None:
     assert split_source(source, "train") == (source, "train")
 
 
+def test_rows_of_a_file_other_than_its_first_are_refused_by_name(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", ROW)
+    for part in ("[2:4]", "[:50%]", "[1]", "[2:]"):
+        with pytest.raises(ConfigError, match=r"takes no rows of a file: only its first N.*a\.jsonl\[:4\]; name these"):
+            read(source + part)
+
+
 def test_a_split_of_a_json_lines_file_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"no splits; set data\.source=a\.jsonl"):
         split_source("a.jsonl:test", "train")
