@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 SOURCE_KEY = "data.source"
-WITHOUT_LINES = (".parquet", ".arrow")
+WITH_LINES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")  # the kinds of files whose rows are named by lines
 
 
 def first_line(error: BaseException) -> str:
@@ -63,8 +63,8 @@ class DataError(SdftError):
 
 
 def line_or_row(source: str) -> str:
-    """What is counted in a source: its lines, or the rows of a file without lines."""
-    return "row" if source.lower().endswith(WITHOUT_LINES) else "line"
+    """What is counted in a source: the lines of a text, or the rows of any other file, folder or set."""
+    return "line" if source.lower().removesuffix(".gz").endswith(WITH_LINES) else "row"
 
 
 class ModelError(SdftError):

@@ -253,7 +253,7 @@ def split_source(source: str, split: str) -> tuple[str, str]:
         return first[1], first[2]
     if (part := re.fullmatch(r"(.+?)/?(\[[^\[\]]*\])", source)) and kind_of(part[1]):
         problem = f"{part[2]} takes no rows of a file: only its first N can be named, as in {part[1]}[:4]"
-        raise ConfigError(SOURCE_KEY, source, problem, "name these, or choose rows with data.filter")
+        raise ConfigError("data.source", source, problem, "name these, or choose rows with data.filter")
     prefix = BUILTIN if source.startswith(BUILTIN) else ""
     name, colon, own_split = source.removeprefix(prefix).partition(":")
     if colon and kind_of(name):

@@ -57,7 +57,7 @@ def test_a_prompt_over_its_budget_is_refused_with_its_length() -> None:
     data = DataConfig(source="here", max_prompt_tokens=20, max_teacher_prompt_tokens=1000)
     long = example("long", "why? " * 20)
     length = len(builder.student(long))
-    message = rf"here, line 2: the prompt of example 'long' has {length} tokens, data\.max_prompt_tokens=20"
+    message = rf"here, row 2: the prompt of example 'long' has {length} tokens, data\.max_prompt_tokens=20"
     with pytest.raises(DataError, match=rf"{message}; set data\.max_prompt_tokens={length}.*too_long=SKIP"):
         within_budgets(tokenize_examples([example("short"), long], builder, data), data)
 
@@ -86,7 +86,7 @@ def test_examples_over_a_budget_are_skipped_and_counted_on_demand() -> None:
 
 def test_an_example_without_the_text_its_teacher_needs_is_refused() -> None:
     builder = PromptBuilder(make_tiny_tokenizer(), TeacherConfig(context=TeacherContext.TEXT))
-    with pytest.raises(DataError, match=r"line 1: example 'a' has no text, which teacher\.context shows"):
+    with pytest.raises(DataError, match=r"row 1: example 'a' has no text, which teacher\.context shows"):
         tokenize_examples([example("a")], builder, DataConfig())
 
 

@@ -173,7 +173,7 @@ def test_what_no_json_can_hold_is_refused_with_its_place(tmp_path: Path) -> None
         str(tmp_path / "saved")
     )
     with pytest.raises(
-        DataError, match=r"line 1: the arguments of messages\[1\]\.tool_calls\[0\] cannot be written as JSON"
+        DataError, match=r"saved, row 1: the arguments of messages\[1\]\.tool_calls\[0\] cannot be written as JSON"
     ):
         load_examples(str(tmp_path / "saved"))
 
