@@ -6,7 +6,8 @@ Anything else that goes wrong is a bug or a dead machine and keeps its traceback
 from collections.abc import Sequence
 from typing import Any, Self
 
-WITHOUT_LINES = (".parquet", ".arrow")
+SOURCE_KEY = "data.source"
+WITH_LINES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")  # the kinds of files whose rows are named by lines
 
 
 def first_line(error: BaseException) -> str:
@@ -19,9 +20,16 @@ class SdftError(Exception):
 
     log_says_more = False  # whether the logs of the workers are needed to understand it
 
-    def of(self, place: str) -> Self:
-        """The same error with the place it belongs to before its message."""
-        self.args = (f"{place}: {self}",)
+    def of(self, place: str, source: str = "") -> Self:
+        """The same error with the place it belongs to before its message.
+
+        An error of data.source names `source` in its stead, the setting from which that came.
+        """
+        message = str(self)
+        if source and message.startswith(f"{SOURCE_KEY}="):
+            self.args = (message.replace(f"{SOURCE_KEY}=", f"{source}="),)
+        else:
+            self.args = (f"{place}: {message}",)
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -55,8 +63,8 @@ class DataError(SdftError):
 
 
 def line_or_row(source: str) -> str:
-    """What is counted in a source: its lines, or the rows of a file without lines."""
-    return "row" if source.endswith(WITHOUT_LINES) else "line"
+    """What is counted in a source: the lines of a text, or the rows of any other file, folder or set."""
+    return "line" if source.lower().removesuffix(".gz").endswith(WITH_LINES) else "row"
 
 
 class ModelError(SdftError):

@@ -1,6 +1,6 @@
 """What mode=check_teacher asks about: model, data, templates and pools, read and checked before anything starts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from sdft_ray.config import (
 from sdft_ray.data.pool import Pool, PoolOfEach, open_pool
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place, Selection
-from sdft_ray.data.rows import RowRules
+from sdft_ray.data.rows import ANSWERS, CONTEXT, RowRules
 from sdft_ray.data.sources import Loaded, load_rows
 from sdft_ray.data.teacher_template import TEMPLATES, check_template
 from sdft_ray.data.tokenized import MixPart
@@ -71,12 +71,13 @@ def read_check_inputs(cfg: RunConfig) -> CheckInputs:
     notes += more
     builder.check_system("data.system", cfg.data.system)
     builder.check_mark("evaluation.skip_until", cfg.answer_mark)
-    sources = _read_sources(cfg, notes)
 
     def builders(teacher: TeacherConfig) -> dict[str, PromptBuilder]:
         made = [(name, replace(cfg, teacher=replace(teacher, template=name))) for name in templates]
         return {name: make_builder(own_cfg, tokenizer, facts)[0] for name, own_cfg in made}
 
+    own_builders = builders(own)
+    sources = _read_sources(cfg, own_builders.values(), notes)
     pools = _pools(cfg, sources, builders, notes)
     asked = [_with_demonstrations(source, notes) for source in sources]
     examples = [with_called_answer(example, match_of(cfg)) for rows in asked for example, _ in rows]
@@ -87,7 +88,7 @@ def read_check_inputs(cfg: RunConfig) -> CheckInputs:
         )
     sample = draw_sample(
         examples,
-        builders(own),
+        own_builders,
         num_examples=cfg.check.num_examples,
         data=cfg.data,
         context=cfg.teacher.context,
@@ -105,7 +106,7 @@ def read_check_inputs(cfg: RunConfig) -> CheckInputs:
     return CheckInputs(model_path, tokenizer, facts, sample, tuple(notes))
 
 
-def _read_sources(cfg: RunConfig, notes: list[str]) -> list[_Source]:
+def _read_sources(cfg: RunConfig, builders: Iterable[PromptBuilder], notes: list[str]) -> list[_Source]:
     """The sources of the data as a run reads them: one, or those of the mix, whose names then begin their rows' ids.
 
     Raises:
@@ -113,15 +114,16 @@ def _read_sources(cfg: RunConfig, notes: list[str]) -> list[_Source]:
     """
     data = cfg.data
     required = ("prompt",) if cfg.teacher.shows_pool else ("prompt", "demonstration")
+    reads = [*ANSWERS, *([CONTEXT] if any(builder.turns.asks_fields for builder in builders) else [])]
     mixed = {name: (data.of_source(source), source.weight) for name, source in data.mix_sources().items()}
     sources = []
     for name, (own, weight) in (mixed or {"": (data, 1.0)}).items():
         key = f"data.mix.{name}" if name else "data"
-        rules = RowRules(columns=own.columns, system=own.system, required=required)
+        rules = RowRules(columns=own.columns, system=own.system, required=required, reads=reads)
         try:
             loaded = load_rows(own.source, Selection.of(own, own.num_examples), rules, own.on_bad_row)
         except (ConfigError, DataError) as error:
-            raise (error.of(key) if name else error) from error
+            raise (error.of(key, f"{key}.source") if name else error) from error
         notes += loaded.notes(f"{key}.num_examples", own.num_examples)
         if name:
             named = (replace(example, example_id=f"{name}:{example.example_id}") for example in loaded.examples)

@@ -56,7 +56,9 @@ class DataConfig:
     revision: str = ""  # of a hub data set: a branch, tag or commit
     filter: dict[str, Any] = field(default_factory=dict)  # column -> the value that rows to be taken have there
     num_examples: int = 0  # take only the first N of them; 0 takes all
-    columns: dict[str, str] = field(default_factory=dict)  # our key (prompt, demonstration, ...) -> the data's column
+    columns: dict[str, str] = field(
+        default_factory=dict
+    )  # our key (prompt, demonstration, ...) -> the data's column; '' reads none
     system: str = ""  # system message of every prompt, refused where a prompt has its own; "" leaves it to the template
     max_prompt_tokens: int = 1024  # of the student's prompt
     max_teacher_prompt_tokens: int = 4096  # its own, larger budget: it also holds the demonstration

@@ -14,7 +14,7 @@ from sdft_ray.data.fingerprint import fingerprint
 from sdft_ray.data.pool import open_pool
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place, Selection
-from sdft_ray.data.rows import COLUMNS_KEY, RowRules
+from sdft_ray.data.rows import COLUMNS_KEY, CONTEXT, RowRules
 from sdft_ray.data.sources import BadRows, load_rows
 from sdft_ray.data.tokenized import RowsWriter, TokenizedDataset, TokenizedRow, TokenizedRows
 from sdft_ray.errors import DataError, SdftError, first_line
@@ -87,7 +87,14 @@ def _read(
         required.append("demonstration")
     is_shown_own = method.has_teacher and "demonstration" in builder.turns.shown and not asks_pool
     shown = ["demonstration"] if is_shown_own else []
-    rules = RowRules(columns=data.columns, columns_key=columns_key, system=data.system, required=required, shown=shown)
+    rules = RowRules(
+        columns=data.columns,
+        columns_key=columns_key,
+        system=data.system,
+        required=required,
+        shown=shown,
+        reads=[CONTEXT] if method.has_teacher and builder.turns.asks_fields else [],
+    )
     try:
         loaded = load_rows(data.source, Selection.of(data, data.num_examples), rules, data.on_bad_row)
     except DataError as error:

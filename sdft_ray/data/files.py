@@ -24,7 +24,8 @@ SEPARATORS = (",", ";", "\t")  # of the cells in a line, the first of these that
 
 
 def kind_of(name: str) -> str:
-    """The kind of file that a name ends with, such as .csv, of text also before .gz; "" for none that is read."""
+    """The kind of file that a name ends with, in small letters, of text also before .gz; "" for none that is read."""
+    name = name.lower()
     kind = Path(name.removesuffix(".gz")).suffix
     _, of_text = _READERS.get(kind, (None, False))
     return kind if kind in _READERS and (of_text or not name.endswith(".gz")) else ""
@@ -44,7 +45,7 @@ def file_rows(path: Path) -> Iterator[tuple[int, Any]]:
 def _content(path: Path) -> "_Content":
     try:
         content = path.read_bytes()
-        if path.suffix == ".gz":
+        if path.suffix.lower() == ".gz":
             content = gzip.decompress(content)
     except (OSError, EOFError) as error:
         problem = f"cannot be read ({getattr(error, 'strerror', None) or first_line(error)})"
@@ -70,16 +71,24 @@ class _Content(NamedTuple):
 
 
 def _json_lines(file: _Content) -> Iterator[tuple[int, Any]]:
-    """One object a line, each decoded and parsed by itself."""
+    """One object a line, each decoded and parsed by itself; blank lines are passed over."""
     # Not splitlines(): JSON strings may hold U+2028 and the like as they are.
-    content = file.content.rstrip()
-    for line, row in enumerate(content.split(b"\n") if content else [], start=1):
-        yield line, _parsed(file.source, line, row)
+    for line, row in enumerate(file.content.split(b"\n"), start=1):
+        if row.strip():
+            yield line, _parsed(file.source, line, row)
 
 
 def _json_rows(file: _Content) -> Iterator[tuple[int, Any]]:
     """A list of objects, or one object a line, as some libraries write into files of this name."""
-    if not file.content.lstrip().startswith(b"["):
+    content = file.content.lstrip()
+    if not content.startswith(b"["):
+        is_object = content.startswith(b"{") and isinstance(
+            _parsed(file.source, 1, content.partition(b"\n")[0]), DataError
+        )
+        whole = _parsed(file.source, 1, file.content) if is_object else None
+        if isinstance(whole, dict):
+            problem = f"is one object over several lines, with the keys {', '.join(map(quoted, whole))}"
+            raise file.error(1, problem, "write the list of rows by itself, or one object a line")
         yield from _json_lines(file)
         return
     rows = _parsed(file.source, 1, file.content)
@@ -137,7 +146,7 @@ def _table_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
     try:
         rows = datasets.load_dataset(
-            path.suffix.removeprefix("."), data_files=str(path.absolute()), split="train", streaming=True
+            kind_of(path.name).removeprefix("."), data_files=str(path.absolute()), split="train", streaming=True
         )
         yield from enumerate(rows, start=1)
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
@@ -148,6 +157,7 @@ def _table_rows(path: Path) -> Iterator[tuple[int, Any]]:
 # How a kind of file is read, and whether from its text or by its path.
 _READERS: dict[str, tuple[Callable[[Any], Iterator[tuple[int, Any]]], bool]] = {
     ".jsonl": (_json_lines, True),
+    ".ndjson": (_json_lines, True),
     ".json": (_json_rows, True),
     ".csv": (_csv_rows, True),
     ".tsv": (_csv_rows, True),
@@ -167,11 +177,7 @@ def _parsed(source: str, line: int, content: bytes) -> Any:
         return parse_json(text)
     except json.JSONDecodeError as error:
         line += error.lineno - 1
-        problem = (
-            f"is not JSON ({error.msg.removesuffix(' at')} at column {error.colno}): {quoted(text)}"
-            if text.strip()
-            else "is blank"
-        )
+        problem = f"is not JSON ({error.msg.removesuffix(' at')} at column {error.colno}): {quoted(text)}"
         return DataError(source, line, problem, "write one JSON object a line")
     except (ValueError, RecursionError) as error:  # ours, a number of thousands of digits, or endless brackets
         return DataError(source, line, f"cannot be used ({error}): {quoted(text)}", "mend or remove the row")

@@ -42,7 +42,7 @@ def read_examples(
         try:
             dataset = read(data.of_source(source), method, builder, columns_key)
         except (ConfigError, DataError) as error:
-            raise error.of(f"data.mix.{name}") from error
+            raise error.of(f"data.mix.{name}", f"data.mix.{name}.source") from error
         parts_rows.append(dataset.rows.named(f"{name}:", names_hits=is_own_pool))
         places += dataset.places
         parts.append(MixPart(name, source.weight, len(dataset.rows)))

@@ -15,8 +15,8 @@ from sdft_ray.errors import ConfigError, first_line, line_or_row
 
 BUILTIN = "builtin:"
 KINDS = (
-    "builtin:NAME, a .jsonl, .json, .csv, .tsv, .parquet or .arrow file, a pattern or a comma-separated list of "
-    "files, a folder from datasets.save_to_disk, or a hub name"
+    "builtin:NAME, a .jsonl, .ndjson, .json, .csv, .tsv, .parquet or .arrow file, a pattern or a comma-separated list "
+    "of files, a folder from datasets.save_to_disk, or a hub name"
 )
 
 

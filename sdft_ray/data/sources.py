@@ -10,9 +10,11 @@ from typing import Any
 from sdft_ray.config import OnBadRow
 from sdft_ray.data.files import kind_of
 from sdft_ray.data.readers import BUILTIN, Place, Selection, open_rows
-from sdft_ray.data.rows import KEYS, Row, RowRules
+from sdft_ray.data.row_examples import read_example
+from sdft_ray.data.rows import CONTEXT, KEYS, LOST, MESSAGES, Row, RowRules
+from sdft_ray.data.sharegpt import CONVERSATIONS
 from sdft_ray.data.values import quoted
-from sdft_ray.errors import ConfigError, DataError, ModelError, SdftError
+from sdft_ray.errors import SOURCE_KEY, ConfigError, DataError, ModelError, SdftError
 from sdft_ray.examples import Example
 
 NUM_SHOWN = 3  # bad rows whose errors a note shows
@@ -109,7 +111,7 @@ def named(key: str) -> Iterator[None]:
     try:
         yield
     except (ConfigError, DataError) as error:
-        raise (error if key == "data.source" else error.of(key)) from error
+        raise (error if key == SOURCE_KEY else error.of(key, key)) from error
 
 
 def load_rows(
@@ -137,7 +139,7 @@ def load_rows(
     _check_columns(rules.columns)
     name, split = split_source(source, selection.split)
     if name.startswith(BUILTIN):  # a mapping and a filter are for the user's data, wherever they are used
-        rules = RowRules(columns={}, system=rules.system, required=rules.required)
+        rules = RowRules(columns={}, system=rules.system, required=rules.required, reads=rules.reads)
         selection = replace(selection, filter={})
     places: dict[str, Place] = {}
     examples: list[Example] = []
@@ -154,7 +156,7 @@ def load_rows(
         with bad.reading(place):
             if isinstance(row, DataError):
                 raise row
-            example = Row(*place, row, rules, row_name).example()
+            example = read_example(Row(*place, row, rules, row_name))
             _note_place(places, example.example_id, place)
             examples.append(example)
         if num_rows == selection.num_examples:
@@ -173,8 +175,8 @@ def load_rows(
 
 
 def _check_columns(columns: Mapping[str, str]) -> None:
-    """Raises `ConfigError` where a column is named for no key of ours."""
-    unknown = sorted(set(columns) - set(KEYS))
+    """Raises `ConfigError` where a column is named for no key of ours; those of `LOST` may be left unread."""
+    unknown = sorted(key for key, column in columns.items() if key not in KEYS and (column or key not in LOST))
     if unknown:
         problem = f"has the unknown key {unknown[0]}"
         raise ConfigError("data.columns", dict(columns), problem, f"use {', '.join(KEYS)}")
@@ -182,7 +184,10 @@ def _check_columns(columns: Mapping[str, str]) -> None:
 
 def _unread(columns: Iterable[Any], rules: RowRules, wanted: Mapping[str, Any]) -> tuple[str, ...]:
     """The columns that neither a key of ours nor a filter names."""
-    read = {rules.columns.get(key, key) for key in KEYS} | wanted.keys()
+    keys = [key for key in KEYS if key != CONTEXT or key in rules.reads]
+    read = {rules.columns.get(key, key) for key in keys} | wanted.keys()
+    if MESSAGES not in {*columns, *rules.columns}:
+        read |= {CONVERSATIONS}
     return tuple(str(column) for column in columns if column not in read)
 
 
@@ -215,11 +220,20 @@ def _note_place(places: dict[str, Place], example_id: str, place: Place) -> None
 
 
 def _is_other(row: Any, wanted: Mapping[str, Any]) -> bool:
-    """True when a row has another value than is wanted in one of these columns; cells of CSV files are texts."""
-    return isinstance(row, Mapping) and any(
-        row.get(column) != value and str(row.get(column)).lower() != str(value).lower()
-        for column, value in wanted.items()
-    )
+    """True when a row has another value than is wanted in one of these columns."""
+    return isinstance(row, Mapping) and not all(_is_same(row.get(column), value) for column, value in wanted.items())
+
+
+def _is_same(cell: Any, value: Any) -> bool:
+    """True when a cell has the value, or its text: cells of CSV files are texts, and commands write texts plainly.
+
+    A truth is no number; its text may have any case, as the programs that write tables differ in it.
+    """
+    if cell is not None and value is not None and isinstance(cell, str) != isinstance(value, str):
+        cell, value = str(cell), str(value)
+        is_truth = {cell.lower(), value.lower()} <= {"true", "false"}
+        return cell.lower() == value.lower() if is_truth else cell == value
+    return isinstance(cell, bool) == isinstance(value, bool) and bool(cell == value)
 
 
 def split_source(source: str, split: str) -> tuple[str, str]:
@@ -230,13 +244,16 @@ def split_source(source: str, split: str) -> tuple[str, str]:
     exists is taken as it is.
 
     Raises:
-        ConfigError: a split is asked of a file.
+        ConfigError: a split is asked of a file, or other rows than its first.
     """
     if Path(source).expanduser().exists():
         return source, split
     first = re.fullmatch(r"(.+?)/?(\[:\d+\])", source)
     if first and (kind_of(first[1]) or Path(first[1]).expanduser().exists()):
         return first[1], first[2]
+    if (part := re.fullmatch(r"(.+?)/?(\[[^\[\]]*\])", source)) and kind_of(part[1]):
+        problem = f"{part[2]} takes no rows of a file: only its first N can be named, as in {part[1]}[:4]"
+        raise ConfigError("data.source", source, problem, "name these, or choose rows with data.filter")
     prefix = BUILTIN if source.startswith(BUILTIN) else ""
     name, colon, own_split = source.removeprefix(prefix).partition(":")
     if colon and kind_of(name):

@@ -237,8 +237,8 @@ class TeacherTemplate:
         return ConfigError(self._key, self.label, problem, remedy)
 
 
-class LackingField(Exception):
-    """A template asks for a field that a row's context has not; its one argument is the field's name."""
+class LackingField(ValueError):
+    """A template asks for a field that an example's context has not; its one argument is the field's name."""
 
 
 def check_template(teacher: TeacherConfig, key: str) -> None:

@@ -55,6 +55,11 @@ class TeacherTurns:
         turns = tuple(calls.get(turn.content, turn) if turn.role == "assistant" else turn for turn in turns)
         return (*example.prompt[:place], *turns, *example.prompt[place + 1 :])
 
+    @property
+    def asks_fields(self) -> bool:
+        """True when the template names fields of the row's context."""
+        return self._template is not None and self._template.asks_fields
+
     def said(self, example: Example) -> list[str]:
         """The demonstrations as turns of the assistant say them: beside the tools that they call.
 

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sdft_ray.conversation import Message
-from sdft_ray.data.turns import Refuse, json_text, parsed_json
-from sdft_ray.data.values import is_absent, quoted, type_name
+from sdft_ray.data.values import Refuse, is_absent, json_text, parsed_json, quoted, type_name
 
 _FORM = "write every tool as {type: function, function: {name, description, parameters}}"
 

@@ -4,17 +4,14 @@ Turns have the form of chat services: role and content, calls of tools in turns 
 that answer them.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sdft_ray.conversation import Message, ToolCall
-from sdft_ray.data.values import is_absent, parse_json, quoted, type_name
-from sdft_ray.errors import DataError
+from sdft_ray.data.sharegpt import as_service_turn
+from sdft_ray.data.values import Refuse, checked_text, is_absent, json_text, null_key, parsed_json, quoted, type_name
 
 SYSTEM, DEVELOPER, USER, ASSISTANT, TOOL = ROLES = ("system", "developer", "user", "assistant", "tool")
-
-Refuse = Callable[[str, str], DataError]  # problem and remedy -> the refusal of a row
 
 _KEYS = {ASSISTANT: ("tool_calls",), TOOL: ("tool_call_id", "name")}  # besides role and content
 _REMEDIES = {
@@ -29,7 +26,7 @@ _REMEDIES = {
 
 
 def read_turns(values: Sequence[Any], place: str, refuse: Refuse) -> tuple[Message, ...]:
-    """The turns of a conversation.
+    """The turns of a conversation, answers of tools in the order of the calls.
 
     Args:
         values: as the row has them.
@@ -37,11 +34,15 @@ def read_turns(values: Sequence[Any], place: str, refuse: Refuse) -> tuple[Messa
         refuse: makes the refusal of the row.
 
     Raises:
-        DataError: a turn is malformed, or stands where none of its role can.
+        DataError: a turn is malformed, or stands where none of its role can; or a call has no answer.
     """
     turns: list[Message] = []
-    open_calls: list[str] = []  # ids of the calls that have no answer yet
+    open_calls: dict[int, ToolCall] = {}  # that have no answer yet, by their place in the turn that calls
+    answered: list[int] = []  # the places of the others
+    caller = ""
     for index, value in enumerate(values):
+        if _says_nothing(value, f"{place}[{index}]", refuse):
+            continue
         turn = read_turn(value, f"{place}[{index}]", refuse)
         before = {earlier.role for earlier in turns}
         if turn.role == SYSTEM and turns:
@@ -51,11 +52,25 @@ def read_turns(values: Sequence[Any], place: str, refuse: Refuse) -> tuple[Messa
                 f"{place}[{index}] is a developer message behind the conversation's first turn", "put it first"
             )
         if turn.role == TOOL:
-            _answer(turn, open_calls, f"{place}[{index}]", refuse)
-        else:
-            open_calls = [call.call_id for call in turn.tool_calls]
+            answered.append(_answered(turn, open_calls, f"{place}[{index}]", refuse))
+            # In the order of the calls: a chat template may show neither ids nor names.
+            num_later = sum(call > answered[-1] for call in answered)
+            turns.insert(len(turns) - num_later, turn)
+            continue
+        _check_answered(open_calls, caller, refuse)
+        open_calls, answered, caller = dict(enumerate(turn.tool_calls)), [], f"{place}[{index}]"
         turns.append(turn)
+    if turns and turns[-1].role == TOOL:  # calls that end a conversation are learned
+        _check_answered(open_calls, caller, refuse)
     return tuple(turns)
+
+
+def _says_nothing(value: Any, place: str, refuse: Refuse) -> bool:
+    """True when it is an instruction without text, which some data sets put before every conversation."""
+    turn = as_service_turn(value, place, refuse) if isinstance(value, Mapping) else {}
+    text = turn.get("content")
+    is_empty = is_absent(text) or (isinstance(text, str) and not text.strip())
+    return is_empty and turn.get("role") in (SYSTEM, DEVELOPER)
 
 
 def read_turn(value: Any, place: str, refuse: Refuse) -> Message:
@@ -66,13 +81,11 @@ def read_turn(value: Any, place: str, refuse: Refuse) -> Message:
     """
     if not isinstance(value, Mapping):
         raise refuse(f"{place} is {type_name(value)}: {quoted(value)}", "write every turn as {role, content}")
+    value = as_service_turn(value, place, refuse)
     role = value.get("role")
-    if role is None and {"from", "value"} <= value.keys():
-        remedy = "write it as {role, content}, with the roles user for human and assistant for gpt"
-        raise refuse(f"{place} has from and value in the place of role and content", remedy)
     if role not in ROLES:
         raise refuse(f"{place} has the unknown role {role!r}", f"use {', '.join(ROLES)}")
-    known = ("role", "content", *_KEYS.get(role, ()))
+    known = ("role", "content", *_KEYS.get(role, ()), *(["weight"] if value.get("weight") == 1 else []))
     if more := [key for key, other in value.items() if key not in known and not is_absent(other)]:
         remedy = _REMEDIES.get(more[0], "write it into the content, or remove it")
         raise refuse(f"{place} has the key {more[0]}, which no prompt would show in a turn of the {role}", remedy)
@@ -89,44 +102,31 @@ def read_turn(value: Any, place: str, refuse: Refuse) -> Message:
     )
 
 
-def checked_text(text: str, place: str, refuse: Refuse) -> str:
-    """The text itself; refuses what no encoding can write."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        problem = f"{place} holds a lone surrogate at character {error.start + 1}: {quoted(text)}"
-        raise refuse(problem, "write the whole character, or remove it") from error
-    return text
+def _answered(turn: Message, open_calls: dict[int, ToolCall], place: str, refuse: Refuse) -> int:
+    """Takes the call that a tool's turn answers from the open ones, and says its place among the calls.
 
-
-def parsed_json(text: str, place: str, refuse: Refuse) -> Any:
-    """The JSON value that a text holds; refuses a text that holds none."""
-    try:
-        return parse_json(text)
-    except (ValueError, RecursionError) as error:
-        raise refuse(f"{place} is no JSON text ({error}): {quoted(text)}", "mend it") from error
-
-
-def json_text(value: Any, place: str, refuse: Refuse) -> str:
-    """JSON text of a value, in which every character stands for itself; refuses what JSON cannot write."""
-    try:
-        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:  # a date of a table, NaN, endless nesting
-        raise refuse(f"{place} cannot be written as JSON ({error}): {quoted(value)}", "make it plain JSON") from error
-    return checked_text(text, place, refuse)
-
-
-def _answer(turn: Message, open_calls: list[str], place: str, refuse: Refuse) -> None:
-    """Takes the call that a tool's turn answers from the open ones."""
+    The call is that of the same id, else the first of the same name; where the turn has neither, the first.
+    """
     if not open_calls:
         remedy = "put it behind the assistant's turn whose tool_calls it answers, one turn a call"
         raise refuse(f"{place} is a turn of a tool that no call asks for", remedy)
-    if turn.tool_call_id and any(open_calls) and turn.tool_call_id not in open_calls:
-        asked = ", ".join(filter(None, open_calls))
-        raise refuse(
-            f"{place} has the tool_call_id {turn.tool_call_id!r}; the open calls are {asked}", "use one of these"
-        )
-    open_calls.remove(turn.tool_call_id if turn.tool_call_id in open_calls else open_calls[0])
+    ids = {index: call.call_id for index, call in open_calls.items() if call.call_id}
+    names = {index: call.name for index, call in open_calls.items()}
+    key, own, asked = "tool_call_id", turn.tool_call_id, ids
+    if not (own and ids):
+        key, own, asked = "name", turn.name, names
+    index = next((index for index, of_call in asked.items() if own in ("", of_call)), None)
+    if index is None:
+        shown = ", ".join(asked.values())
+        raise refuse(f"{place} has the {key} {own!r}; the open calls are {shown}", "use one of these")
+    del open_calls[index]
+    return index
+
+
+def _check_answered(open_calls: Mapping[int, ToolCall], caller: str, refuse: Refuse) -> None:
+    for index, call in open_calls.items():
+        problem = f"{caller}.tool_calls[{index}], which calls {call.name!r}, has no answer"
+        raise refuse(problem, "put a turn of the role tool with its answer behind the call, or remove the call")
 
 
 def _content(value: Any, place: str, refuse: Refuse, *, may_be_absent: bool) -> str:
@@ -184,7 +184,8 @@ def _call(value: Any, place: str, refuse: Refuse) -> ToolCall:
 def _arguments(value: Any, place: str, refuse: Refuse) -> str:
     """The arguments, an object or its JSON text, as JSON text; of a call without any an empty object.
 
-    Refuses null in an object: a table has it for whatever the call does not name, and the model would learn to name it.
+    Refuses null for a key, at every depth: a table has it for whatever the call does not name, and the model would
+    learn to name it.
     """
     is_text = isinstance(value, str)
     if is_text and value.strip():
@@ -193,7 +194,7 @@ def _arguments(value: Any, place: str, refuse: Refuse) -> str:
         value = {}
     if not isinstance(value, Mapping):
         raise refuse(f"{place} are {type_name(value)}: {quoted(value)}", "make them an object, or its JSON text")
-    if not is_text and (empty := next((name for name, given in value.items() if given is None), None)) is not None:
+    if not is_text and (empty := null_key(value)):
         problem = f"{place} have null for {empty!r}, as tables fill in what a call does not name"
         raise refuse(problem, "leave it out, or write the arguments as JSON text, in which null stays")
     return json_text(value, place, refuse)

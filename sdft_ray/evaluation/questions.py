@@ -9,7 +9,7 @@ from sdft_ray.conversation import Message, last_of, written_out
 from sdft_ray.data.pool import open_pool
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.data.readers import Place, Selection
-from sdft_ray.data.rows import RowRules
+from sdft_ray.data.rows import ANSWERS, RowRules
 from sdft_ray.data.sources import BadRows, load_rows, named
 from sdft_ray.data.values import quoted
 from sdft_ray.errors import DataError
@@ -82,6 +82,7 @@ def read_questions(key: str, settings: EvaluationSetConfig, data: DataConfig, bu
         columns=data.columns if settings.columns is None else settings.columns,
         system=system,
         required=("prompt", *_REQUIRED.get(settings.context, ())),
+        reads=ANSWERS,
         columns_key=f"{key}.columns",
         shared_columns=settings.columns is None,
     )

@@ -120,6 +120,21 @@ def test_whatever_decides_the_tokens_has_a_fingerprint_of_its_own(
     assert other(data) != fingerprint(data, SDFT, builder())
 
 
+def test_rows_whose_fields_a_template_names_are_kept_and_refused_as_without_a_cache(
+    data: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking = builder(template="{{ context.feedback }} {{ question }} {{ demonstration }}")
+    rows = [{"prompt": f"Sort {number}.", "demonstration": "a b", "context": {"feedback": "No."}} for number in "12"]
+    Path(data.source).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first = contents(read_dataset(data, SDFT, asking))
+    with monkeypatch.context() as patched:
+        patched.setattr(dataset, "load_rows", reading_again)
+        assert contents(read_dataset(data, SDFT, asking)) == first and len(first[0]) == 2
+    Path(data.source).write_text(json.dumps(rows[0] | {"context": {"hint": "No."}}))
+    with pytest.raises(DataError, match=r"line 1: .* has no context\.feedback"):
+        read_dataset(replace(data, on_bad_row=OnBadRow.ERROR), SDFT, asking)
+
+
 def test_what_has_no_part_in_the_tokens_keeps_the_fingerprint(data: DataConfig) -> None:
     same = fingerprint(
         replace(data, max_prompt_tokens=9, shuffle=False), replace(SDFT, name="mine"), builder(ema_decay=0.9, top_k=7)

@@ -57,7 +57,7 @@ def test_a_prompt_over_its_budget_is_refused_with_its_length() -> None:
     data = DataConfig(source="here", max_prompt_tokens=20, max_teacher_prompt_tokens=1000)
     long = example("long", "why? " * 20)
     length = len(builder.student(long))
-    message = rf"here, line 2: the prompt of example 'long' has {length} tokens, data\.max_prompt_tokens=20"
+    message = rf"here, row 2: the prompt of example 'long' has {length} tokens, data\.max_prompt_tokens=20"
     with pytest.raises(DataError, match=rf"{message}; set data\.max_prompt_tokens={length}.*too_long=SKIP"):
         within_budgets(tokenize_examples([example("short"), long], builder, data), data)
 
@@ -86,7 +86,7 @@ def test_examples_over_a_budget_are_skipped_and_counted_on_demand() -> None:
 
 def test_an_example_without_the_text_its_teacher_needs_is_refused() -> None:
     builder = PromptBuilder(make_tiny_tokenizer(), TeacherConfig(context=TeacherContext.TEXT))
-    with pytest.raises(DataError, match=r"line 1: example 'a' has no text, which teacher\.context shows"):
+    with pytest.raises(DataError, match=r"row 1: example 'a' has no text, which teacher\.context shows"):
         tokenize_examples([example("a")], builder, DataConfig())
 
 
@@ -104,10 +104,22 @@ def test_only_what_the_method_uses_has_to_be_there(tmp_path: Path) -> None:
     [row] = read_dataset(data, MethodConfig(), plain).rows
     assert row.teacher_prompt_tokens == row.prompt_tokens
     assert row.demonstration_tokens == ()
-    with pytest.raises(DataError, match="line 1: has no column demonstration"):
+    with pytest.raises(DataError, match="line 1: has no column demonstration.*teacher.demonstrations=POOL"):
         read_dataset(data, MethodConfig(), PromptBuilder(make_tiny_tokenizer(), TeacherConfig()))
-    with pytest.raises(DataError, match="line 1: has no column demonstration"):
+    with pytest.raises(DataError, match="line 1: has no column demonstration") as refused:
         read_dataset(data, SFT, plain)
+    assert "POOL" not in str(refused.value)
+
+
+def test_a_text_under_context_is_refused_only_where_the_template_names_a_field(tmp_path: Path) -> None:
+    data = write(tmp_path / "rows.jsonl", {"prompt": "When?", "demonstration": "2000.", "context": "In 2000."})
+    plain = PromptBuilder(make_tiny_tokenizer(), TeacherConfig())
+    assert [row.example_id for row in read_dataset(data, MethodConfig(), plain).rows] == ["line-1"]
+    template = "{{ question }} {{ demonstration }} {{ context.hint }}"
+    asking = PromptBuilder(make_tiny_tokenizer(), TeacherConfig(template=template))
+    with pytest.raises(DataError, match=r"context is a string.*name another with data\.columns\.context, where ''"):
+        read_dataset(data, MethodConfig(), asking)
+    assert len(read_dataset(data, SFT, asking).rows) == 1
 
 
 def test_a_system_message_that_the_chat_template_drops_is_refused(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_an_error_names_the_source_it_is_of(tmp_path: Path) -> None:
         read(facts="builtin:facts", chat=bad)
     with pytest.raises(DataError, match=r"name another with data\.mix\.chat\.columns\.demonstration"):
         read(facts="builtin:facts", chat={"source": bad, "columns": {"answer": "gold"}})
-    with pytest.raises(ConfigError, match=r"^data\.mix\.chat: data\.source=gone\.jsonl: no such file"):
+    with pytest.raises(ConfigError, match=r"^data\.mix\.chat\.source=gone\.jsonl: no such file"):
         read(facts="builtin:facts", chat="gone.jsonl")
 
 

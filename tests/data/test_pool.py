@@ -247,7 +247,7 @@ def test_rows_of_articles_are_found_by_their_text(tmp_path: Path) -> None:
 
 def test_errors_of_a_pools_source_begin_with_its_setting(tmp_path: Path) -> None:
     file = write(tmp_path / "a.jsonl", ROWS)
-    with pytest.raises(ConfigError, match=r"^teacher\.pool\.source: data\.source=.*no such file"):
+    with pytest.raises(ConfigError, match=r"^teacher\.pool\.source=.*no such file"):
         read(file, source=f"{tmp_path}/none.jsonl")
     with pytest.raises(DataError, match=r"^teacher\.pool\.source: .*bad\.jsonl, line 1: demonstration is a number"):
         read(file, source=write(tmp_path / "bad.jsonl", [{"prompt": "Q?", "demonstration": 5}]))

@@ -16,6 +16,7 @@ from sdft_ray.data.rows import RowRules
 from sdft_ray.data.sources import load_rows
 from sdft_ray.errors import ConfigError, DataError
 from sdft_ray.examples import Example
+from tests.examples import load_examples
 
 RULES = RowRules(columns={}, system="", required=("prompt", "demonstration"))
 ROWS = [
@@ -33,6 +34,11 @@ def write_csv(path: Path) -> None:
 WRITERS: dict[str, Callable[[Path], Any]] = {
     "rows.jsonl": lambda path: path.write_text(JSON_LINES),
     "rows.jsonl.gz": lambda path: path.write_bytes(gzip.compress(JSON_LINES.encode())),
+    "rows.ndjson": lambda path: path.write_text(JSON_LINES),
+    "CAPITALS.JSONL": lambda path: path.write_text(JSON_LINES),
+    "CAPITALS.JSON.GZ": lambda path: path.write_bytes(gzip.compress(json.dumps(ROWS).encode())),
+    "CAPITALS.CSV": write_csv,
+    "CAPITALS.PARQUET": lambda path: datasets.Dataset.from_list(ROWS).to_parquet(str(path)),
     "lines.json": lambda path: path.write_text(JSON_LINES),
     "list.json": lambda path: path.write_text(json.dumps(ROWS, indent=2)),
     "list.json.gz": lambda path: path.write_bytes(gzip.compress(json.dumps(ROWS).encode())),
@@ -81,6 +87,23 @@ def test_a_filter_compares_numbers_and_truth_with_the_texts_of_a_csv_file(tmp_pa
     assert [row.example_id for row in examples(str(tmp_path / "a.csv"), filter={"good": False})] == ["line-3"]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [("a", [0]), ("A", [1]), (True, [2, 6]), (1, [3, 4, 5]), ("1", [3, 5]), (None, [7]), ("None", [])],
+)
+def test_a_filter_takes_equal_values_and_their_texts_alone(tmp_path: Path, wanted: object, found: list[int]) -> None:
+    levels = ["a", "A", True, 1, 1.0, "1", "True", None]
+    rows = [
+        {"id": number, "prompt": "Q?", "demonstration": "A.", "level": level} for number, level in enumerate(levels)
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    try:
+        ids = [int(row.example_id) for row in examples(str(tmp_path / "a.jsonl"), filter={"level": wanted})]
+    except ConfigError:  # none
+        ids = []
+    assert ids == found
+
+
 @pytest.mark.parametrize("source", ["{}/*.jsonl", "{}/a.jsonl,{}/b.jsonl", "{0}/a.jsonl, {0}/b.*"])
 def test_several_files_are_one_source_whose_rows_keep_their_files(tmp_path: Path, source: str) -> None:
     for name in ("a", "b"):
@@ -123,8 +146,14 @@ def test_one_id_in_two_files_is_refused_with_both(tmp_path: Path) -> None:
         ("a.csv", b"question,answer\nQ?,A.\n", "line 2: has no column prompt.*columns are: question, answer"),
         ("a.json", b'[{"prompt": "Q?"},\n{"prompt" }]', "line 2: is not JSON"),
         ("a.json", b"[]", "there is not a single row"),
+        (
+            "a.json",
+            b'{\n "data": [\n  {}\n ]\n}',
+            "line 1: is one object over several lines, with the keys 'data'; write",
+        ),
+        ("a.json", b'{"data": [\n{}', "line 1: is not JSON"),
         ("a.json", b'{"prompt": "Q?"}', "line 1: has no column demonstration"),
-        ("a.jsonl", b'{"prompt": "Q?", "demonstration": "A."}\n\n{}', "line 2: is blank"),
+        ("a.jsonl", b'{"prompt": "Q?", "demonstration": "A."}\n\n{}', "line 3: has no column prompt"),
         ("a.jsonl.gz", b"not gzip", r"a\.jsonl\.gz: cannot be read \(Not a gzipped file"),
         (
             "a.jsonl.gz",
@@ -199,6 +228,48 @@ def test_of_a_conversation_the_assistants_last_turn_is_the_demonstration(tmp_pat
 def test_a_demonstration_of_its_own_goes_before_a_conversations_last_turn(tmp_path: Path) -> None:
     assert of_messages(tmp_path, {"messages": CONVERSATION, "demonstration": "All."}).demonstration == "All."
     assert of_messages(tmp_path, {"messages": CONVERSATION[:-1], "demonstration": "All."}).demonstration == "All."
+
+
+@pytest.mark.parametrize(
+    ("more", "columns"),
+    [
+        ({"prompt": "Hi."}, {}),
+        ({"prompt": CONVERSATION[1:4], "demonstration": ""}, {}),
+        ({"prompt": "Something else."}, {"prompt": ""}),
+        ({"prompt": "Something else.", "answer": "No."}, {"prompt": "", "demonstration": "demonstration"}),
+        ({}, {"prompt": "messages"}),
+        ({"prompt": "Hi.", "answer": "No."}, {"messages": "dialog"}),
+    ],
+)
+def test_a_conversation_is_read_beside_its_first_question_or_where_it_is_named(
+    tmp_path: Path, more: dict[str, Any], columns: dict[str, str]
+) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(more | {columns.get("messages", "messages"): CONVERSATION}))
+    [example] = load_examples(str(tmp_path / "a.jsonl"), columns=columns)
+    assert [message.role for message in example.prompt] == ["system", "user", "assistant", "user"]
+    assert example.demonstration == "Nothing."
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "message"),
+    [
+        ({"prompt": "Why?"}, {}, r"has prompt and messages, which do not hold it: 'Why\?'; leave one .*prompt=''"),
+        ({"prompt": "Hi.", "answer": "No."}, {}, "has no column demonstration; set data.columns.prompt='', where mess"),
+        (
+            {"question": "Hi."},
+            {"prompt": "question"},
+            "no column demonstration; set data.columns.prompt='', where mess",
+        ),
+        ({}, {"prompt": "none"}, "has no column none; set data.columns.prompt='', where messages are to be read"),
+        ({}, {"demonstration": "gold"}, "has no column gold; leave out data.columns.demonstration=gold, to learn"),
+    ],
+)
+def test_a_conversation_that_is_not_read_is_named_in_the_remedy(
+    tmp_path: Path, row: dict[str, Any], columns: dict[str, str], message: str
+) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps(row | {"messages": CONVERSATION}))
+    with pytest.raises(DataError, match=f"line 1: .*{message}"):
+        load_examples(str(tmp_path / "a.jsonl"), columns=columns)
 
 
 @pytest.mark.parametrize(

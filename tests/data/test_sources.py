@@ -97,9 +97,68 @@ def test_answers_that_are_lists_or_objects_become_json_text(tmp_path: Path) -> N
     assert example.acceptable == '{"città": ["Oslo", ""]}'
 
 
-def test_an_answer_that_is_an_integer_is_its_digits(tmp_path: Path) -> None:
-    [example] = read(write(tmp_path / "a.jsonl", ROW | {"answer": 18}))
-    assert example.answer == "18"
+@pytest.mark.parametrize(("answer", "text"), [(18, "18"), (3.5, "3.5"), (True, "true")])
+def test_an_answer_that_is_a_number_or_a_truth_is_its_json_text(tmp_path: Path, answer: object, text: str) -> None:
+    [example] = read(write(tmp_path / "a.jsonl", ROW | {"answer": answer}))
+    assert example.answer == text
+
+
+NESTED = {"name": "f", "arguments": {"where": {"city": "Oslo", "zip": None}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"answer": 5.0}, "answer is a number: '5.0'; make it a string"),
+        ({"answer": [NESTED]}, r"answer has null for '\[0\]\.arguments\.where\.zip'.*write the whole as JSON text"),
+        ({"acceptable": {"city": None}}, "acceptable has null for 'city'"),
+        ({"answer": ["\ud800"]}, "answer holds a lone surrogate.*write the whole"),
+        ({"answer": "\ud800"}, "answer holds a lone surrogate"),
+    ],
+)
+def test_an_answer_that_a_table_has_altered_or_nothing_can_write_is_refused(
+    tmp_path: Path, fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(DataError, match=f"a.jsonl, line 2: {message}"):
+        read(write(tmp_path / "a.jsonl", ROW, ROW | fields))
+
+
+def test_an_answer_that_is_a_date_is_refused_where_it_is_read(tmp_path: Path) -> None:
+    datasets.Dataset.from_list([ROW | {"answer": datetime.date(2026, 1, 1)}]).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"row 1: answer is a date: .*; make it a string"):
+        read(str(tmp_path / "a.parquet"))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"answer": 5.0}, {"answer": {"a": None}}, {"acceptable": 1.5}, {"context": "In 2000."}]
+)
+def test_what_nothing_reads_may_be_anything_and_a_context_is_said(tmp_path: Path, fields: dict[str, object]) -> None:
+    loaded = load_rows(write(tmp_path / "a.jsonl", ROW | fields), Selection(), RULES)
+    assert [(each.answer, each.acceptable, each.context) for each in loaded.examples] == [("", "", "")]
+    assert ["not read: context" in note for note in loaded.notes("", 0)] == [True] * ("context" in fields)
+
+
+@pytest.mark.parametrize("key", ["context", "text", "tools", "teacher_messages", "demonstrations"])
+def test_a_column_under_no_name_is_not_read(tmp_path: Path, key: str) -> None:
+    source = write(tmp_path / "a.jsonl", ROW | {key: 3})
+    with pytest.raises(DataError, match=f"line 1: {key} is a number: '3'"):
+        read(source)
+    assert read(source, columns={key: ""}) == read(write(tmp_path / "b.jsonl", ROW))
+
+
+def test_a_key_that_every_row_has_to_have_cannot_be_left_out(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"line 1: data\.columns\.demonstration='' leaves out the demonstration, and"):
+        read(write(tmp_path / "a.jsonl", ROW), columns={"demonstration": ""})
+
+
+def test_a_context_may_be_json_text(tmp_path: Path) -> None:
+    [example] = read(write(tmp_path / "a.jsonl", ROW | {"context": '{"feedback": "No.", "none": null}'}))
+    assert json.loads(example.context) == {"feedback": "No."}
+
+
+def test_blank_lines_are_passed_over_and_counted(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", "", ROW, " \t", "\r", ROW | {"prompt": "Who?"}, "", "")
+    assert [each.example_id for each in read(source)] == ["line-2", "line-5"]
 
 
 def test_unusual_line_separators_inside_a_string_do_not_split_the_row(tmp_path: Path) -> None:
@@ -129,11 +188,19 @@ def test_repeated_rows_and_a_number_beyond_the_data_are_said(tmp_path: Path) -> 
 
 
 def test_columns_that_nothing_reads_are_said(tmp_path: Path) -> None:
-    rows = [{"question": "Q?", "input": "Haus", "level": 1} | ROW, ROW | {"system": "Be brief."}]
+    rows = [{"question": "Q?", "hint": "Haus", "level": 1} | ROW, ROW | {"remark": "Be brief."}]
     rules = RowRules(columns={"prompt": "question"}, system="", required=("prompt",), shared_columns=True)
     source = write(tmp_path / "a.jsonl", *rows[:1], rows[1] | {"question": "R?"})
     [note] = load_rows(source, Selection(filter={"level": 1}), rules).notes("data.num_examples", 0)
-    assert note == f"{source}: of its rows these columns are not read: input, prompt, system"
+    assert note == f"{source}: of its rows these columns are not read: hint, prompt, remark"
+
+
+@pytest.mark.parametrize("is_beside_messages", [False, True])
+def test_conversations_are_read_unless_there_are_messages(tmp_path: Path, is_beside_messages: bool) -> None:
+    turns = [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello."}]
+    row = {"conversations": turns, **({"messages": turns} if is_beside_messages else {})}
+    notes = load_rows(write(tmp_path / "a.jsonl", row), Selection(), RULES).notes("", 0)
+    assert ["not read: conversations" in note for note in notes] == [True] * is_beside_messages
 
 
 def test_a_repeated_row_is_named_with_its_file_where_there_are_several(tmp_path: Path) -> None:
@@ -168,6 +235,23 @@ def test_columns_of_other_data_may_be_absent(tmp_path: Path) -> None:
 def test_a_column_that_was_asked_for_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 1: has no column article.*data.columns.text"):
         read(write(tmp_path / "a.jsonl", ROW), columns={"text": "article"})
+
+
+def test_a_system_column_is_the_rows_system_message_and_an_empty_one_is_none(tmp_path: Path) -> None:
+    conversation = {"messages": [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I."}]}
+    source = write(tmp_path / "a.jsonl", ROW | {"system": "Be a pirate."}, ROW | {"system": " "}, conversation)
+    first, second, third = read(source)
+    assert first.prompt == (Message(role="system", content="Be a pirate."), user("What is new?"))
+    assert (second.prompt, third.prompt) == ((user("What is new?"),), (user("Who?"),))
+    assert len(read(source, columns={"system": ""})[0].prompt) == 1
+    with pytest.raises(DataError, match=r"line 1: system is a system message, and data\.system gives another"):
+        read(source, system="Be brief.")
+
+
+@pytest.mark.parametrize("columns", [{"input": ""}, {"text": "input"}, {"prompt": "input"}])
+def test_an_input_is_read_or_left_out_where_the_columns_say_so(tmp_path: Path, columns: dict[str, str]) -> None:
+    assert read(write(tmp_path / "a.jsonl", ROW | {"input": "Good morning"}), columns=columns)
+    assert read(write(tmp_path / "b.jsonl", ROW | {"input": " ", "image": None, "images": []}))
 
 
 def test_two_system_messages_are_refused(tmp_path: Path) -> None:
@@ -255,6 +339,13 @@ def test_a_split_at_the_end_of_a_source_overrides_the_split(source: str, expecte
 def test_a_path_that_exists_keeps_its_colon(tmp_path: Path) -> None:
     source = write(tmp_path / "a:b.jsonl", ROW)
     assert split_source(source, "train") == (source, "train")
+
+
+def test_rows_of_a_file_other_than_its_first_are_refused_by_name(tmp_path: Path) -> None:
+    source = write(tmp_path / "a.jsonl", ROW)
+    for part in ("[2:4]", "[:50%]", "[1]", "[2:]"):
+        with pytest.raises(ConfigError, match=r"takes no rows of a file: only its first N.*a\.jsonl\[:4\]; name these"):
+            read(source + part)
 
 
 def test_a_split_of_a_json_lines_file_is_refused() -> None:

@@ -64,10 +64,60 @@ def test_a_call_without_arguments_has_an_empty_object(tmp_path: Path) -> None:
     assert turn is not None and turn.tool_calls == (ToolCall(name="f", arguments="{}"),)
 
 
-def test_several_calls_are_answered_in_any_order(tmp_path: Path) -> None:
-    second = CALL | {"id": "b"}
-    turns = [ASK, CALLS | {"tool_calls": [CALL, second]}, ANSWERS | {"tool_call_id": "b"}, ANSWERS, REPLY]
-    assert [turn.tool_call_id for turn in read(tmp_path, {"messages": turns}).prompt[2:]] == ["b", "a"]
+@pytest.mark.parametrize("content", ["", " \n", None, []])
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_an_instruction_without_text_is_none(tmp_path: Path, role: str, content: object) -> None:
+    turns = [{"role": role, "content": content}, ASK, REPLY]
+    assert read(tmp_path, {"messages": turns}) == read(tmp_path, {"messages": turns[1:]})
+    assert [turn.role for turn in read(tmp_path, {"messages": turns}, system="Be brief.").prompt] == ["system", "user"]
+
+
+def test_a_turn_of_full_weight_is_a_turn(tmp_path: Path) -> None:
+    assert read(tmp_path, {"messages": [ASK, REPLY | {"weight": 1}]}) == read(tmp_path, {"messages": [ASK, REPLY]})
+
+
+@pytest.mark.parametrize("column", ["messages", "conversations"])
+def test_turns_of_from_and_value_are_those_of_role_and_content(tmp_path: Path, column: str) -> None:
+    system = {"from": "system", "value": ""}
+    asked, replied = {"from": "human", "value": "How warm?"}, {"from": "gpt", "value": "It is cold.", "weight": None}
+    call = {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Málaga", "at": null}}'}
+    answer = {"from": "observation", "value": "3"}
+    own = {"role": "assistant", "tool_calls": [{"name": "weather", "arguments": '{"city": "Málaga", "at": null}'}]}
+    plain = [ASK, own, {"role": "tool", "content": "3"}, REPLY]
+    assert read(tmp_path, {column: [system, asked, call, answer, replied]}) == read(tmp_path, {"messages": plain})
+    assert read(tmp_path, {"prompt": "How warm?", "demonstration": [replied]}).demonstration == "It is cold."
+
+
+def test_messages_go_before_conversations(tmp_path: Path) -> None:
+    row = {"messages": [ASK, REPLY], "conversations": [{"from": "human", "value": "Else?"}]}
+    assert read(tmp_path, row).prompt == (ASKED,)
+
+
+NAMES = ("weather", "wind", "rain")
+
+
+@pytest.mark.parametrize("key", ["tool_call_id", "name"])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1)])
+def test_answers_of_tools_stand_in_the_order_of_the_calls_whatever_theirs(
+    tmp_path: Path, order: tuple[int, ...], key: str
+) -> None:
+    calls = [{"id": name * (key != "name"), "function": {"name": name}} for name in NAMES]
+    answers = [{"role": "tool", key: NAMES[index], "content": str(index)} for index in order]
+    turns = [ASK, CALLS | {"tool_calls": calls}, *answers, REPLY]
+    assert [turn.content for turn in read(tmp_path, {"messages": turns}).prompt[2:]] == ["0", "1", "2"]
+
+
+def test_answers_that_name_no_call_stand_in_their_own_order(tmp_path: Path) -> None:
+    answers = [{"role": "tool", "content": text} for text in "xy"]
+    turns = [ASK, CALLS | {"tool_calls": [CALL, CALL | {"id": "b"}]}, *answers, REPLY]
+    assert [turn.content for turn in read(tmp_path, {"messages": turns}).prompt[2:]] == ["x", "y"]
+
+
+def test_fields_of_a_context_lose_what_a_table_fills_in_at_every_depth(tmp_path: Path) -> None:
+    contexts = [{"run": {"out": "1"}, "tests": [{"x": 1, "y": 2}]}, {"run": {"err": "2"}, "tests": [{"x": 1}]}]
+    rows = [{"prompt": "Q?", "demonstration": "A.", "context": context} for context in contexts]
+    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
+    assert [json.loads(each.context) for each in load_examples(str(tmp_path / "rows.parquet"))] == contexts
 
 
 def test_a_prompt_may_end_with_the_turn_of_a_tool(tmp_path: Path) -> None:
@@ -123,7 +173,7 @@ def test_what_no_json_can_hold_is_refused_with_its_place(tmp_path: Path) -> None
         str(tmp_path / "saved")
     )
     with pytest.raises(
-        DataError, match=r"line 1: the arguments of messages\[1\]\.tool_calls\[0\] cannot be written as JSON"
+        DataError, match=r"saved, row 1: the arguments of messages\[1\]\.tool_calls\[0\] cannot be written as JSON"
     ):
         load_examples(str(tmp_path / "saved"))
 

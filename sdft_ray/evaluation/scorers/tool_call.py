@@ -1,9 +1,10 @@
 """TOOL_CALL: the calls of a completion are the answer's, each as often, in any order.
 
-A call is written in one of two forms. "Action: NAME" with "Action Input: {JSON object}" on a line below it; where a
-completion has none of these, every JSON object {"name": NAME, "arguments": OBJECT}, wherever it stands: between
-<tool_call> tags, in a list, or alone. "parameters" may stand for "arguments", and a string of JSON for the object. The
-input is read by a JSON parser from where it begins, so nested objects and text behind it are no trouble. Values are
+A call is written in one of three forms. "Action: NAME" with "Action Input: {JSON object}" on a line below it; where a
+completion has none of these, "[TOOL_CALLS]NAME[ARGS]{JSON object}"; where it has none of these either, every JSON
+object {"name": NAME, "arguments": OBJECT}, wherever it stands: between <tool_call> tags, in a list, or alone. Its id,
+index and type may stand before the name. "parameters" may stand for "arguments", and a string of JSON for the object.
+The input is read by a JSON parser from where it begins, so nested objects and text behind it are no trouble. Values are
 compared as JSON: the order of keys is free, 1 and 1.0 are the same number, but "1" is a string and true is no number. A
 call too many is wrong, as is a completion with an input that is not a JSON object (also one that was cut, or an echo of
 the prompt's format). Calls as Python writes them are not read.
@@ -23,7 +24,9 @@ from typing import Any, NamedTuple
 from sdft_ray.evaluation.scorers.score import Gold, Score
 
 _ACTION = re.compile(r"^[ \t]*Action:(?P<name>[^\n]*)\n\s*Action Input:\s*", re.MULTILINE)
-_OBJECT = re.compile(r'\{\s*"(?:name|arguments|parameters)"\s*:')  # as an object of a call begins
+_TOOL_CALLS = re.compile(r"\[TOOL_CALLS\]\s*(?P<name>[^\s\[\]{}]+)\s*(?:\[CALL_ID\]\s*\w+\s*)?\[ARGS\]\s*")
+_OBJECT = re.compile(r'\{\s*"(?P<key>name|arguments|parameters|id|index|type)"\s*:')  # as an object of a call begins
+_BEFORE = ("id", "index", "type")  # keys that stand before the name, and in other objects as well
 
 
 class Call(NamedTuple):
@@ -56,7 +59,7 @@ def score_tool_call(completion: str, gold: Gold) -> Score:
 def read_calls(completion: str) -> list[Call] | None:
     """The calls of a completion in their order; None where it has none, or an input that is not a JSON object."""
     try:
-        calls = [*_actions(completion)] or [*_objects(completion)]
+        calls = [*_named(_ACTION, completion)] or [*_named(_TOOL_CALLS, completion)] or [*_objects(completion)]
         for call in calls:
             call.canonical()
     except (ValueError, RecursionError):  # no JSON, a number of more digits than Python reads, or nested too deep
@@ -92,13 +95,13 @@ def _gold_call(call: Any) -> Call:
     return read
 
 
-def _actions(completion: str) -> Iterator[Call]:
-    """The calls of "Action:" lines.
+def _named(form: re.Pattern[str], completion: str) -> Iterator[Call]:
+    """The calls of a form in which an input follows the name.
 
     Raises:
         ValueError: an input is no JSON object.
     """
-    for found in _ACTION.finditer(completion):
+    for found in form.finditer(completion):
         arguments, _ = _DECODER.raw_decode(completion, found.end())
         if not isinstance(arguments, dict):
             raise ValueError("an input is no object")
@@ -116,6 +119,8 @@ def _objects(completion: str) -> Iterator[Call]:
         value, position = _DECODER.raw_decode(completion, found.start())
         if (call := _call_of(value)) is not None:
             yield call
+        elif found["key"] in _BEFORE:  # a call may stand within
+            position = found.end()
 
 
 def _call_of(value: dict[str, Any]) -> Call | None:

@@ -54,12 +54,22 @@ AS_TEMPLATES_WRITE = [
     f'I look.\n[TOOL_CALLS] [{{"name": "find", "arguments": {ARGUMENTS}}}]',
     f'{{"arguments": {ARGUMENTS}, "name": "find"}} and so on }}',
     f'[{{"type": "function", "function": {{"name": "find", "arguments": {json.dumps(ARGUMENTS)}}}}}]',
+    f'{{"type": "function", "name": "find", "arguments": {ARGUMENTS}}}',
+    f'{{"id": "x", "name": "find", "arguments": {ARGUMENTS}}}',
+    f'{{"index": 0, "id": "x", "type": "function", "function": {{"name": "find", "arguments": {ARGUMENTS}}}}}',
+    f"[TOOL_CALLS]find[ARGS]{ARGUMENTS}",
+    f"[TOOL_CALLS]find[CALL_ID]abc123def[ARGS]{ARGUMENTS}",
+    f'{{"type": "thought"}} {{"name": "find", "arguments": {ARGUMENTS}}}',
     f'{{"name": "Ada"}} asks: {{"name": "find", "arguments": {ARGUMENTS}}}',  # an object that is no call
 ]
 NO_CALLS_OF_TEMPLATES = [
     f'<tool_call>\n{{"name": "seek", "arguments": {ARGUMENTS}}}\n</tool_call>',
     f'<tool_call>\n{{"name": "find", "arguments": {ARGUMENTS}',  # cut
     f'{{"name": "find", "arguments": {ARGUMENTS}}}' * 2,  # called twice
+    f"[TOOL_CALLS]find[ARGS]{ARGUMENTS}" * 2,
+    f"[TOOL_CALLS]seek[ARGS]{ARGUMENTS}",
+    f"[TOOL_CALLS]find[ARGS]{ARGUMENTS[:-3]}",  # cut
+    f'{{"id": "x", "name": "find", "arguments": {ARGUMENTS}',  # cut
     '{"name": "find", "arguments": "the city"}',
     '{"name": "find", "arguments": [1, 2]}',
     '{"name": 3, "arguments": {}}',

@@ -140,7 +140,7 @@ def test_data_in_which_all_demonstrations_are_the_same_is_refused() -> None:
 
 
 def test_a_single_example_is_refused() -> None:
-    with pytest.raises(DataError, match=r"builtin:facts, line 1: is the only example.*; give two examples at least"):
+    with pytest.raises(DataError, match=r"builtin:facts, row 1: is the only example.*; give two examples at least"):
         draw([example(0)])
 
 
