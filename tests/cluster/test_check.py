@@ -175,7 +175,7 @@ def test_a_bad_source_of_a_mix_is_named(folder: str, tmp_path: Path) -> None:
 
 
 def test_one_example_is_refused(folder: str) -> None:
-    with pytest.raises(DataError, match=r"line 1: is the only example"):
+    with pytest.raises(DataError, match=r"row 1: is the only example"):
         read_check_inputs(config(folder, "data.source='builtin:facts:taught[:1]'"))
 
 

@@ -100,7 +100,7 @@ def test_the_first_bad_row_is_refused_though_a_later_one_fails_earlier() -> None
     examples = [example("good", "A."), example("twice", "A."), example("bare", " ")]
     with pytest.raises(DataError, match="row 2: .*two BOS"):
         tokenize_examples(examples, builder, DataConfig(source="here"))
-    with pytest.raises(DataError, match="line 2: .*bare.*no demonstration"):
+    with pytest.raises(DataError, match="row 2: .*bare.*no demonstration"):
         tokenize_examples(examples[::2], builder, DataConfig(source="here"))
 
 

@@ -186,14 +186,14 @@ def test_an_answer_the_scorer_cannot_read_is_refused_with_its_line() -> None:
     rows = [example(0, answer='{"Action": "a", "Action_Input": {}}'), example(1, answer='{"Action": "a"}')]
     with pytest.raises(
         DataError,
-        match=r"line 2: the answer of 'example-1' does not fit check\.match=TOOL_CALL: .*set another check\.match",
+        match=r"row 2: the answer of 'example-1' does not fit check\.match=TOOL_CALL: .*set another check\.match",
     ):
         draw(rows, match=Match.TOOL_CALL)
 
 
 def test_an_example_without_the_context_is_refused_with_its_line() -> None:
     rows = [example(0, text="An article."), example(1)]
-    with pytest.raises(DataError, match=r"line 2: example 'example-1' has no text, which teacher\.context shows"):
+    with pytest.raises(DataError, match=r"row 2: example 'example-1' has no text, which teacher\.context shows"):
         draw(rows, context=TeacherContext.TEXT)
 
 
