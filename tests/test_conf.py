@@ -12,6 +12,7 @@ from sdft_ray.config import Precision, RunConfig
 from sdft_ray.config.saved import plain_settings
 from sdft_ray.data.dataset import read_dataset
 from sdft_ray.data.prompts import PromptBuilder
+from sdft_ray.data.rows import KEYS, LOST
 from sdft_ray.data.stream import ExampleStream
 from sdft_ray.errors import SdftError
 from sdft_ray.launch import CONF, typed_config
@@ -205,9 +206,8 @@ OPEN = ("evaluation.sets.", "data.mix.", "data.filter.", "model.template_switche
 @cache
 def known_names() -> set[str]:
     """Every setting, every folder of presets, and every column of rows."""
-    columns = ("prompt", "demonstration", "messages", "text", "answer", "acceptable", "id")
     settings = keys_of(compose_with("+cluster=local"))
-    return settings | {path.parent.name for path in FILES} | {f"data.columns.{key}" for key in columns}
+    return settings | {path.parent.name for path in FILES} | {f"data.columns.{key}" for key in (*KEYS, *LOST)}
 
 
 @pytest.mark.parametrize(
