@@ -21,7 +21,7 @@ POLL_S = 1.0  # between two looks at places and nodes, half a millisecond each
 class Places(Protocol):
     """The places of a role, each of which can be given back alone."""
 
-    def nodes(self) -> dict[int, str]:
+    def node_ids(self) -> dict[int, str]:
         """The id of the node of each place by rank; "" where there is none yet."""
         ...
 
@@ -60,7 +60,7 @@ class Elasticity:
             await asyncio.sleep(POLL_S)
 
     def _look(self) -> tuple[dict[int, str], Mapping[str, int]]:
-        return self._places.nodes(), self._draining()
+        return self._places.node_ids(), self._draining()
 
 
 def _reason(ends_ms: int) -> str:

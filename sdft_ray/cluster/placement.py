@@ -63,7 +63,7 @@ class ElasticReservation(Reservation):
         """Asks for the places of all workers that may join, to be there when there is room."""
         self.groups += [self._ask() for _ in range(self.placement.most_workers - len(self.groups))]
 
-    def nodes(self) -> dict[int, str]:
+    def node_ids(self) -> dict[int, str]:
         """The id of the node of each place by rank; "" where there is none yet."""
         tables = [placement_group_table(group) for group in self.groups]
         return {rank: table["bundles_to_node_id"][0] for rank, table in enumerate(tables)}

@@ -24,7 +24,7 @@ class Nodes:
         self.places = list(nodes)  # "" where there is none yet
         self.draining: dict[str, int] = {}
 
-    def nodes(self) -> dict[int, str]:
+    def node_ids(self) -> dict[int, str]:
         return dict(enumerate(self.places))
 
     def renew(self, rank: int) -> None:
