@@ -99,9 +99,8 @@ def test_data_smaller_than_a_batch_is_checked_all_the_same(folder: str) -> None:
 def test_a_judge_is_not_asked_and_the_user_told(folder: str) -> None:
     inputs = read_check_inputs(config(folder, "evaluation.match=JUDGE"))
     assert all(probe.gold is None for probe in inputs.sample.probes)
-    assert inputs.notes == (
-        "check.match=JUDGE: no judge is asked, so answers are not scored; set check.match to score by rule",
-    )
+    unscored = "check.match=JUDGE: no judge is asked, so answers are not scored; set check.match to score by rule"
+    assert unscored in inputs.notes
     scored = read_check_inputs(config(folder, "evaluation.match=JUDGE", "check.match=CONTAINS"))
     assert all(probe.gold is not None for probe in scored.sample.probes)
 
