@@ -1,5 +1,7 @@
 """A Ray node that is behind a cable of its own: a network namespace with one link to this machine, which can be cut."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +35,10 @@ class Cable:
             _ip("-netns", NAMESPACE, "link", "set", device, "up")
 
     def close(self) -> None:
-        """Takes both away, if they are there."""
+        """Takes both away, if they are there, with what still runs in the namespace."""
+        inside = subprocess.run(["ip", "netns", "pids", NAMESPACE], capture_output=True, text=True).stdout
+        for pid in inside.split():
+            os.kill(int(pid), signal.SIGKILL)
         subprocess.run(["ip", "netns", "delete", NAMESPACE], stderr=subprocess.DEVNULL)
         subprocess.run(["ip", "link", "delete", END], stderr=subprocess.DEVNULL)
 
