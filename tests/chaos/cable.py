@@ -1,6 +1,7 @@
 """A Ray node that is behind a cable of its own: a network namespace with one link to this machine, which can be cut."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,9 @@ class Cable:
     """The namespace and its link; what is there from a run that was killed is made anew."""
 
     def __init__(self) -> None:
-        """Raises `PermissionError` where this user may make none."""
+        """Raises `PermissionError` where this user can make none."""
+        if shutil.which("ip") is None:
+            raise PermissionError("the program ip is not installed")
         self.close()
         try:
             _ip("netns", "add", NAMESPACE)
