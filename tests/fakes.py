@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sdft_ray.examples import TokenizedExample
-from sdft_ray.records import Rollout, Sample, StepReport, TeacherScores, TokenViews
+from sdft_ray.records import Rollout, Sample, StepReport, TeacherScores, TokenViews, WorkerStatus
 
 
 def make_example(index: int, epoch: int = 0) -> TokenizedExample:
@@ -21,6 +21,25 @@ def make_example(index: int, epoch: int = 0) -> TokenizedExample:
         teacher_prompt_tokens=(1, 9, 2, index),
         demonstration_tokens=(7, 8, 0),
     )
+
+
+def make_rollout(example: TokenizedExample, version: int) -> Rollout:
+    """A completion that tells of which example it is, and the version that made it."""
+    return Rollout(
+        prompt_tokens=example.prompt_tokens,
+        completion_tokens=(example.seed, version),
+        logprobs=(-1.0, -1.0),
+        weight_version=version,
+        truncated=False,
+        num_sampled=2,
+    )
+
+
+def make_status(role: str = "rollout", rank: int = 0, **held: Any) -> WorkerStatus:
+    """What a worker tells of itself, with what it holds where a test is about that."""
+    usual = {"node": "10.0.0.1", "process_id": 1, "weight_version": 0}
+    peaks = {"peak_memory_gib": 0.0, "peak_gpu_memory_gib": 0.0}
+    return WorkerStatus(role=role, rank=rank, **(usual | peaks | held))
 
 
 def make_views(divergence: Sequence[float], scored: bool = True) -> TokenViews:
@@ -66,14 +85,7 @@ class FakeCompletions:
         self.max_open = max(self.max_open, self.open)
         await asyncio.sleep(self._random.random() / 500)
         self.open -= 1
-        return Rollout(
-            prompt_tokens=example.prompt_tokens,
-            completion_tokens=(example.seed, version),
-            logprobs=(-1.0, -1.0),
-            weight_version=version,
-            truncated=False,
-            num_sampled=2,
-        )
+        return make_rollout(example, version)
 
     async def load_weights(self, version: int) -> None:
         await asyncio.sleep(0)

@@ -29,10 +29,9 @@ from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.tracking.earlier import move_to_earlier
 from sdft_ray.tracking.run_status import STATUS_FILE, RunStatus, WorkerPlace, write_status
-from sdft_ray.tracking.run_view import packed, read_view
+from sdft_ray.tracking.run_view import NAMESPACE, packed, view_with
 
 EVERY_S = 2.0
-NAMESPACE = b"sdft_ray"  # of the key-value store; the keys are the names of runs
 PUT_TIMEOUT_S = 5.0
 
 
@@ -84,7 +83,7 @@ class StatusWriter:
             self._has_ended = bool(status.ended)
             try:
                 write_status(self._folder, status)
-                view = replace(read_view(self._folder), status=status)
+                view = view_with(status, self._folder)
                 client = internal_kv_get_gcs_client()
                 client.internal_kv_put(view.name.encode(), packed(view), True, NAMESPACE, PUT_TIMEOUT_S)
             except (OSError, RayError):  # a full disk, or the head node is away: the run itself complains of both

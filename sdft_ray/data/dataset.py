@@ -75,9 +75,7 @@ def read_rows(
     return replace(dataset, notes=(*dataset.notes, *more))
 
 
-def _read(
-    data: DataConfig, method: MethodConfig, builder: PromptBuilder, columns_key: str = COLUMNS_KEY
-) -> TokenizedDataset:
+def _read(data: DataConfig, method: MethodConfig, builder: PromptBuilder, columns_key: str) -> TokenizedDataset:
     """Reads the examples themselves. Raises as `read_rows`."""
     raw_text = method.completion is CompletionSource.TEXT
     required = ["text"] if raw_text else ["prompt"]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from sdft_ray.data.values import parse_json, quoted
-from sdft_ray.errors import ConfigError, DataError, first_line
+from sdft_ray.errors import WITH_LINES, ConfigError, DataError, first_line
 
 T = TypeVar("T")
 
@@ -27,8 +27,7 @@ def kind_of(name: str) -> str:
     """The kind of file that a name ends with, in small letters, of text also before .gz; "" for none that is read."""
     name = name.lower()
     kind = Path(name.removesuffix(".gz")).suffix
-    _, of_text = _READERS.get(kind, (None, False))
-    return kind if kind in _READERS and (of_text or not name.endswith(".gz")) else ""
+    return kind if kind in _READERS and (kind in WITH_LINES or not name.endswith(".gz")) else ""
 
 
 def file_rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -38,8 +37,8 @@ def file_rows(path: Path) -> Iterator[tuple[int, Any]]:
         ConfigError: the file cannot be read.
         DataError: it is no such file, as a whole.
     """
-    read, of_text = _READERS[kind_of(path.name)]
-    return read(_content(path) if of_text else path)
+    kind = kind_of(path.name)
+    return _READERS[kind](_content(path) if kind in WITH_LINES else path)
 
 
 def _content(path: Path) -> "_Content":
@@ -154,15 +153,15 @@ def _table_rows(path: Path) -> Iterator[tuple[int, Any]]:
         raise ConfigError("data.source", path, problem, "write it anew") from error
 
 
-# How a kind of file is read, and whether from its text or by its path.
-_READERS: dict[str, tuple[Callable[[Any], Iterator[tuple[int, Any]]], bool]] = {
-    ".jsonl": (_json_lines, True),
-    ".ndjson": (_json_lines, True),
-    ".json": (_json_rows, True),
-    ".csv": (_csv_rows, True),
-    ".tsv": (_csv_rows, True),
-    ".parquet": (_table_rows, False),
-    ".arrow": (_table_rows, False),
+# How a kind of file is read: from its text where it has lines, else by its path.
+_READERS: dict[str, Callable[[Any], Iterator[tuple[int, Any]]]] = {
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".json": _json_rows,
+    ".csv": _csv_rows,
+    ".tsv": _csv_rows,
+    ".parquet": _table_rows,
+    ".arrow": _table_rows,
 }
 
 

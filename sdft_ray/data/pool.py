@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 
 from sdft_ray.config import DataConfig, PoolConfig
@@ -19,9 +20,6 @@ from sdft_ray.errors import ConfigError
 from sdft_ray.examples import Example
 
 PromptKey = tuple[tuple[str, str], ...]
-
-_PUNCTUATION = "".join(filter(lambda letter: unicodedata.category(letter)[0] == "P", map(chr, range(0x10000))))
-_PASSED_OVER = re.compile(rf"[{re.escape(_PUNCTUATION)}](?! ?\d)|(?<!\d) | (?!\d)")
 
 
 class Pool:
@@ -143,7 +141,14 @@ def _key(example: Example) -> PromptKey:
 def _plain(text: str) -> str:
     """A text without letter case, spaces and punctuation; in front of a digit they part or sign a number, and stay."""
     text = " ".join(unicodedata.normalize("NFC", text).casefold().split())
-    return _PASSED_OVER.sub("", text) or text
+    return _passed_over().sub("", text) or text
+
+
+@cache
+def _passed_over() -> re.Pattern[str]:
+    """Made with the first pool: it looks at every character, and most processes have no pool."""
+    punctuation = "".join(filter(lambda letter: unicodedata.category(letter)[0] == "P", map(chr, range(0x10000))))
+    return re.compile(rf"[{re.escape(punctuation)}](?! ?\d)|(?<!\d) | (?!\d)")
 
 
 def _text(example: Example) -> str:

@@ -43,6 +43,7 @@ VALUES = (
     "loop/alarms",
 )
 SHOWN = {"step", "stage", "loop/step_s", *TIMES, *VALUES, *(key for key, _, _ in RATES)}
+NAMESPACE = b"sdft_ray"  # of the key-value store of a Ray cluster, with packed views; the keys are the names of runs
 NUM_STEPS, NUM_EVENTS = 60, 40  # the last ones
 END_BYTES, HEAD_BYTES = 2**18, 2**16  # of a file
 DRIVER_LOG = Path("logs") / "driver.log"
@@ -79,7 +80,12 @@ class RunView:
 
 
 def read_view(folder: Path) -> RunView:
-    """Looks at a run folder.
+    """Looks at a run folder; raises as `view_with`."""
+    return view_with(read_status(folder), folder)
+
+
+def view_with(status: RunStatus | None, folder: Path) -> RunView:
+    """Looks at a run folder whose status is known.
 
     Raises:
         DataError: metrics.jsonl or summary.json is broken.
@@ -95,7 +101,7 @@ def read_view(folder: Path) -> RunView:
     return RunView(
         name=folder.name,
         folder=str(folder),
-        status=read_status(folder),
+        status=status,
         steps=tuple(steps[-NUM_STEPS:]),
         first_evaluation=first,
         evaluation=evaluations[-1] if evaluations else first,

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from sdft_ray.cluster.run_lock import LOCK_FILE, Holder, holder_of
 from sdft_ray.errors import ClusterError, ConfigError
-from sdft_ray.tracking.run_view import read_view, unpacked
+from sdft_ray.tracking.run_view import NAMESPACE, read_view, unpacked
 from sdft_ray.watch.frame import Look
 
 TIMEOUT_S = 10.0  # of the head node
@@ -91,8 +91,6 @@ class ClusterSource:
         return look
 
     def _look(self, name: str) -> Look | None:
-        from sdft_ray.cluster.status import NAMESPACE
-
         content = self._asked(lambda: self._client.internal_kv_get(name.encode(), NAMESPACE, TIMEOUT_S))
         if content is None:
             return None
@@ -102,8 +100,6 @@ class ClusterSource:
         return Look(view=view, is_alive=is_alive, now=now)
 
     def _names(self) -> list[str]:
-        from sdft_ray.cluster.status import NAMESPACE
-
         keys = self._asked(lambda: self._client.internal_kv_keys(b"", NAMESPACE, TIMEOUT_S))
         return [key.decode() for key in keys]
 

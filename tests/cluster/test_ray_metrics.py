@@ -6,8 +6,8 @@ import urllib.request
 import pytest
 import ray
 
-from sdft_ray.records import WorkerStatus
 from sdft_ray.tracking.ray_metrics import RayMetrics
+from tests.fakes import make_status
 
 RUN = "a run"
 
@@ -40,16 +40,7 @@ def test_prometheus_finds_the_metrics_with_run_role_and_set_and_those_of_workers
     sink = RayMetrics(RUN, hang_s=60.0)
     sink.log_step(1, 0.0, {"learner/loss": 0.25}, ())
     sink.log_evaluation(1, 0.0, {"evaluation/taught-facts_accuracy": 0.5})
-    status = WorkerStatus(
-        role="teacher",
-        rank=3,
-        node="10.0.0.7",
-        process_id=1,
-        weight_version=12,
-        peak_memory_gib=1.5,
-        peak_gpu_memory_gib=0.0,
-    )
-    sink.set_workers([status])
+    sink.set_workers([make_status("teacher", 3, node="10.0.0.7", weight_version=12, peak_memory_gib=1.5)])
     loss = exported(export_address, "sdft_learner_loss")
     assert loss.endswith(" 0.25") and 'role="learner"' in loss
     held = exported(export_address, "sdft_worker_weight_version")

@@ -16,6 +16,7 @@ from sdft_ray.records import Span, WorkerStatus
 from sdft_ray.tracking.console import ConsoleSink
 from sdft_ray.tracking.phases import PhaseTimer
 from sdft_ray.workers.spans import recorded
+from tests.fakes import make_status
 
 
 class Method:
@@ -37,16 +38,7 @@ class FakeActor:
 
     def _spans(self, ends: bool) -> tuple[WorkerStatus, tuple[Span, ...]]:
         self.asked.append("end" if ends else "take")
-        status = WorkerStatus(
-            role="rollout",
-            rank=0,
-            node="10.0.0.1",
-            process_id=7,
-            weight_version=0,
-            peak_memory_gib=0.0,
-            peak_gpu_memory_gib=0.0,
-        )
-        return status, ()
+        return make_status(process_id=7), ()
 
 
 class FakeGroup:

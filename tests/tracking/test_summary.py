@@ -7,6 +7,7 @@ import torch
 
 from sdft_ray.records import WorkerStatus
 from sdft_ray.tracking.summary import Summary, git_commit, package_versions, verdict, write_summary
+from tests.fakes import make_status
 
 ISSUE_KEYS = {
     "num_steps",
@@ -33,15 +34,8 @@ ISSUE_KEYS = {
 def status(
     role: str, rank: int, version: int, peak_memory_gib: float, peak_gpu_memory_gib: float = 0.0
 ) -> WorkerStatus:
-    return WorkerStatus(
-        role=role,
-        rank=rank,
-        node="127.0.0.1",
-        process_id=1,
-        weight_version=version,
-        peak_memory_gib=peak_memory_gib,
-        peak_gpu_memory_gib=peak_gpu_memory_gib,
-    )
+    peaks = {"peak_memory_gib": peak_memory_gib, "peak_gpu_memory_gib": peak_gpu_memory_gib}
+    return make_status(role, rank, node="127.0.0.1", weight_version=version, **peaks)
 
 
 def step_metrics(divergence: float, grad_norm: float, staleness: float, mismatch: float) -> dict[str, float]:

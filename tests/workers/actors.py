@@ -16,6 +16,7 @@ from sdft_ray.weights.channel import WeightChannel
 from sdft_ray.workers.deadlines import Work
 from sdft_ray.workers.group import WorkerGroup
 from sdft_ray.workers.recovery import Recovery, RestartBudget
+from tests.fakes import make_rollout
 
 QUICK = FaultsConfig(hang_s=1.0, first_call_s=1.0, start_s=1.0, max_wait_s=9.0)
 
@@ -64,14 +65,7 @@ class Actor:
         await self.plan.may_complete.wait()
         assert not self.is_closed
         self.plan.completed[example.example_id] += 1
-        return Rollout(
-            prompt_tokens=example.prompt_tokens,
-            completion_tokens=(example.seed, version),
-            logprobs=(-1.0, -1.0),
-            weight_version=version,
-            truncated=False,
-            num_sampled=2,
-        )
+        return make_rollout(example, version)
 
     async def _load_weights(self, publication: Publication) -> int:
         assert not self.is_closed

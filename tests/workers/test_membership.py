@@ -11,7 +11,7 @@ from sdft_ray.cluster.recovery import watching
 from sdft_ray.errors import WorkerLostError
 from sdft_ray.faults import FaultKind
 from sdft_ray.loop import LoopConfig, train
-from sdft_ray.records import Publication
+from sdft_ray.records import Publication, Rollout
 from sdft_ray.rollout.pool import RolloutPool
 from tests.fakes import FakeEvaluator, FakeExamples, FakeLearner, FakeTeacher, FakeTracker, make_example
 from tests.workers.actors import QUICK, Plan, make_pool
@@ -46,6 +46,18 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not condition():
             await asyncio.sleep(0.001)
+
+
+async def open_calls_while_the_second_drains(
+    plan: Plan, pool: RolloutPool, nodes: Nodes
+) -> list["asyncio.Task[Rollout]"]:
+    """Two calls on each of two workers, the second of which leaves; they are answered once `plan.may_complete`."""
+    plan.may_complete.clear()
+    calls = [asyncio.create_task(pool.complete(make_example(index))) for index in range(4)]
+    await until(lambda: plan.calls["complete", 1] == 2)
+    nodes.draining["second"] = 0
+    await until(lambda: not pool._group._seats[1].serves)
+    return calls
 
 
 def ranks(pool: RolloutPool) -> list[int]:
@@ -84,12 +96,8 @@ async def test_a_worker_that_joins_in_mid_run_samples_with_the_current_weights_a
 async def test_one_that_leaves_gets_no_new_calls_and_answers_the_open_ones(plan: Plan) -> None:
     nodes = Nodes("first", "second")
     pool, elasticity = make_elastic_pool(plan, nodes, size=2, max_restarts=0)
-    plan.may_complete.clear()
     async with watching([elasticity]):
-        old = [asyncio.create_task(pool.complete(make_example(index))) for index in range(4)]
-        await until(lambda: plan.calls["complete", 1] == 2)
-        nodes.draining["second"] = 0
-        await until(lambda: not pool._group._seats[1].serves)
+        old = await open_calls_while_the_second_drains(plan, pool, nodes)
         new = [asyncio.create_task(pool.complete(make_example(index))) for index in range(4, 8)]
         await until(lambda: plan.calls["complete", 0] == 6)
         assert plan.kinds == [] and not plan.made[1].is_closed
@@ -107,12 +115,8 @@ async def test_the_work_of_one_whose_node_did_not_wait_is_made_again_and_takes_n
 ) -> None:
     nodes = Nodes("first", "second")
     pool, elasticity = make_elastic_pool(plan, nodes, size=2, max_restarts=0)
-    plan.may_complete.clear()
     async with watching([elasticity]):
-        calls = [asyncio.create_task(pool.complete(make_example(index))) for index in range(4)]
-        await until(lambda: plan.calls["complete", 1] == 2)
-        nodes.draining["second"] = 0
-        await until(lambda: not pool._group._seats[1].serves)
+        calls = await open_calls_while_the_second_drains(plan, pool, nodes)
         plan.made[1].died.set()
         await until(lambda: plan.kinds == [FaultKind.LEFT])
         plan.may_complete.set()

@@ -123,20 +123,23 @@ class SlurmJob:
         if not (job := self._id):
             return
         (self._folder / STOPPING_FILE).touch()  # what its script would take for a preemption is none
-        if self.status().state is JobState.RUNNING:
+        status = self.status()
+        if status.state is JobState.RUNNING:
             commands.scancel(job, signal="TERM")
-            self._wait(self._grace_s)
-        if not self.status().state.has_ended:
+            status = self._status_within(self._grace_s)
+        if not status.state.has_ended:
             commands.scancel(job)
-            self._wait(CANCELLED_S)
-        if not (status := self.status()).state.has_ended:
+            status = self._status_within(CANCELLED_S)
+        if not status.state.has_ended:
             raise ClusterError(f"{self.place} was cancelled {CANCELLED_S:.0f} s ago and has not ended: {status}.")
         self._folder.rename(self._folder.with_name(f"{self._name}-{job}"))
 
-    def _wait(self, seconds: float) -> None:
+    def _status_within(self, seconds: float) -> JobStatus:
+        """The status as soon as the job has ended, or behind these seconds."""
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and not self.status().state.has_ended:
+        while not (status := self.status()).state.has_ended and time.monotonic() < deadline:
             time.sleep(READ_S)
+        return status
 
     @property
     def _id(self) -> str:
