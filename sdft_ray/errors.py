@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 SOURCE_KEY = "data.source"
-WITH_LINES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")  # the kinds of files whose rows are named by lines
+WITH_LINES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".yaml")  # kinds of files whose places are their lines
 
 
 def first_line(error: BaseException) -> str:

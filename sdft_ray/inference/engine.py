@@ -18,6 +18,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from sdft_ray.config import ModelConfig
 from sdft_ray.errors import ModelError
+from sdft_ray.inference.engine_process import begin_engine
 from sdft_ray.inference.failures import CANNOT_START, EnginePlace, death_error, family, start_error
 from sdft_ray.inference.weight_loading import WeightLoading
 from sdft_ray.records import Bucket, Publication
@@ -97,6 +98,7 @@ class InferenceEngine:
         )
 
     def _start(self, sleeps: bool, **arguments: Any) -> AsyncLLM:
+        begin_engine()
         try:
             settings = AsyncEngineArgs(
                 enforce_eager=current_platform.is_cpu(),

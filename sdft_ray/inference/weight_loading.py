@@ -7,12 +7,10 @@ those of vLLM's own weight transfer engines (`start`, `update`, `finish`) around
 the reload (`stacked_weights`).
 """
 
-import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from tqdm import tqdm
 from vllm.config import set_current_vllm_config
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
@@ -20,15 +18,14 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from vllm.platforms import current_platform
 
 from sdft_ray.inference.checkpoint_names import CheckpointNames
+from sdft_ray.inference.engine_process import leave_nothing_behind
 from sdft_ray.inference.stacked_weights import NETWORKS, StackedWeights
 from sdft_ray.records import Bucket, ParameterEntry
 from sdft_ray.tensors import one_thread, peak_gpu_memory_gib, release_freed_memory, release_pages
 from sdft_ray.weights.buckets import unpack
 from sdft_ray.weights.shared_memory import MemoryHandle, map_memory
 
-# The first bar of a process makes a lock across processes, in a spawned one a file in /dev/shm that stays where the
-# process is killed. vLLM's workers import this module before their first bar, and share no bar with another process.
-tqdm.set_lock(threading.RLock())
+leave_nothing_behind()  # vLLM imports this module first of ours in each of an engine's processes, in its main thread
 
 
 class WeightLoading:
