@@ -66,7 +66,7 @@ class Job:
         self._alarm: Callable[[], str] = lambda: ""  # what ends the run behind its step
         self._faults = FaultLog(self.console.say)
         self._learner_recovery = LearnerRecovery(self._cfg, self.folder, self.console, self._faults.tell)
-        self._gauges = RayMetrics(self.folder.path.name, self._cfg.faults.hang_s)
+        self._gauges = RayMetrics(self.folder.path.name)
         self._tracer = Tracer(self._cfg.tracking.trace_steps, self.folder.path, self.console)
         self._status = StatusWriter(self.folder, self._stages, self.console.going_on)
         can_go_on = self._cfg.checkpoint_every > 0
@@ -91,7 +91,8 @@ class Job:
             roles = await start_roles(self._stages, self.folder, self._saving, console.phase, console.counting, tell)
             try:
                 release_freed_memory()  # what reading model and data took
-                summary, statuses = await self._run(roles)
+                async with watching(each.watch() for each in roles.elasticity):
+                    summary, statuses = await self._run(roles)
             finally:
                 roles.close()
                 self._faults.close()
@@ -234,9 +235,9 @@ class Job:
         )
         try:
             with self._termination.while_training():
-                followed = [self._gauges.follow(group) for group in roles.groups.values()]
+                watched = [group.watch(self._gauges.set_workers) for group in roles.groups.values()]
                 traced = self._tracer.around(roles.groups, roles.learner.weight_version, cfg.batch_size)
-                async with watching(roles.watches, followed), traced:
+                async with watching(watched), traced:
                     await train(
                         cfg,
                         examples=stage.inputs.examples,
