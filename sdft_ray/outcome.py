@@ -4,6 +4,7 @@ import asyncio
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -69,4 +70,5 @@ class Outcome:
     def _end(self, code: int, message: str) -> None:
         self.code = code
         self._logged(f"{time.strftime('%Y-%m-%d %H:%M:%S')} error: {message}\n")
-        print(f"\nerror: {message}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # a closed pipe, or a full disk: the log has it, and the code says how it ended
+            print(f"\nerror: {message}", file=sys.stderr, flush=True)

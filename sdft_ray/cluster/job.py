@@ -148,7 +148,7 @@ class Job:
             except* NonFiniteError as errors:
                 error = first_cause(errors)
                 assert isinstance(error, NonFiniteError)
-                raise error.adding(f"The samples: {records.lines.write_bad_samples(error)}") from error
+                raise error.adding(records.lines.write_bad_samples(error)) from error
             return records.summary, await roles.status()
 
     def _bounds(self, version: int) -> dict[str, float]:

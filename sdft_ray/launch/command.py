@@ -20,6 +20,7 @@ from sdft_ray.launch.jobs import follow_logs, show_status, stop_job, submit_job
 from sdft_ray.launch.overrides import CONF, check_overrides, readable
 from sdft_ray.launch.showing import show_plan, show_report, show_rows, show_seeds
 from sdft_ray.launch.targeting import check_rendered, check_target, run_file, show_rendered
+from sdft_ray.launch.terminal import outlasting_terminal
 from sdft_ray.launch.watching import show_stacks, show_top
 from sdft_ray.outcome import Outcome
 from sdft_ray.targets.run_file import read_runs
@@ -99,9 +100,10 @@ def _run_all(runs: Sequence[Sequence[Stage]], outcome: Outcome) -> None:
         outcome.remedy = "start it again under another name"
     if len(runs) > 1:
         outcome.remedy = "go on with resume=auto, the same seeds, and name as it stands before -seed in the folders"
-    folders = [run(stages, outcome) for stages in runs]
-    if len(runs) > 1:
-        show_seeds(folders)
+    with outlasting_terminal():
+        folders = [run(stages, outcome) for stages in runs]
+        if len(runs) > 1:
+            show_seeds(folders)
 
 
 def run(stages: Sequence[Stage], outcome: Outcome) -> Path:

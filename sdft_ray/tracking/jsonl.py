@@ -93,19 +93,25 @@ class JsonLines:
         self._metrics.close()
         self._samples.close()
 
-    def write_bad_samples(self, error: NonFiniteError) -> Path:
+    def write_bad_samples(self, error: NonFiniteError) -> str:
         """Writes the samples of a step that was not taken, as in samples.jsonl, with what was NaN or infinite.
 
+        A file of an earlier start moves to earlier/.
+
         Returns:
-            The file. One of an earlier start moves to earlier/.
+            A sentence that says where they are, or why they are nowhere.
         """
         records = [
             sample_record(error.step, sample, self._decode)
             | {"prompt_ids": sample.prompt_tokens, "nonfinite": sample.views.nonfinite or error.place}
             for sample in error.samples
         ]
-        write_lines(self._run_dir / BAD_SAMPLES_FILE, records)
-        return self._run_dir / BAD_SAMPLES_FILE
+        path = self._run_dir / BAD_SAMPLES_FILE
+        try:
+            write_lines(path, records)
+        except OSError as full:
+            return f"The samples could not be written to {path} ({full.strerror})."
+        return f"The samples: {path}"
 
 
 def sample_record(step: int, sample: SampleReport, decode: Decode) -> dict[str, Any]:
