@@ -92,6 +92,10 @@ class ClusterError(SdftError):
     """The machines that were asked for are not there, or cannot be reached."""
 
 
+class RayLostError(ClusterError):
+    """The Ray that a run has started for itself has died, and nothing can be started in it any more."""
+
+
 class CheckpointError(SdftError):
     """A checkpoint cannot be resumed with the settings of this run."""
 

@@ -23,7 +23,7 @@ from sdft_ray.cluster.topology import Roles, start_roles
 from sdft_ray.cluster.tracing import Tracer
 from sdft_ray.config import RunConfig, Target
 from sdft_ray.config.saved import plain_settings
-from sdft_ray.errors import AlarmError, ClusterError, NonFiniteError, WeightVersionError, WorkerError
+from sdft_ray.errors import AlarmError, ClusterError, NonFiniteError, RayLostError, WeightVersionError, WorkerError
 from sdft_ray.evaluation.judge import unscored_note
 from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.loop import LoopConfig, Stopped, train
@@ -87,14 +87,19 @@ class Job:
                 self.console.say(session.warning)
             if self._cfg.preflight:
                 self._look_first(lambda line: bool(line.problem))
-            console, tell = self.console, self._faults.tell
-            roles = await start_roles(self._stages, self.folder, self._saving, console.phase, console.counting, tell)
+            phase, counting, tell = self.console.phase, self.console.counting, self._faults.tell
+            async with watching([session.watch()]):
+                roles = await start_roles(self._stages, self.folder, self._saving, phase, counting, tell)
             try:
                 release_freed_memory()  # what reading model and data took
-                async with watching(each.watch() for each in roles.elasticity):
+                async with watching([session.watch(), *(each.watch() for each in roles.elasticity)]):
                     summary, statuses = await self._run(roles)
+            except* RayLostError:
+                await self._learner_recovery.save_in_time(self._stages.at(roles.learner.weight_version), roles)
+                raise
             finally:
-                roles.close()
+                if not session.is_lost:  # else nobody is there to be asked
+                    roles.close()
                 self._faults.close()
             wall_s = time.monotonic() - self._started
             result = summary.build(wall_s=wall_s, setup_s=self._setup_s, statuses=statuses)

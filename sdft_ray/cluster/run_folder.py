@@ -206,7 +206,7 @@ def _is_refusal(error: BaseException | None) -> bool:
     """True when an error says that a run could not be, also where tasks of a group have raised it together."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(_is_refusal, error.exceptions))
-    return isinstance(error, SdftError | KeyboardInterrupt | asyncio.CancelledError)
+    return isinstance(error, SdftError | KeyboardInterrupt | SystemExit | asyncio.CancelledError)
 
 
 def _says_all(error: BaseException | None) -> bool:

@@ -141,7 +141,9 @@ class Judge:
             _write_whole(file, record)
         except OSError as error:
             if not self._said_unkept:
-                print(f"not kept       {file} ({error.strerror}); the run goes on, and the next one asks the judge again")
+                print(
+                    f"not kept       {file} ({error.strerror}); the run goes on, and the next one asks the judge again"
+                )
             self._said_unkept = True
 
     def _body(self, judged: Judged) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The command itself: checks all runs, does one after the other, and ends with at most one error."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,6 +109,7 @@ def _run_all(runs: Sequence[Sequence[Stage]], outcome: Outcome) -> None:
 
 def run(stages: Sequence[Stage], outcome: Outcome) -> Path:
     """Does one run, unless it is finished, and returns its folder."""
+    signal.signal(signal.SIGTERM, _end)  # until the run listens itself
     _, cfg = stages[0]  # what only asks the model has no stages
     outcome.log = None  # that of the run before
     if cfg.mode is Mode.evaluate:
@@ -118,3 +120,8 @@ def run(stages: Sequence[Stage], outcome: Outcome) -> Path:
     if cfg.mode is Mode.preflight:
         return preflight(stages, on_log=outcome.follow).folder
     return train(stages, on_log=outcome.follow).folder
+
+
+def _end(number: int, frame: object) -> None:
+    """As Ray's own handler, which takes this one's place while Ray starts; `Outcome` says what it was."""
+    sys.exit(number)

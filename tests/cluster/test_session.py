@@ -12,9 +12,10 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from ray._private import services
 
 from sdft_ray.cluster import session
-from sdft_ray.cluster.session import RaySession, prepare_to_join
+from sdft_ray.cluster.session import RaySession, in_groups_of_their_own, prepare_to_join
 from sdft_ray.config import ClusterConfig
 from sdft_ray.errors import ClusterError
 from sdft_ray.targets.jobs import JobState
@@ -236,6 +237,14 @@ def test_a_job_is_asked_after_and_stopped_by_its_name_alone(head: Head, counting
     assert follower.process.wait(timeout=60) == JobState.STOPPED.value, follower.output
     assert ask(head, "mode=status", "name=stopped")[0] == JobState.MISSING.value
     assert ask(head, "mode=stop", "name=stopped")[0] == 0, "stopped twice"
+
+
+def test_a_signal_to_the_group_of_the_command_does_not_reach_the_processes_of_its_ray() -> None:
+    with in_groups_of_their_own():
+        started = services.start_ray_process(["sleep", "60"], "raylet", fate_share=False).process
+    assert os.getpgid(started.pid) == started.pid
+    started.kill()
+    started.wait()
 
 
 def test_where_nobody_answers_the_address_is_named_soon(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,7 +139,9 @@ def test_a_damaged_reply_in_the_cache_is_asked_for_again(tmp_path: Path, damaged
     assert score.right and len(server.bodies) == 2
 
 
-def test_a_reply_that_cannot_be_kept_counts_and_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_reply_that_cannot_be_kept_counts_and_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "cache").touch()  # no folder
     with serving(lambda number, body: chat("VERDICT: CORRECT")) as server:
         judge = Judge(settings(server.address, tmp_path), tmp_path)
