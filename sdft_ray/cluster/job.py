@@ -224,8 +224,7 @@ class Job:
                     await self._learner_recovery.restore(failures, stage, roles)
                     records.go_back_to(roles.learner.weight_version, stage.name)
                 await self._evaluate(roles, tracker)
-        phase, say = self.console.phase, self.console.say
-        await export_student(roles.learner, self.folder, self._cfg, self.inputs, phase, say)
+        await export_student(roles.learner, self.folder, self._cfg, self.inputs, self.console.phase, self.console.say)
 
     async def _train_stage(self, stage: Stage, roles: Roles, tracker: RunTracker) -> BaseExceptionGroup | None:
         """Runs the loop; returns what it has ended with where workers have failed, None at the stage's end."""

@@ -35,7 +35,7 @@ class _Outlasting:
 def outlasting_terminal() -> Iterator[None]:
     """Inside the block nothing that is printed can fail; what stands in no file at its end is dropped."""
     printed = sys.stdout
-    sys.stdout = _Outlasting(printed)  # type: ignore[assignment]
+    sys.stdout = _Outlasting(printed)
     try:
         yield
     finally:
