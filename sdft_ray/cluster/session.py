@@ -21,6 +21,7 @@ from ray.exceptions import AuthenticationError
 
 from sdft_ray.cluster.environment import DRIVER
 from sdft_ray.cluster.local_security import exposure_of_cluster, keep_token_private, on_loopback, own_temp_dir
+from sdft_ray.cluster.old_sessions import remove_old_sessions
 from sdft_ray.config import ClusterConfig, RunConfig
 from sdft_ray.errors import ClusterError, RayLostError
 
@@ -110,6 +111,7 @@ class RaySession:
     def _start(self) -> ray.runtime_context.RuntimeContext:
         temp_dir = own_temp_dir()
         keep_token_private()
+        self.warning = remove_old_sessions(temp_dir)
         with on_loopback() as address, in_groups_of_their_own():
             return self._init(address, temp_dir)
 
