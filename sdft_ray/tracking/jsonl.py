@@ -66,6 +66,12 @@ class JsonLines:
 
     def _open(self, kept_step: int | None) -> list[dict[str, Any]]:
         history = cut_after(self._run_dir / METRICS_FILE, kept_step)
+        timeless = next((record for record in history if not isinstance(record.get("time_s"), int | float)), None)
+        if timeless is not None:
+            raise CheckpointError(
+                f"{self._run_dir / METRICS_FILE}: the line of step {timeless['step']} names no time_s; mend or move the "
+                "file, then resume again."
+            )
         cut_after(self._run_dir / SAMPLES_FILE, kept_step)
         self._metrics = LineFile(self._run_dir / METRICS_FILE, self._say)
         self._samples = LineFile(self._run_dir / SAMPLES_FILE, self._say)
@@ -200,7 +206,7 @@ def _records(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
             record = json.loads(line.decode("utf-8", errors="replace"))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"{path}, line {number} is not JSON ({error}); mend or move the file, then resume again."
             ) from error
