@@ -227,7 +227,8 @@ def _take_away(path: Path, *, with_logs: bool) -> None:
         goes = file.name in OWN_FIRST or file.suffix == UNFINISHED or (with_logs and file.parent == path / LOGS)
         if not goes and file.stat().st_size:
             return
-    shutil.rmtree(path)
+    if path.exists():  # else somebody has removed it while the run went on
+        shutil.rmtree(path)
 
 
 def _checkpoint_to_resume(cfg: RunConfig, path: Path) -> Path | None:

@@ -69,8 +69,8 @@ class JsonLines:
         timeless = next((record for record in history if not isinstance(record.get("time_s"), int | float)), None)
         if timeless is not None:
             raise CheckpointError(
-                f"{self._run_dir / METRICS_FILE}: the line of step {timeless['step']} names no time_s; mend or move the "
-                "file, then resume again."
+                f"{self._run_dir / METRICS_FILE}: the line of step {timeless['step']} names no time_s; mend or move "
+                "the file, then resume again."
             )
         cut_after(self._run_dir / SAMPLES_FILE, kept_step)
         self._metrics = LineFile(self._run_dir / METRICS_FILE, self._say)
