@@ -95,7 +95,8 @@ class Job:
                 async with watching([session.watch(), *(each.watch() for each in roles.elasticity)]):
                     summary, statuses = await self._run(roles)
             except* RayLostError:
-                await self._learner_recovery.save_in_time(self._stages.at(roles.learner.weight_version), roles)
+                if session.has_workers:
+                    await self._learner_recovery.save_in_time(self._stages.at(roles.learner.weight_version), roles)
                 raise
             finally:
                 if not session.is_lost:  # else nobody is there to be asked
@@ -285,8 +286,7 @@ class Job:
         if version == self.folder.resumed_step and self._is_evaluated():
             return
         metrics = await roles.evaluator.evaluate(version)
-        if self._cfg.harness.tasks:
-            metrics |= await roles.harness.evaluate(version)
+        metrics |= await roles.harness.evaluate(version) if self._cfg.harness.tasks else {}
         if (note := unscored_note(metrics)) and not self._said_unscored:
             self._said_unscored = True
             self.console.say(note)

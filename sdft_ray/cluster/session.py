@@ -52,7 +52,8 @@ class RaySession:
         self._metadata = dict(metadata or {})
         self.dashboard = ""  # its address, "" where this Ray has none
         self.warning = ""  # what a user should know of this Ray
-        self.is_lost = False  # its workers go with it, and cannot be asked to close
+        self.is_lost = False  # it ends its workers no more as it should
+        self.has_workers = True  # which answer a while longer where its head alone is gone
 
     def __enter__(self) -> "RaySession":
         if ray.is_initialized():  # joining it would end it with the run
@@ -90,7 +91,7 @@ class RaySession:
             node = worker._global_node
             dead = [kind for kind, _ in node.dead_processes() if kind in NEEDED] if node else []
             if dead:
-                self.is_lost = True
+                self.is_lost, self.has_workers = True, ray_constants.PROCESS_TYPE_RAYLET not in dead
                 raise RayLostError(
                     f"Ray's {dead[0]} on this machine has died, for want of memory for instance: look into "
                     f"{node.get_logs_dir_path()}, and go on with resume=auto."
