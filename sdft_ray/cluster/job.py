@@ -61,8 +61,7 @@ class Job:
             go_on_from(self.folder, self._stages, self._saving)
             self._differences = what_differs(self.folder, self._cfg, self._settings)
             on_failure.pop_all()
-        self._setup_s = 0.0
-        self._said_unscored = False
+        self._setup_s, self._said_unscored = 0.0, False
         self._alarm: Callable[[], str] = lambda: ""  # what ends the run behind its step
         self._faults = FaultLog(self.console.say)
         self._learner_recovery = LearnerRecovery(self._cfg, self.folder, self.console, self._faults.tell)
