@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sdft_ray.cluster.finished import finished_run
 from sdft_ray.config import Mode, RunConfig
 from sdft_ray.config.keys import check_key
-from sdft_ray.errors import ConfigError, SdftError
+from sdft_ray.errors import ConfigError, SdftError, in_our_words
 from sdft_ray.outcome import first_cause
 from sdft_ray.tracking.summary import SUMMARY_FILE
 
@@ -179,7 +179,9 @@ def run_job(job: Runnable, result: str, on_log: OnLog) -> RunResult:
         except BaseExceptionGroup as group:
             error = first_cause(group)
             assert error is not None
-            raise error from group
+            raise in_our_words(error, job.folder.path) from group
+        except OSError as error:
+            raise in_our_words(error, job.folder.path) from error
     return RunResult(job.folder.path, _read(job.folder.path / result))
 
 

@@ -3,16 +3,33 @@
 Anything else that goes wrong is a bug or a dead machine and keeps its traceback.
 """
 
+import errno
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Self
 
 SOURCE_KEY = "data.source"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # whatever file it was: the system does not say
 WITH_LINES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".yaml")  # kinds of files whose places are their lines
 
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; the name of its class where it has no message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def in_our_words(error: BaseException, folder: Path) -> BaseException:
+    """A `StorageError` where the system has refused a file of a run folder, or has no room; else the error itself."""
+    if not isinstance(error, OSError):
+        return error
+    is_ours = error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(folder)
+    if error.errno not in NO_ROOM and not is_ours:
+        return error
+    return StorageError(
+        f"{error.filename if is_ours else folder} cannot be written ({error.strerror}): make room there or mend the "
+        "disk, then start again; training goes on with resume=auto."
+    )
 
 
 class SdftError(Exception):
@@ -75,8 +92,16 @@ class ClusterError(SdftError):
     """The machines that were asked for are not there, or cannot be reached."""
 
 
+class RayLostError(ClusterError):
+    """The Ray that a run has started for itself has died, and nothing can be started in it any more."""
+
+
 class CheckpointError(SdftError):
     """A checkpoint cannot be resumed with the settings of this run."""
+
+
+class StorageError(SdftError):
+    """A file of a run cannot be written: there is no room, or it was taken away."""
 
 
 class EndpointError(SdftError):

@@ -1,9 +1,11 @@
 """How the command ends: an exit code and at most one message."""
 
 import asyncio
+import signal
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -37,9 +39,10 @@ class Outcome:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
         error = first_cause(error)
-        if error is None or isinstance(error, SystemExit):
+        is_terminated = isinstance(error, SystemExit) and error.code == signal.SIGTERM  # while the run started
+        if error is None or (isinstance(error, SystemExit) and not is_terminated):
             return False
-        if isinstance(error, asyncio.CancelledError):  # nobody else cancels the job than its SIGTERM handler
+        if is_terminated or isinstance(error, asyncio.CancelledError):  # nobody cancels a job but its SIGTERM handler
             self._end(TERMINATED, f"terminated; {self.remedy}")
         elif isinstance(error, KeyboardInterrupt):
             self._end(INTERRUPTED, f"interrupted; {self.remedy}")
@@ -69,4 +72,5 @@ class Outcome:
     def _end(self, code: int, message: str) -> None:
         self.code = code
         self._logged(f"{time.strftime('%Y-%m-%d %H:%M:%S')} error: {message}\n")
-        print(f"\nerror: {message}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # a closed pipe, or a full disk: the log has it, and the code says how it ended
+            print(f"\nerror: {message}", file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
 """The package as a library: what is imported when, what is refused, and how a job runs in a caller's process."""
 
 import asyncio
+import errno
 import json
 import logging
 import signal
@@ -10,6 +11,7 @@ import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import sdft_ray
 from sdft_ray.api import RunResult, checked, run_job
 from sdft_ray.config import ClusterConfig, DataConfig, EvaluationConfig, Match, Mode, RunConfig
 from sdft_ray.config.saved import plain_settings, write_settings
-from sdft_ray.errors import ConfigError, SdftError
+from sdft_ray.errors import ConfigError, SdftError, StorageError
 from sdft_ray.launch import compose_config
 from sdft_ray.tracking.summary import write_summary
 
@@ -32,7 +34,7 @@ class Folder(nullcontext[None]):
     def __init__(self, path: Path):
         super().__init__()
         self.path, self.logs = path, path / "logs"
-        self.logs.mkdir(parents=True)
+        self.logs.mkdir(parents=True, exist_ok=True)
 
 
 class Job:
@@ -167,6 +169,25 @@ def test_an_error_of_a_group_of_tasks_reaches_the_caller_alone(
 
     with pytest.raises(ConfigError, match="seed=1: is odd"):
         runs(Job(tmp_path / "run", fail))
+
+
+@pytest.mark.parametrize("runs", [run, run_in_a_notebook])
+@pytest.mark.parametrize("in_group", [False, True])
+def test_a_full_disk_is_told_in_our_words_and_another_error_of_the_system_in_its_own(
+    runs: Callable[[Job], RunResult], tmp_path: Path, in_group: bool
+) -> None:
+    file = tmp_path / "run" / "summary.json"
+
+    def fail(error: OSError) -> None:
+        raise ExceptionGroup("tasks", [error]) if in_group else error
+
+    full = OSError(errno.ENOSPC, "No space left on device")
+    away = FileNotFoundError(errno.ENOENT, "No such file or directory", str(file))
+    for error, what in ((full, file.parent), (away, file)):
+        with pytest.raises(StorageError, match=rf"{what} cannot be written \({error.strerror}\).*resume=auto"):
+            runs(Job(file.parent, partial(fail, error)))
+    with pytest.raises(ConnectionRefusedError):
+        runs(Job(file.parent, partial(fail, ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"))))
 
 
 def test_a_finished_run_is_returned_with_its_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

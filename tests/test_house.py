@@ -87,6 +87,7 @@ def catches_everything(handler: ast.ExceptHandler) -> bool:
 
 SAYS_TIMES = {  # of files and events, by the clock on the wall
     "cluster/elasticity.py",
+    "cluster/old_sessions.py",
     "cluster/status.py",
     "data/cache.py",
     "learner/compile_lock.py",

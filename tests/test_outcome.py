@@ -13,6 +13,7 @@ ENDS = [
     (ConfigError("a.b", 1, "is wrong", "set a.b=2"), 1, "error: a.b=1: is wrong; set a.b=2."),
     (KeyboardInterrupt(), 130, "error: interrupted"),
     (asyncio.CancelledError(), 143, "error: terminated"),
+    (SystemExit(15), 143, "error: terminated"),  # of a handler of SIGTERM, ours or Ray's
     (
         ExceptionGroup("", [ExceptionGroup("", [WorkerError("worker 0 died"), ValueError("its neighbour")])]),
         1,

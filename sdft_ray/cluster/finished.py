@@ -9,8 +9,8 @@ from pathlib import Path
 
 from sdft_ray.config import AUTO, NEVER, Mode, RunConfig
 from sdft_ray.config.saved import changed_settings, plain_settings
-from sdft_ray.errors import ConfigError
-from sdft_ray.tracking.summary import read_summary
+from sdft_ray.errors import ConfigError, DataError
+from sdft_ray.tracking.summary import SUMMARY_FILE, read_summary
 
 # What decides how many steps there are where num_steps does not say it.
 DECIDE_STEPS = ("batch_size", "data.", "num_epochs", "num_steps", "stages")
@@ -62,6 +62,7 @@ def finished_run(cfg: RunConfig) -> FinishedRun | None:
 
     Raises:
         ConfigError: there is no name.
+        DataError: the summary of the run is damaged.
     """
     if cfg.mode is not Mode.train or cfg.resume != AUTO:
         return None
@@ -71,7 +72,11 @@ def finished_run(cfg: RunConfig) -> FinishedRun | None:
         return None
     kept = changed_settings(path, plain_settings(cfg))
     if cfg.num_steps and not cfg.stages:
-        is_done = cfg.num_steps <= summary["num_steps"]
+        taken = summary.get("num_steps")
+        if not isinstance(taken, int):
+            remedy = "mend it, or move it out of the folder: the run then goes on from its last checkpoint"
+            raise DataError(str(path / SUMMARY_FILE), 1, f"has num_steps={taken}", remedy)
+        is_done = cfg.num_steps <= taken
     else:  # how many steps these settings come to is known only once the data has been read
         is_done = not any(key.startswith(DECIDE_STEPS) for key in kept)
     changes = tuple(f"it was trained with {key}={value}" for key, value in kept.items())

@@ -5,7 +5,7 @@ logprobs are held against the learner's. After training the exported folder is l
 against the student's. No list of model names decides what works.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -63,8 +63,12 @@ class Engines(Protocol):
 
     async def logprobs_of_all(
         self, prompt_tokens: Sequence[int], completion_tokens: Sequence[int]
-    ) -> list[tuple[float, ...]]:
-        """Logprobs [T, nats] of a given completion, from every worker that serves."""
+    ) -> Mapping[int, tuple[float, ...]]:
+        """Logprobs [T, nats] of a given completion by rank, from every worker that serves."""
+        ...
+
+    async def logprobs(self, prompt_tokens: Sequence[int], completion_tokens: Sequence[int]) -> tuple[float, ...]:
+        """The same from any; returns once a worker serves."""
         ...
 
 
@@ -89,12 +93,16 @@ async def check_engines(
 
     Raises:
         GuardError: a worker's logprobs are not those of the weights it was given.
+        WorkerLostError: all workers are lost, and none comes in time.
     """
     rows = [cut(row, max_model_len - 1) for row in rows]
     await engines.load_weights(student.weight_version, published=True)
     expected = list(chain.from_iterable(await student.logprobs(rows)))
     # Row after row: an engine reads a batch of prompts whole for their logprobs.
     answers = [await engines.logprobs_of_all(row.prompt_tokens, row.completion_tokens) for row in rows]
+    while not set.intersection(*map(set, answers)):  # none has answered all: they are being replaced
+        await engines.logprobs(rows[0].prompt_tokens, rows[0].completion_tokens)
+        answers = [await engines.logprobs_of_all(row.prompt_tokens, row.completion_tokens) for row in rows]
     gaps = refuse_other_weights(answers, expected, cfg, f"the student's weights {student.weight_version}", RELOADING)
     worst = Gap(max(gap.largest for gap in gaps), max(gap.mean for gap in gaps))
     say(
@@ -104,16 +112,16 @@ async def check_engines(
 
 
 def refuse_other_weights(
-    answers: Sequence[Sequence[tuple[float, ...]]],
+    answers: Sequence[Mapping[int, tuple[float, ...]]],
     expected: Sequence[float],
     cfg: RunConfig,
     weights: str,
     remedy: str,
 ) -> list[Gap]:
-    """How far the rollout workers' logprobs are from the learner's, in rank order.
+    """How far the rollout workers' logprobs are from the learner's, of those that have answered every row.
 
     Args:
-        answers: logprobs [T, nats] of every row, from every worker.
+        answers: logprobs [T, nats] of every row, by rank of the worker.
         expected: those of the learner, of all rows in one.
         cfg: the precision of both sides.
         weights: what the workers were given.
@@ -123,9 +131,10 @@ def refuse_other_weights(
         GuardError: a worker's logprobs are not those of the weights it was given.
     """
     precision = coarser(cfg.model.dtype, cfg.learner.precision)
-    gaps = [gap_between(chain.from_iterable(of_worker), expected) for of_worker in zip(*answers, strict=True)]
+    ranks = sorted(set.intersection(*map(set, answers)))  # a worker may come or go between two rows
+    gaps = [gap_between(chain.from_iterable(of_row[rank] for of_row in answers), expected) for rank in ranks]
     tolerance = ENGINE_TOLERANCE[precision]
-    for rank, gap in enumerate(gaps):
+    for rank, gap in zip(ranks, gaps, strict=True):
         if not (gap.largest <= tolerance.largest and gap.mean <= tolerance.mean):  # NaN is no small gap
             raise GuardError(
                 f"rollout worker {rank} was given {weights} and computes others: "

@@ -29,8 +29,8 @@ class Engines(Protocol):
 
     async def logprobs_of_all(
         self, prompt_tokens: Sequence[int], completion_tokens: Sequence[int]
-    ) -> list[tuple[float, ...]]:
-        """Logprobs [T, nats] of a given completion, from every worker that serves."""
+    ) -> Mapping[int, tuple[float, ...]]:
+        """Logprobs [T, nats] of a given completion by rank, from every worker that serves."""
         ...
 
 

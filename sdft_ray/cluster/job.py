@@ -23,7 +23,7 @@ from sdft_ray.cluster.topology import Roles, start_roles
 from sdft_ray.cluster.tracing import Tracer
 from sdft_ray.config import RunConfig, Target
 from sdft_ray.config.saved import plain_settings
-from sdft_ray.errors import AlarmError, ClusterError, NonFiniteError, WeightVersionError, WorkerError
+from sdft_ray.errors import AlarmError, ClusterError, NonFiniteError, RayLostError, WeightVersionError, WorkerError
 from sdft_ray.evaluation.judge import unscored_note
 from sdft_ray.learner.group import LearnerGroup
 from sdft_ray.loop import LoopConfig, Stopped, train
@@ -61,12 +61,11 @@ class Job:
             go_on_from(self.folder, self._stages, self._saving)
             self._differences = what_differs(self.folder, self._cfg, self._settings)
             on_failure.pop_all()
-        self._setup_s = 0.0
-        self._said_unscored = False
+        self._setup_s, self._said_unscored = 0.0, False
         self._alarm: Callable[[], str] = lambda: ""  # what ends the run behind its step
         self._faults = FaultLog(self.console.say)
         self._learner_recovery = LearnerRecovery(self._cfg, self.folder, self.console, self._faults.tell)
-        self._gauges = RayMetrics(self.folder.path.name, self._cfg.faults.hang_s)
+        self._gauges = RayMetrics(self.folder.path.name)
         self._tracer = Tracer(self._cfg.tracking.trace_steps, self.folder.path, self.console)
         self._status = StatusWriter(self.folder, self._stages, self.console.going_on)
         can_go_on = self._cfg.checkpoint_every > 0
@@ -87,13 +86,20 @@ class Job:
                 self.console.say(session.warning)
             if self._cfg.preflight:
                 self._look_first(lambda line: bool(line.problem))
-            console, tell = self.console, self._faults.tell
-            roles = await start_roles(self._stages, self.folder, self._saving, console.phase, console.counting, tell)
+            phase, counting, tell = self.console.phase, self.console.counting, self._faults.tell
+            async with watching([session.watch()]):
+                roles = await start_roles(self._stages, self.folder, self._saving, phase, counting, tell)
             try:
                 release_freed_memory()  # what reading model and data took
-                summary, statuses = await self._run(roles)
+                async with watching([session.watch(), *(each.watch() for each in roles.elasticity)]):
+                    summary, statuses = await self._run(roles)
+            except* RayLostError:
+                if session.has_workers:
+                    await self._learner_recovery.save_in_time(self._stages.at(roles.learner.weight_version), roles)
+                raise
             finally:
-                roles.close()
+                if not session.is_lost:  # else nobody is there to be asked
+                    roles.close()
                 self._faults.close()
             wall_s = time.monotonic() - self._started
             result = summary.build(wall_s=wall_s, setup_s=self._setup_s, statuses=statuses)
@@ -147,7 +153,7 @@ class Job:
             except* NonFiniteError as errors:
                 error = first_cause(errors)
                 assert isinstance(error, NonFiniteError)
-                raise error.adding(f"The samples: {records.lines.write_bad_samples(error)}") from error
+                raise error.adding(records.lines.write_bad_samples(error)) from error
             return records.summary, await roles.status()
 
     def _bounds(self, version: int) -> dict[str, float]:
@@ -218,8 +224,7 @@ class Job:
                     await self._learner_recovery.restore(failures, stage, roles)
                     records.go_back_to(roles.learner.weight_version, stage.name)
                 await self._evaluate(roles, tracker)
-        phase, say = self.console.phase, self.console.say
-        await export_student(roles.learner, self.folder, self._cfg, self.inputs, phase, say)
+        await export_student(roles.learner, self.folder, self._cfg, self.inputs, self.console.phase, self.console.say)
 
     async def _train_stage(self, stage: Stage, roles: Roles, tracker: RunTracker) -> BaseExceptionGroup | None:
         """Runs the loop; returns what it has ended with where workers have failed, None at the stage's end."""
@@ -234,9 +239,9 @@ class Job:
         )
         try:
             with self._termination.while_training():
-                followed = [self._gauges.follow(group) for group in roles.groups.values()]
+                watched = [group.watch(self._gauges.set_workers) for group in roles.groups.values()]
                 traced = self._tracer.around(roles.groups, roles.learner.weight_version, cfg.batch_size)
-                async with watching(roles.watches, followed), traced:
+                async with watching(watched), traced:
                     await train(
                         cfg,
                         examples=stage.inputs.examples,
@@ -280,8 +285,7 @@ class Job:
         if version == self.folder.resumed_step and self._is_evaluated():
             return
         metrics = await roles.evaluator.evaluate(version)
-        if self._cfg.harness.tasks:
-            metrics |= await roles.harness.evaluate(version)
+        metrics |= await roles.harness.evaluate(version) if self._cfg.harness.tasks else {}
         if (note := unscored_note(metrics)) and not self._said_unscored:
             self._said_unscored = True
             self.console.say(note)

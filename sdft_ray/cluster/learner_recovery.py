@@ -72,6 +72,14 @@ class LearnerRecovery:
         self._note(FaultKind.RESTORED, f"learner: goes on behind step {first}, from {source}", since=lost_at)
         self._take_back(first, stage)
 
+    async def save_in_time(self, stage: Stage, roles: Roles) -> None:
+        """Saves a checkpoint of the last whole step as `restore` does, where ranks that lose their Ray still can."""
+        try:
+            async with asyncio.timeout(self._cfg.faults.grace_s):
+                await self._save(stage, roles)
+        except TimeoutError:
+            self._console.say(f"not saved      within faults.grace_s={self._cfg.faults.grace_s:g}")
+
     def _newest_sound(self) -> Path | None:
         """The newest sound checkpoint, or else the one of another run that this one went on from."""
         checkpoint, damages = newest_sound(self._folder.checkpoints)

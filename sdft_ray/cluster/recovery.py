@@ -10,7 +10,7 @@ outside of one all of them would have to meet anew. There a loss stops the run, 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError
@@ -34,14 +34,6 @@ POLL_S = 0.2  # between two looks whether the weights of a step are loaded
 LOOK_TIMEOUT_S = 5.0  # for a payload on this node, which takes no time
 
 
-class Watch(Protocol):
-    """What looks at workers while nobody asks them."""
-
-    async def watch(self) -> None:
-        """Looks until it is cancelled."""
-        ...
-
-
 async def start_workers(group: WorkerGroup) -> None:
     """Returns when every rollout or teacher worker of a group can be asked."""
     await group.on_all(lambda actor: actor.ready.remote(), READY)
@@ -49,18 +41,17 @@ async def start_workers(group: WorkerGroup) -> None:
 
 
 @asynccontextmanager
-async def watching(watches: Iterable[Watch], besides: Iterable[Coroutine[Any, Any, None]] = ()) -> AsyncIterator[None]:
-    """Inside the block groups and nodes are looked at: a loss is not found with a worker's next call, and workers join.
+async def watching(watches: Iterable[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """Inside the block workers, or nodes, are looked at: a loss is found before a worker's next call, and workers join.
 
     Args:
-        watches: of all groups, and of nodes.
-        besides: what else runs until the block ends.
+        watches: each looks until it is cancelled.
 
     Raises:
         ExceptionGroup: of the block, or of a loss that nobody replaces.
     """
     async with asyncio.TaskGroup() as tasks:
-        looking = [tasks.create_task(look) for look in [*(watch.watch() for watch in watches), *besides]]
+        looking = [tasks.create_task(watch) for watch in watches]
         yield
         for task in looking:
             task.cancel()

@@ -206,7 +206,7 @@ def _is_refusal(error: BaseException | None) -> bool:
     """True when an error says that a run could not be, also where tasks of a group have raised it together."""
     if isinstance(error, BaseExceptionGroup):
         return all(map(_is_refusal, error.exceptions))
-    return isinstance(error, SdftError | KeyboardInterrupt | asyncio.CancelledError)
+    return isinstance(error, SdftError | KeyboardInterrupt | SystemExit | asyncio.CancelledError)
 
 
 def _says_all(error: BaseException | None) -> bool:
@@ -227,7 +227,8 @@ def _take_away(path: Path, *, with_logs: bool) -> None:
         goes = file.name in OWN_FIRST or file.suffix == UNFINISHED or (with_logs and file.parent == path / LOGS)
         if not goes and file.stat().st_size:
             return
-    shutil.rmtree(path)
+    if path.exists():  # else somebody has removed it while the run went on
+        shutil.rmtree(path)
 
 
 def _checkpoint_to_resume(cfg: RunConfig, path: Path) -> Path | None:

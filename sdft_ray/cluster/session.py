@@ -1,14 +1,18 @@
 """The Ray cluster of a run: joined at RAY_ADDRESS, else started on this machine and ended with the run."""
 
+import asyncio
 import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 import psutil
 import ray
+from ray._private import ray_constants, services, worker
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.grpc_utils import init_grpc_channel
 from ray._private.ray_constants import GLOBAL_GRPC_OPTIONS
@@ -17,13 +21,16 @@ from ray.exceptions import AuthenticationError
 
 from sdft_ray.cluster.environment import DRIVER
 from sdft_ray.cluster.local_security import exposure_of_cluster, keep_token_private, on_loopback, own_temp_dir
+from sdft_ray.cluster.old_sessions import remove_old_sessions
 from sdft_ray.config import ClusterConfig, RunConfig
-from sdft_ray.errors import ClusterError
+from sdft_ray.errors import ClusterError, RayLostError
 
 GIB = 2**30
 ROLES = ("rollout", "teacher", "learner")
 NOBODY = "start one with 'ray start --head', or unset RAY_ADDRESS to run on a Ray of this command's own"
 ANSWER_TIMEOUT_S = 20.0  # of a head node; ray.init alone waits for 300 s
+POLL_S = 1.0  # between two looks at its processes
+NEEDED = (ray_constants.PROCESS_TYPE_GCS_SERVER, ray_constants.PROCESS_TYPE_RAYLET)
 AUTO, LOCAL = "auto", "local"  # what RAY_ADDRESS may be besides HOST:PORT: a Ray that Ray finds, and one's own
 
 
@@ -45,6 +52,8 @@ class RaySession:
         self._metadata = dict(metadata or {})
         self.dashboard = ""  # its address, "" where this Ray has none
         self.warning = ""  # what a user should know of this Ray
+        self.is_lost = False  # it ends its workers no more as it should
+        self.has_workers = True  # which answer a while longer where its head alone is gone
 
     def __enter__(self) -> "RaySession":
         if ray.is_initialized():  # joining it would end it with the run
@@ -69,6 +78,26 @@ class RaySession:
     def __exit__(self, *_: object) -> None:
         ray.shutdown()
 
+    async def watch(self) -> None:
+        """Looks until it is cancelled whether the processes of a Ray of one's own are there.
+
+        Without its raylet every worker is lost, and what is started waits for ever. Without its head this process
+        would be ended by Ray a minute later.
+
+        Raises:
+            RayLostError: one is not; names it.
+        """
+        while True:
+            node = worker._global_node
+            dead = [kind for kind, _ in node.dead_processes() if kind in NEEDED] if node else []
+            if dead:
+                self.is_lost, self.has_workers = True, ray_constants.PROCESS_TYPE_RAYLET not in dead
+                raise RayLostError(
+                    f"Ray's {dead[0]} on this machine has died, for want of memory for instance: look into "
+                    f"{node.get_logs_dir_path()}, and go on with resume=auto."
+                )
+            await asyncio.sleep(POLL_S)
+
     def _join(self, address: str) -> ray.runtime_context.RuntimeContext:
         if address != AUTO:
             prepare_to_join(address)
@@ -83,7 +112,8 @@ class RaySession:
     def _start(self) -> ray.runtime_context.RuntimeContext:
         temp_dir = own_temp_dir()
         keep_token_private()
-        with on_loopback() as address:
+        self.warning = remove_old_sessions(temp_dir)
+        with on_loopback() as address, in_groups_of_their_own():
             return self._init(address, temp_dir)
 
     def _init(self, address: str, temp_dir: Path) -> ray.runtime_context.RuntimeContext:
@@ -101,6 +131,21 @@ class RaySession:
             log_to_driver=False,
             logging_level="ERROR",
         )
+
+
+@contextmanager
+def in_groups_of_their_own() -> Iterator[None]:
+    """Has each process of a Ray that is started inside the block lead a process group.
+
+    A signal to the group of the command, as `timeout` and schedulers send SIGTERM, then reaches the driver alone. It
+    would end Ray first, under the hands of a driver that is about to save a checkpoint.
+    """
+    before = services.ConsolePopen
+    services.ConsolePopen = partial(before, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = before
 
 
 def job_metadata(folder: Path, cfg: RunConfig, stages: Sequence[str] = ()) -> dict[str, str]:

@@ -21,7 +21,7 @@ from sdft_ray.cluster.elasticity import Elasticity
 from sdft_ray.cluster.evaluators import make_evaluator, make_harness
 from sdft_ray.cluster.in_turns import CompletionsInTurns, EvaluatorInTurns, LearnerInTurns, WakeCheck
 from sdft_ray.cluster.placement import ElasticReservation, Reservation, reserve
-from sdft_ray.cluster.recovery import Tell, Watch, replace_lost, score_lost_again, start_workers
+from sdft_ray.cluster.recovery import Tell, replace_lost, score_lost_again, start_workers
 from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.cluster.run_inputs import RunInputs
 from sdft_ray.cluster.session import num_alive_nodes
@@ -75,11 +75,10 @@ class Roles:
     turns: Turns | None  # where all roles share one device
 
     @property
-    def watches(self) -> list[Watch]:
-        """What looks at workers and nodes while the loop runs."""
+    def elasticity(self) -> list[Elasticity]:
+        """What has workers come and go with their nodes, of the roles where they may."""
         elastic = {role: places for role, places in self.reservations.items() if isinstance(places, ElasticReservation)}
-        elasticity = [Elasticity(self.groups[role].members, places) for role, places in elastic.items()]
-        return [*self.groups.values(), *elasticity]
+        return [Elasticity(self.groups[role].members, places) for role, places in elastic.items()]
 
     async def notes(self) -> list[str]:
         """What a person should know of how the workers have started; what all of a role say stands once."""

@@ -18,6 +18,7 @@ from sdft_ray.config.cache import cache_folder
 from sdft_ray.errors import ConfigError, EndpointError
 from sdft_ray.evaluation.scorers import Score
 from sdft_ray.tracking.earlier import move_to_earlier
+from sdft_ray.tracking.line_file import LineFile
 
 PROMPTS, REQUESTS, RETRIES = "evaluation/judge_prompts", "evaluation/judge_requests", "evaluation/judge_retries"
 PROMPTS_FILE = "judge_prompts.jsonl"
@@ -76,6 +77,8 @@ class Judge:
         )
         self._cache = Path(settings.cache_dir).expanduser() if settings.cache_dir else cache_folder() / "judge"
         self._prompts = run_dir / PROMPTS_FILE
+        self._prompt_lines = LineFile(self._prompts)
+        self._said_unkept = False
         self._places = asyncio.Semaphore(settings.max_concurrent)
         self._out_of_reach = ""
         self._num_prompts = self._num_asked = 0
@@ -88,8 +91,9 @@ class Judge:
         self._out_of_reach = ""
         self._num_prompts = self._num_asked = self._endpoint.num_requests = 0
         if self._settings.dry_run:
+            self._prompt_lines.close()
             move_to_earlier(self._prompts)
-            self._prompts.touch()
+            self._prompt_lines.write([])
 
     def metrics(self) -> dict[str, float]:
         """Prompts for the judge since `begin`, requests that were sent for them, and how many of those were repeats."""
@@ -112,8 +116,8 @@ class Judge:
         body = self._body(judged)
         self._num_prompts += 1
         file = self._file(body)
-        if file.is_file():
-            return verdict_of(json.loads(file.read_text(encoding="utf-8"))["reply"])
+        if (reply := _kept_reply(file)) is not None:
+            return verdict_of(reply)
         if self._settings.dry_run:
             self._write_prompt(body, file)
             return Score(None, "dry run: nothing was sent")
@@ -129,8 +133,18 @@ class Judge:
                 return Score(None, str(error))
         score = verdict_of(reply)
         if score.right is not None:
-            _write_whole(file, {"url": self._endpoint.url, "body": body, "reply": reply})
+            self._keep(file, {"url": self._endpoint.url, "body": body, "reply": reply})
         return score
+
+    def _keep(self, file: Path, record: Mapping[str, Any]) -> None:
+        try:
+            _write_whole(file, record)
+        except OSError as error:
+            if not self._said_unkept:
+                print(
+                    f"not kept       {file} ({error.strerror}); the run goes on, and the next one asks the judge again"
+                )
+            self._said_unkept = True
 
     def _body(self, judged: Judged) -> dict[str, Any]:
         prompt = judge_prompt(judged, self._settings.template or BUILT_IN_TEMPLATE)
@@ -145,8 +159,7 @@ class Judge:
     def _write_prompt(self, body: Mapping[str, Any], file: Path) -> None:
         prompt = body["messages"][0]["content"]
         record = {"key": file.stem, "num_characters": len(prompt), "prompt": prompt}
-        with self._prompts.open("a", encoding="utf-8") as prompts:
-            prompts.write(json.dumps(record) + "\n")
+        self._prompt_lines.write([json.dumps(record) + "\n"])
 
 
 def api_key(settings: JudgeConfig) -> str:
@@ -189,6 +202,16 @@ def verdict_of(reply: str) -> Score:
     if not verdicts:
         return Score(None, f"the judge gave no verdict: {reply}")
     return Score(verdicts[-1] == "CORRECT", reply, lenient=verdicts[-1] != "INCORRECT")
+
+
+def _kept_reply(file: Path) -> str | None:
+    """The reply that the cache holds; None where it holds none, or what is none: then the judge is asked."""
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    reply = kept.get("reply") if isinstance(kept, dict) else None
+    return reply if isinstance(reply, str) else None
 
 
 def _write_whole(file: Path, record: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import select
 import signal
 import threading
 
+import psutil
 from tqdm import tqdm
 
 WORKER = "SDFT_ENGINE_OF"  # the environment variable with the process id of the worker that starts an engine
@@ -30,10 +31,15 @@ def leave_nothing_behind() -> None:
     if worker == os.getpid():
         return
     parent = os.getppid()
+    if worker not in (
+        parent,
+        psutil.Process(parent).ppid(),
+    ):  # it has ended, and who has taken its children is nobody's
+        os.kill(os.getpid(), signal.SIGKILL)
     # The kernel's doing, since a process that is stopped, or hangs in a call to its GPU, looks after nothing itself.
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl cannot set the signal at the parent's death")
-    if os.getppid() != parent or not os.path.exists(f"/proc/{worker}"):  # ended before the kernel was asked
+    if os.getppid() != parent:  # it has ended before the kernel was asked
         os.kill(os.getpid(), signal.SIGKILL)
     if parent != worker:  # a tensor-parallel rank, below the engine's core, which imports nothing of ours
         ends = os.pidfd_open(worker)

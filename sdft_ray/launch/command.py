@@ -1,6 +1,7 @@
 """The command itself: checks all runs, does one after the other, and ends with at most one error."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from sdft_ray.launch.jobs import follow_logs, show_status, stop_job, submit_job
 from sdft_ray.launch.overrides import CONF, check_overrides, readable
 from sdft_ray.launch.showing import show_plan, show_report, show_rows, show_seeds
 from sdft_ray.launch.targeting import check_rendered, check_target, run_file, show_rendered
+from sdft_ray.launch.terminal import outlasting_terminal
 from sdft_ray.launch.watching import show_stacks, show_top
 from sdft_ray.outcome import Outcome
 from sdft_ray.targets.run_file import read_runs
@@ -99,13 +101,15 @@ def _run_all(runs: Sequence[Sequence[Stage]], outcome: Outcome) -> None:
         outcome.remedy = "start it again under another name"
     if len(runs) > 1:
         outcome.remedy = "go on with resume=auto, the same seeds, and name as it stands before -seed in the folders"
-    folders = [run(stages, outcome) for stages in runs]
-    if len(runs) > 1:
-        show_seeds(folders)
+    with outlasting_terminal():
+        folders = [run(stages, outcome) for stages in runs]
+        if len(runs) > 1:
+            show_seeds(folders)
 
 
 def run(stages: Sequence[Stage], outcome: Outcome) -> Path:
     """Does one run, unless it is finished, and returns its folder."""
+    signal.signal(signal.SIGTERM, _end)  # until the run listens itself
     _, cfg = stages[0]  # what only asks the model has no stages
     outcome.log = None  # that of the run before
     if cfg.mode is Mode.evaluate:
@@ -116,3 +120,8 @@ def run(stages: Sequence[Stage], outcome: Outcome) -> Path:
     if cfg.mode is Mode.preflight:
         return preflight(stages, on_log=outcome.follow).folder
     return train(stages, on_log=outcome.follow).folder
+
+
+def _end(number: int, frame: object) -> None:
+    """As Ray's own handler, which takes this one's place while Ray starts; `Outcome` says what it was."""
+    sys.exit(number)

@@ -215,7 +215,7 @@ class LearnerRank:
             except (OSError, SafetensorError) as error:
                 raise CheckpointError(
                     f"the model could not be written to {folder} ({error}); make room or mend the disk, then write it "
-                    "from the last checkpoint with resume=auto."
+                    "from the last checkpoint, if the run has saved any, with resume=auto."
                 ) from error
 
     def logprobs(self, rows: Sequence[GuardRow]) -> list[tuple[float, ...]]:

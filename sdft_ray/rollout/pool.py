@@ -58,13 +58,10 @@ class RolloutPool:
 
     async def logprobs_of_all(
         self, prompt_tokens: Sequence[int], completion_tokens: Sequence[int]
-    ) -> list[tuple[float, ...]]:
-        """The same from every worker that serves, in rank order; none where all are being replaced."""
+    ) -> dict[int, tuple[float, ...]]:
+        """The same from every worker that serves, by rank; none where all are being replaced."""
         work = Work("logprobs", len(prompt_tokens) + len(completion_tokens))
-        answers = await self._group.on_serving(
-            lambda actor: actor.logprobs.remote(prompt_tokens, completion_tokens), work
-        )
-        return list(answers.values())
+        return await self._group.on_serving(lambda actor: actor.logprobs.remote(prompt_tokens, completion_tokens), work)
 
     async def load_weights(self, version: int, *, published: bool = False) -> None:
         """Returns when every worker samples with the student's weights of `version`; at once if all do.

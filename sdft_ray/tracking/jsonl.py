@@ -66,6 +66,12 @@ class JsonLines:
 
     def _open(self, kept_step: int | None) -> list[dict[str, Any]]:
         history = cut_after(self._run_dir / METRICS_FILE, kept_step)
+        timeless = next((record for record in history if not isinstance(record.get("time_s"), int | float)), None)
+        if timeless is not None:
+            raise CheckpointError(
+                f"{self._run_dir / METRICS_FILE}: the line of step {timeless['step']} names no time_s; mend or move "
+                "the file, then resume again."
+            )
         cut_after(self._run_dir / SAMPLES_FILE, kept_step)
         self._metrics = LineFile(self._run_dir / METRICS_FILE, self._say)
         self._samples = LineFile(self._run_dir / SAMPLES_FILE, self._say)
@@ -93,19 +99,25 @@ class JsonLines:
         self._metrics.close()
         self._samples.close()
 
-    def write_bad_samples(self, error: NonFiniteError) -> Path:
+    def write_bad_samples(self, error: NonFiniteError) -> str:
         """Writes the samples of a step that was not taken, as in samples.jsonl, with what was NaN or infinite.
 
+        A file of an earlier start moves to earlier/.
+
         Returns:
-            The file. One of an earlier start moves to earlier/.
+            A sentence that says where they are, or why they are nowhere.
         """
         records = [
             sample_record(error.step, sample, self._decode)
             | {"prompt_ids": sample.prompt_tokens, "nonfinite": sample.views.nonfinite or error.place}
             for sample in error.samples
         ]
-        write_lines(self._run_dir / BAD_SAMPLES_FILE, records)
-        return self._run_dir / BAD_SAMPLES_FILE
+        path = self._run_dir / BAD_SAMPLES_FILE
+        try:
+            write_lines(path, records)
+        except OSError as full:
+            return f"The samples could not be written to {path} ({full.strerror})."
+        return f"The samples: {path}"
 
 
 def sample_record(step: int, sample: SampleReport, decode: Decode) -> dict[str, Any]:
@@ -194,7 +206,7 @@ def _records(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
             record = json.loads(line.decode("utf-8", errors="replace"))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(
                 f"{path}, line {number} is not JSON ({error}); mend or move the file, then resume again."
             ) from error

@@ -1,16 +1,12 @@
 """Metrics as Ray gauges, so that the Prometheus behind a Ray dashboard has them."""
 
-import asyncio
 from collections.abc import Iterable, Mapping
 
 from ray.util.metrics import Gauge
 
 from sdft_ray.records import SampleReport, WorkerStatus
 from sdft_ray.tracking.metrics import SET, WORKER_METRICS, WORKER_ROLES, K, Metric, find_metric
-from sdft_ray.workers.deadlines import Work
-from sdft_ray.workers.group import LOOK_SHARE, WorkerGroup
 
-FOLLOW_S = 15.0  # between two looks at the workers; Prometheus asks about as often
 DRIVER = "driver"  # the role of what no worker's role measures: times of the loop, faults, evaluations
 
 
@@ -21,10 +17,9 @@ class RayMetrics:
     `rank` and `node` besides. Ray must be running in this process. A gauge comes to be with its first value.
     """
 
-    def __init__(self, run_name: str, hang_s: float):
-        """Sets nothing yet; `hang_s` is the silence after which a worker counts as hung."""
+    def __init__(self, run_name: str):
+        """Sets nothing yet."""
         self._run_name = run_name
-        self._look = Work("gauges", most_s=hang_s * (1 - LOOK_SHARE), in_turn=False)
         self._gauges: dict[str, Gauge] = {}
 
     def log_step(
@@ -36,17 +31,6 @@ class RayMetrics:
     def log_evaluation(self, step: int, time_s: float, metrics: Mapping[str, float]) -> None:
         """Sets the gauges of the evaluation's metrics."""
         self._set(metrics)
-
-    async def follow(self, group: WorkerGroup) -> None:
-        """Sets the gauges of a role's workers again and again, until it is cancelled.
-
-        Raises:
-            WorkerLostError: a worker is lost, and is not replaced.
-        """
-        while True:
-            statuses = await group.on_serving(lambda actor: actor.status.remote(), self._look)
-            self.set_workers(statuses.values())
-            await asyncio.sleep(FOLLOW_S)
 
     def set_workers(self, statuses: Iterable[WorkerStatus]) -> None:
         """Sets the gauges of these workers."""

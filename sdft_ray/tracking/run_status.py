@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sdft_ray.errors import DataError, first_line
+
 STATUS_FILE = "status.json"
 
 
@@ -64,11 +66,19 @@ def write_status(folder: Path, status: RunStatus) -> None:
 
 
 def read_status(folder: Path) -> RunStatus | None:
-    """The status of the newest start in a run folder; None where no start has come to its first step."""
+    """The status of the newest start in a run folder; None where no start has come to its first step.
+
+    Raises:
+        DataError: the file holds none.
+    """
+    path = folder / STATUS_FILE
     try:
-        return status_of(json.loads((folder / STATUS_FILE).read_text(encoding="utf-8")))
+        return status_of(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
+    except (ValueError, RecursionError, TypeError, KeyError) as error:
+        problem = f"holds no status ({type(error).__name__}: {first_line(error)})"
+        raise DataError(str(path), 1, problem, "move it out of the folder: the run writes it anew") from error
 
 
 def status_of(record: Mapping[str, Any]) -> RunStatus:

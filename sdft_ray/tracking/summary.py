@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdft_ray.errors import DataError
+from sdft_ray.errors import DataError, first_line
 from sdft_ray.records import SampleReport, WorkerStatus
 from sdft_ray.tracking.metrics import METRICS, is_evaluation
 
@@ -156,8 +156,9 @@ def read_summary(run_dir: Path) -> dict[str, Any] | None:
         return None
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise DataError(str(path), error.lineno, f"is not JSON ({error.msg})", remedy) from error
+    except (ValueError, RecursionError) as error:  # bytes that are no text, too
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
+        raise DataError(str(path), line, f"is not JSON ({first_line(error)})", remedy) from error
     if not isinstance(summary, dict):
         raise DataError(str(path), 1, "is no JSON object", remedy)
     return summary

@@ -7,7 +7,7 @@ makes the calls that were open on it again.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, TypeVar
 
@@ -25,7 +25,8 @@ T = TypeVar("T")
 
 OTHER = Work("other")
 NODE, STATUS = Work("node", in_turn=False), Work("status", in_turn=False)
-LOOK_SHARE = 0.25  # of faults.hang_s: between two looks at an idle worker, which has the rest of it to answer
+LOOK_SHARE = 0.25  # of faults.hang_s: between two looks at a worker, which has the rest of it to answer
+LOOK_S = 15.0  # between two looks, at most: Prometheus asks about as often for what they find
 
 Turn = Callable[[], AbstractAsyncContextManager[None]]  # inside it the workers of a role have their device
 
@@ -168,17 +169,28 @@ class WorkerGroup:
         """The status of every worker that serves."""
         return list((await self.on_serving(lambda actor: actor.status.remote(), STATUS)).values())
 
-    async def watch(self) -> None:
-        """Asks workers that have nothing to do whether they are there, engines too, until it is cancelled.
+    async def watch(self, tell: Callable[[Iterable[WorkerStatus]], None]) -> None:
+        """Asks every worker, its engine too, again and again whether it is there, until it is cancelled.
+
+        One that works answers when it can, and is not asked again before. `tell` is told what the others have answered
+        meanwhile.
 
         Raises:
-            WorkerLostError: one is not, and is not replaced.
+            WorkerLostError: one is not there, and is not replaced.
         """
-        look = Work("heartbeat", most_s=self._faults.hang_s * (1 - LOOK_SHARE))
-        while True:
-            await asyncio.sleep(self._faults.hang_s * LOOK_SHARE)
-            idle = [seat for seat in self._seats if seat.loss is None and not seat.num_open]
-            await asyncio.gather(*(self._unless_lost(seat, lambda actor: actor.status.remote(), look) for seat in idle))
+        look = Work("heartbeat", most_s=self._faults.hang_s * (1 - LOOK_SHARE), in_turn=False)
+
+        async def ask(seat: Seat) -> None:
+            answers = await self._unless_lost(seat, lambda actor: actor.status.remote(), look)
+            tell(answers.values())
+
+        asked: dict[Seat, asyncio.Task[None]] = {}
+        async with asyncio.TaskGroup() as looks:
+            while True:
+                asked = {seat: answer for seat, answer in asked.items() if not answer.done()}
+                present = [seat for seat in self._seats if seat.loss is None and seat not in asked]
+                asked |= {seat: looks.create_task(ask(seat)) for seat in present}
+                await asyncio.sleep(min(LOOK_S, self._faults.hang_s * LOOK_SHARE))
 
     def confirm_version(self, acknowledged: Mapping[int, int], version: int) -> None:
         """Checks that every worker, by rank, answered a load with the version it was to load."""

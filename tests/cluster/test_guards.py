@@ -48,17 +48,22 @@ class FakeEngines:
         self.loaded: list[tuple[int, bool]] = []
         self.longest = 0
         self._off = off
+        self.present: list[set[int]] = []  # who answers, call by call; then all
 
     async def load_weights(self, version: int, *, published: bool = False) -> None:
         self.loaded.append((version, published))
 
     async def logprobs_of_all(
         self, prompt_tokens: Sequence[int], completion_tokens: Sequence[int]
-    ) -> list[tuple[float, ...]]:
+    ) -> dict[int, tuple[float, ...]]:
         assert self.loaded, "weights are compared after the load"
         self.longest = max(self.longest, len(prompt_tokens) + len(completion_tokens))
         right = [-float(token) for token in completion_tokens]
-        return [(*right[:-1], right[-1] + off) for off in self._off]
+        present = self.present.pop(0) if self.present else range(len(self._off))
+        return {rank: (*right[:-1], right[-1] + self._off[rank]) for rank in present}
+
+    async def logprobs(self, prompt_tokens: Sequence[int], completion_tokens: Sequence[int]) -> tuple[float, ...]:
+        return tuple(-float(token) for token in completion_tokens)
 
 
 async def run_guard(engines: FakeEngines, settings: Any = None, max_model_len: int = 100) -> list[str]:
@@ -74,6 +79,22 @@ async def test_engines_that_hold_what_they_were_given_are_one_line() -> None:
     assert engines.loaded == [(3, True)], "also where the workers hold that version from the model folder"
     assert "2 rollout engines" in line
     assert "up to 1.0e-05 nats, by 4.0e-06 on average" in line
+
+
+async def test_of_workers_that_come_and_go_while_they_are_compared_those_count_that_have_answered_all() -> None:
+    engines = FakeEngines(0.0, 1.0)
+    engines.present = [{0, 1}, {0}]
+    assert "1 rollout engine " in (await run_guard(engines))[0]
+    engines.present = [{0, 1}, {1}]
+    with pytest.raises(GuardError, match="rollout worker 1 was given"):
+        await run_guard(engines)
+
+
+async def test_where_every_engine_is_lost_meanwhile_the_newcomers_are_compared() -> None:
+    engines = FakeEngines(0.0)
+    engines.present = [{0}, set(), set(), {0}]
+    assert "1 rollout engine " in (await run_guard(engines))[0]
+    assert not engines.present
 
 
 @pytest.mark.parametrize("off", [1.0, math.nan, math.inf])

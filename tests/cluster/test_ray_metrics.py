@@ -37,7 +37,7 @@ def exported(address: str, name: str) -> str:
 def test_prometheus_finds_the_metrics_with_run_role_and_set_and_those_of_workers_with_rank_and_node(
     export_address: str,
 ) -> None:
-    sink = RayMetrics(RUN, hang_s=60.0)
+    sink = RayMetrics(RUN)
     sink.log_step(1, 0.0, {"learner/loss": 0.25}, ())
     sink.log_evaluation(1, 0.0, {"evaluation/taught-facts_accuracy": 0.5})
     sink.set_workers([make_status("teacher", 3, node="10.0.0.7", weight_version=12, peak_memory_gib=1.5)])

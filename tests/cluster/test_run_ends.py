@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -55,11 +56,17 @@ ENDS = {
         1,
         "error: No rollout worker is left, and faults.max_restarts=0 within an hour are used up.",
     ),
-    "SIGTERM": (
+    "SIGTERM to the whole process group": (
         [*ONLY_A_LEARNER, "checkpoint_every=100000"],
-        lambda job: stop(job, signal.SIGTERM),
+        lambda job: os.killpg(job.pid, signal.SIGTERM),
         143,
         "error: terminated",
+    ),
+    "dead raylet": (
+        [*ONLY_A_LEARNER, "checkpoint_every=5"],
+        lambda job: kill(job, "raylet/raylet"),
+        1,
+        "error: Ray's raylet on this machine has died",
     ),
     "dead learner": (
         [*ONLY_A_LEARNER, "faults.learner_restarts=0"],
@@ -83,7 +90,7 @@ def test_however_a_run_ends_it_leaves_no_process_behind_and_says_why_once(
         # A test run in the background ignores SIGINT, and what it starts would inherit that.
         heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         job = subprocess.Popen(
-            command, cwd=ROOT, env=users_environment(), stdout=output, stderr=output, preexec_fn=heed
+            command, cwd=ROOT, env=users_environment(), stdout=output, stderr=output, preexec_fn=heed, process_group=0
         )
         try:
             metrics = tmp_path / "ended" / "metrics.jsonl"

@@ -360,6 +360,12 @@ def test_a_refused_start_leaves_no_folder_and_takes_no_name(tmp_path: Path) -> N
         assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_was_removed_in_mid_run_hides_no_error(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="save 3 in a row"), open_run_folder(config(tmp_path, name="a")) as folder:
+        shutil.rmtree(folder.path)
+        raise CheckpointError("That was save 3 in a row")
+
+
 def test_a_start_that_fails_in_a_worker_keeps_its_logs_but_does_not_take_the_name(tmp_path: Path) -> None:
     with pytest.raises(WorkerError), open_run_folder(config(tmp_path, name="a")) as folder:
         (folder.logs / "rollout-0.log").write_text("why\n")

@@ -1,5 +1,6 @@
 """A cluster that was started as users start one, with `ray start`, is joined and submitted to."""
 
+import asyncio
 import os
 import socket
 import subprocess
@@ -12,11 +13,12 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
+from ray._private import services, worker
 
 from sdft_ray.cluster import session
-from sdft_ray.cluster.session import RaySession, prepare_to_join
+from sdft_ray.cluster.session import RaySession, in_groups_of_their_own, prepare_to_join
 from sdft_ray.config import ClusterConfig
-from sdft_ray.errors import ClusterError
+from sdft_ray.errors import ClusterError, RayLostError
 from sdft_ray.targets.jobs import JobState
 from tests.cluster.command import ROOT, SETTINGS, free_ports, users_environment
 
@@ -236,6 +238,33 @@ def test_a_job_is_asked_after_and_stopped_by_its_name_alone(head: Head, counting
     assert follower.process.wait(timeout=60) == JobState.STOPPED.value, follower.output
     assert ask(head, "mode=status", "name=stopped")[0] == JobState.MISSING.value
     assert ask(head, "mode=stop", "name=stopped")[0] == 0, "stopped twice"
+
+
+def test_a_signal_to_the_group_of_the_command_does_not_reach_the_processes_of_its_ray() -> None:
+    with in_groups_of_their_own():
+        started = services.start_ray_process(["sleep", "60"], "raylet", fate_share=False).process
+    assert os.getpgid(started.pid) == started.pid
+    started.kill()
+    started.wait()
+
+
+@pytest.mark.parametrize(("dead", "has_workers"), [("gcs_server", True), ("raylet", False)])
+async def test_a_ray_of_ones_own_that_dies_is_found_by_name_and_a_dead_dashboard_is_let_be(
+    monkeypatch: pytest.MonkeyPatch, dead: str, has_workers: bool
+) -> None:
+    processes = [("dashboard", None)]
+    node = SimpleNamespace(dead_processes=lambda: processes, get_logs_dir_path=lambda: "/the/logs")
+    monkeypatch.setattr(worker, "_global_node", node)
+    monkeypatch.setattr(session, "POLL_S", 0.001)
+    mine = RaySession(ClusterConfig())
+    watched = asyncio.create_task(mine.watch())
+    await asyncio.sleep(0.05)
+    assert not watched.done()
+    processes.append((dead, None))
+    async with asyncio.timeout(5):
+        with pytest.raises(RayLostError, match=f"Ray's {dead} on this machine has died.*/the/logs.*resume=auto"):
+            await watched
+    assert (mine.is_lost, mine.has_workers) == (True, has_workers)
 
 
 def test_where_nobody_answers_the_address_is_named_soon(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,10 +159,10 @@ class TurnedCompletions(FakeCompletions):
 
     async def logprobs_of_all(
         self, prompt_tokens: Sequence[int], completion_tokens: Sequence[int]
-    ) -> list[tuple[float, ...]]:
+    ) -> dict[int, tuple[float, ...]]:
         await self._group.on_all(lambda actor: actor.work(), Work("logprobs"))
         version = self.version if self.version != self._off_at else self.version - 1
-        return [tuple(-1.0 - version for _ in completion_tokens)]
+        return {0: tuple(-1.0 - version for _ in completion_tokens)}
 
 
 class TurnedTeacher(FakeTeacher):
@@ -261,9 +261,9 @@ async def test_while_all_engines_are_being_replaced_none_is_asked_and_the_newcom
     engines = TurnedCompletions(groups["rollout"])
     asked, serving = [0], engines.logprobs_of_all
 
-    async def answers(*row: Any) -> list[tuple[float, ...]]:
+    async def answers(*row: Any) -> dict[int, tuple[float, ...]]:
         asked[0] += 1
-        return [] if asked[0] == 1 else await serving(*row)
+        return {} if asked[0] == 1 else await serving(*row)
 
     engines.logprobs_of_all = answers  # type: ignore[method-assign]
     check = WakeCheck(turns, engines, TurnedLearner(groups["learner"]), ROW, cfg=run_config(), max_model_len=100)

@@ -128,6 +128,28 @@ def test_a_refusal_of_one_request_costs_only_its_own_score(tmp_path: Path) -> No
     assert judge.metrics()["evaluation/judge_retries"] == 0.0
 
 
+@pytest.mark.parametrize("damaged", ["", "{", "[]", '{"reply": 3}', '{"verdict": "CORRECT"}', "\x00" * 9])
+def test_a_damaged_reply_in_the_cache_is_asked_for_again(tmp_path: Path, damaged: str) -> None:
+    with serving(lambda number, body: chat("VERDICT: CORRECT")) as server:
+        judge = Judge(settings(server.address, tmp_path), tmp_path)
+        asyncio.run(scores(judge, ASKED))
+        (file,) = (tmp_path / "cache").rglob("*.json")
+        file.write_text(damaged)
+        (score,) = asyncio.run(scores(judge, ASKED))
+    assert score.right and len(server.bodies) == 2
+
+
+def test_a_reply_that_cannot_be_kept_counts_and_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cache").touch()  # no folder
+    with serving(lambda number, body: chat("VERDICT: CORRECT")) as server:
+        judge = Judge(settings(server.address, tmp_path), tmp_path)
+        both = asyncio.run(scores(judge, ASKED, ASKED._replace(completion="Velmora")))
+    assert [score.right for score in both] == [True, True]
+    assert capsys.readouterr().out.count("not kept ") == 1
+
+
 def test_a_reply_without_a_verdict_is_unscored_told_and_not_kept(tmp_path: Path) -> None:
     with serving(lambda number, body: chat("I would rather not.")) as server:
         judge = Judge(settings(server.address, tmp_path), tmp_path)

@@ -53,5 +53,41 @@ def test_an_engine_ends_with_its_killed_worker(tmp_path: Path, child: str, stopp
         worker.wait()
 
 
+# An engine that imports for seconds while its worker is killed, whose parent does not reap it, and adopts the engine.
+ORPHAN = """
+    import ctypes, multiprocessing, os, subprocess, sys, time
+    import psutil
+    from sdft_ray.inference.engine_process import begin_engine, leave_nothing_behind
+
+    def engine(worker):
+        print(os.getpid(), flush=True)
+        while psutil.Process(worker).status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.01)
+        leave_nothing_behind()
+        time.sleep(600)
+
+    if __name__ == "__main__":
+        if sys.argv[1] == "worker":
+            begin_engine()
+            multiprocessing.get_context("spawn").Process(target=engine, args=(os.getpid(),)).start()
+            time.sleep(600)
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+        worker = subprocess.Popen([sys.executable, __file__, "worker"], stdout=subprocess.PIPE, text=True)
+        engine = int(worker.stdout.readline())
+        worker.kill()
+        while psutil.Process(engine).ppid() != os.getpid():
+            time.sleep(0.01)
+        os.waitpid(engine, 0)
+        print("ended", flush=True)
+"""
+
+
+def test_an_engine_whose_worker_has_died_while_it_started_ends_alone(tmp_path: Path) -> None:
+    script = tmp_path / "adopter.py"
+    script.write_text(textwrap.dedent(ORPHAN))
+    done = subprocess.run([sys.executable, script, "adopter"], stdout=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "ended\n"), "it has killed who has adopted it"
+
+
 def is_spawned(process: psutil.Process) -> bool:
     return "spawn_main" in " ".join(process.cmdline())

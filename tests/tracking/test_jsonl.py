@@ -157,13 +157,23 @@ def test_samples_of_a_step_that_a_nan_has_ended_are_valid_json_and_say_where_it_
     for step in (4, 5):
         error = NonFiniteError("the gradient of lm_head.weight (learner)", step, ["example-1"])
         error.samples = (replace(sample(), views=views), replace(sample(), views=replace(views, nonfinite="the loss")))
-        path = lines.write_bad_samples(error)
+        told = lines.write_bad_samples(error)
+    path = tmp_path / "bad_samples.jsonl"
+    assert told == f"The samples: {path}"
     first, second = (json.loads(line, parse_constant=pytest.fail) for line in path.read_text().split("\n")[:-1])
     assert (first["nonfinite"], second["nonfinite"]) == ("the gradient of lm_head.weight (learner)", "the loss")
     assert first["divergence"] == [0.25, None, 0.25, None]
     assert (first["step"], first["prompt_ids"], "".join(first["tokens"])) == (5, [81, 63], "Hi\u2028!")
     (earlier,) = (tmp_path / "earlier").glob("bad_samples*")
     assert '"step": 4' in earlier.read_text()
+
+
+def test_a_nan_on_a_full_disk_is_told_all_the_same(tmp_path: Path) -> None:
+    error = NonFiniteError("the loss", 4, ["example-1"])
+    error.samples = (sample(),)
+    with no_file_beyond(5):
+        told = JsonLines(tmp_path, decode).write_bad_samples(error)
+    assert told == f"The samples could not be written to {tmp_path / 'bad_samples.jsonl'} (File too large)."
 
 
 def test_an_error_keeps_its_place_and_its_step_where_it_crosses_a_process() -> None:

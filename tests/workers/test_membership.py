@@ -2,14 +2,19 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sdft_ray.cluster.elasticity import Elasticity
+from sdft_ray.cluster.job import Job
 from sdft_ray.cluster.recovery import watching
 from sdft_ray.errors import WorkerLostError
 from sdft_ray.faults import FaultKind
+from sdft_ray.launch import compose_config
 from sdft_ray.loop import LoopConfig, train
 from sdft_ray.records import Publication, Rollout
 from sdft_ray.rollout.pool import RolloutPool
@@ -83,7 +88,7 @@ async def test_a_worker_that_joins_in_mid_run_samples_with_the_current_weights_a
     learner, tracker = Learner(), FakeTracker()
     pool, elasticity = make_elastic_pool(plan, nodes, max_restarts=0)
     roles = {"completions": pool, "teacher": FakeTeacher(), "learner": learner, "evaluator": FakeEvaluator()}
-    async with asyncio.timeout(10), watching([elasticity]):
+    async with asyncio.timeout(10), watching([elasticity.watch()]):
         await train(LoopConfig(num_steps=9, batch_size=4), examples=FakeExamples(), tracker=tracker, **roles)
     assert [each for batch in learner.batches for each in batch] == [f"example-{index}" for index in range(36)]
     assert set(learner.staleness) == {0}, "a newcomer has sampled with other weights than the current ones"
@@ -96,7 +101,7 @@ async def test_a_worker_that_joins_in_mid_run_samples_with_the_current_weights_a
 async def test_one_that_leaves_gets_no_new_calls_and_answers_the_open_ones(plan: Plan) -> None:
     nodes = Nodes("first", "second")
     pool, elasticity = make_elastic_pool(plan, nodes, size=2, max_restarts=0)
-    async with watching([elasticity]):
+    async with watching([elasticity.watch()]):
         old = await open_calls_while_the_second_drains(plan, pool, nodes)
         new = [asyncio.create_task(pool.complete(make_example(index))) for index in range(4, 8)]
         await until(lambda: plan.calls["complete", 0] == 6)
@@ -115,7 +120,7 @@ async def test_the_work_of_one_whose_node_did_not_wait_is_made_again_and_takes_n
 ) -> None:
     nodes = Nodes("first", "second")
     pool, elasticity = make_elastic_pool(plan, nodes, size=2, max_restarts=0)
-    async with watching([elasticity]):
+    async with watching([elasticity.watch()]):
         calls = await open_calls_while_the_second_drains(plan, pool, nodes)
         plan.made[1].died.set()
         await until(lambda: plan.kinds == [FaultKind.LEFT])
@@ -129,7 +134,7 @@ async def test_the_work_of_one_whose_node_did_not_wait_is_made_again_and_takes_n
 async def test_where_all_have_left_calls_wait_for_one_that_joins_on_another_node(plan: Plan) -> None:
     nodes = Nodes("first")
     pool, elasticity = make_elastic_pool(plan, nodes)
-    async with watching([elasticity]):
+    async with watching([elasticity.watch()]):
         await pool.load_weights(4)
         nodes.draining["first"] = 0
         await until(lambda: ranks(pool) == [])
@@ -157,7 +162,7 @@ async def test_one_that_cannot_start_is_tried_again_within_the_budget_and_then_n
     plan.fates["start"] = {1: 1}
     nodes = Nodes("first", "second")
     pool, elasticity = make_elastic_pool(plan, nodes, max_restarts=0)
-    async with watching([elasticity]):
+    async with watching([elasticity.watch()]):
         await until(lambda: FaultKind.GIVEN_UP in plan.kinds)
         await asyncio.sleep(0.05)
         await pool.complete(make_example(1))
@@ -169,7 +174,7 @@ async def test_a_place_on_a_node_that_is_drained_before_a_worker_is_there_is_ask
     nodes = Nodes("first", "second")
     nodes.draining["second"] = 0
     _, elasticity = make_elastic_pool(plan, nodes)
-    async with watching([elasticity]):
+    async with watching([elasticity.watch()]):
         await until(lambda: nodes.places[1] == "")
     assert len(plan.made) == 1
 
@@ -181,3 +186,51 @@ async def test_one_that_leaves_between_a_call_to_all_and_its_own_part_of_it_is_n
     group.members.leave(1, "its node is drained")
     assert await loading == {0: 7}
     await until(lambda: plan.kinds == [FaultKind.LEFT])
+
+
+async def test_a_node_that_is_drained_while_a_run_evaluates_loses_no_worker(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the first step, between stages and behind the last one nobody trains."""
+    nodes = Nodes("first", "second")
+    pool, elasticity = make_elastic_pool(plan, nodes, size=2, max_restarts=0)
+
+    async def start_roles(*_: object) -> Any:
+        return SimpleNamespace(elasticity=[elasticity], close=lambda: None)
+
+    class Evaluated(Exception):
+        pass
+
+    class Evaluating(Job):
+        async def _run(self, roles: Any) -> Any:
+            answers = [asyncio.create_task(pool.complete(make_example(0))) for _ in range(4)]
+            await until(lambda: plan.calls["complete", 1] == 2)
+            nodes.draining["second"] = 0
+            plan.may_complete.set()
+            await asyncio.gather(*answers)
+            await until(lambda: plan.kinds == [FaultKind.LEFT])
+            raise Evaluated
+
+    class Quiet(nullcontext[Any]):
+        dashboard = warning = ""
+        is_lost = False
+        say = phase = counting = tell = _introduce = listen = close = lambda *_: None
+
+        def __enter__(self) -> Any:
+            return self
+
+        async def watch(self) -> None:
+            await asyncio.sleep(3600)
+
+    job = Evaluating.__new__(Evaluating)
+    quiet = Quiet()
+    vars(job).update(_cfg=compose_config("+cluster=local", "name=a-run", "preflight=false"), _stages=[], _saving=None)
+    vars(job).update(console=quiet, _status=quiet, _faults=quiet, _termination=quiet, _introduce=quiet.say)
+    vars(job).update(folder=SimpleNamespace(path=Path("a-run")))
+    monkeypatch.setattr("sdft_ray.cluster.job.RaySession", lambda *_: quiet)
+    monkeypatch.setattr("sdft_ray.cluster.job.start_roles", start_roles)
+    plan.may_complete.clear()
+    with pytest.raises(ExceptionGroup) as ended:
+        await job.run()
+    assert ended.group_contains(Evaluated)
+    assert pool._group.members.num_lost == 0

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from tests.fakes import (
     FakeTeacher,
     FakeTracker,
     make_example,
+    make_status,
 )
 from tests.weights.plans import make_plan
 from tests.workers.actors import QUICK, Method, Plan, make_pool
@@ -276,7 +278,7 @@ async def test_an_idle_worker_that_is_lost_is_found_and_replaced_before_it_gets_
         idle.status = Method(idle, lambda: asyncio.sleep(3600))  # type: ignore[attr-defined]
     began = time.monotonic()
     async with asyncio.timeout(5):
-        async with watching([group]):
+        async with watching([group.watch(list)]):
             while FaultKind.REPLACED not in plan.kinds:
                 await asyncio.sleep(0.01)
     assert time.monotonic() - began < 1.5 * QUICK.hang_s
@@ -288,19 +290,45 @@ async def test_an_idle_worker_that_is_lost_and_not_replaced_ends_what_goes_on() 
     group = WorkerGroup("learner", [plan.make(0)], "logs", faults=QUICK)
     plan.made[0].status = Method(plan.made[0], lambda: asyncio.sleep(3600))  # type: ignore[attr-defined]
     with pytest.raises(ExceptionGroup) as caught:
-        async with asyncio.timeout(5), watching([group]):
+        async with asyncio.timeout(5), watching([group.watch(list)]):
             await asyncio.sleep(3600)  # sampling, for which the learner waits
     assert caught.group_contains(WorkerLostError, match="heartbeat")
 
 
-async def test_a_worker_that_works_is_not_asked_whether_it_is_there() -> None:
+async def test_a_worker_that_works_is_not_lost_where_it_does_not_tell_whether_it_is_there() -> None:
     """A rank answers nothing while it computes."""
     plan = Plan()
     group = WorkerGroup("learner", [plan.make(0)], "logs", faults=replace(QUICK, hang_s=0.2, first_call_s=9.0))
     plan.made[0].status = Method(plan.made[0], lambda: asyncio.sleep(3600))  # type: ignore[attr-defined]
     plan.made[0].ready = Method(plan.made[0], lambda: asyncio.sleep(1.0))
-    async with asyncio.timeout(5), watching([group]):
+    async with asyncio.timeout(5), watching([group.watch(list)]):
         await group.on_all(lambda actor: actor.ready.remote(), Work("accumulate"))
+
+
+async def test_one_look_tells_of_every_worker_and_a_busy_one_is_not_asked_again_before_it_has_answered() -> None:
+    plan, told = Plan(), Counter[int]()
+    group = WorkerGroup("rollout", [plan.make(0), plan.make(1)], "logs", faults=replace(QUICK, hang_s=0.4))
+    may_answer, asked = asyncio.Event(), Counter[int]()
+
+    async def status(rank: int) -> Any:
+        asked[rank] += 1
+        if rank == 1:
+            await may_answer.wait()
+        return make_status("rollout", rank)
+
+    for actor in plan.made:
+        actor.status = Method(actor, partial(status, actor.rank))  # type: ignore[attr-defined]
+        actor.ready = Method(actor, may_answer.wait)
+    busy = asyncio.create_task(group.on_all(lambda actor: actor.ready.remote(), Work("complete")))
+    tell = lambda statuses: told.update(status.rank for status in statuses)  # noqa: E731
+    async with asyncio.timeout(5), watching([group.watch(tell)]):
+        while told[0] < 4:
+            await asyncio.sleep(0.01)
+        assert (asked[0], asked[1], told[1]) == (4, 1, 0)
+        may_answer.set()
+        await busy
+        while not told[1]:
+            await asyncio.sleep(0.01)
 
 
 class LossyTeacher(FakeTeacher):

@@ -1,7 +1,6 @@
 """The evaluator of prior capabilities: runs lm_eval beside the event loop and keeps every answer."""
 
 import asyncio
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from sdft_ray.config import HarnessConfig, HarnessTask
 from sdft_ray.config.harness import THE_SIX
 from sdft_ray.evaluation.harness.sources import LOCAL, SOURCES, data_folder, task_name
 from sdft_ray.evaluation.harness.student import Student
+from sdft_ray.tracking.jsonl import line_of
+from sdft_ray.tracking.line_file import LineFile
 
 HARNESS_ANSWERS_FILE = "harness_answers.jsonl"
 LOG_FILE = "harness.log"
@@ -34,7 +35,7 @@ class HarnessEvaluator:
         """
         self._student = student
         self._cfg = cfg
-        self._answers = run_dir / HARNESS_ANSWERS_FILE
+        self._answers = LineFile(run_dir / HARNESS_ANSWERS_FILE)
         self._log = run_dir / "logs" / LOG_FILE
 
     async def evaluate(self, version: int) -> dict[str, float]:
@@ -60,13 +61,11 @@ class HarnessEvaluator:
 
     def _keep_answers(self, version: int, samples: Mapping[str, list[dict[str, Any]]]) -> None:
         """`samples` is keyed by lm_eval's tasks, of which MMLU on the hub has 57."""
-        with self._answers.open("a", encoding="utf-8") as file:
-            for name, answers in samples.items():
-                benchmark = name.removeprefix(LOCAL)
-                metric, _, wanted = _metric_of(benchmark).partition(",")
-                for answer in answers:
-                    if answer["filter"] == wanted:
-                        file.write(json.dumps(_record(version, benchmark, answer, metric), ensure_ascii=False) + "\n")
+        for name, answers in samples.items():
+            benchmark = name.removeprefix(LOCAL)
+            metric, _, wanted = _metric_of(benchmark).partition(",")
+            records = [_record(version, benchmark, answer, metric) for answer in answers if answer["filter"] == wanted]
+            self._answers.write(map(line_of, records))
 
 
 def harness_metrics(accuracies: Mapping[HarnessTask, float]) -> dict[str, float]:
