@@ -6,6 +6,7 @@
 #   BUILD_ARGS   for `buildah build`: --secret id=pip,src=pip.conf for the index, --volume for folders that it names
 #   JOB_ARGS     settings of the job, more than `num_steps=2`
 #   STORAGE      driver of the layers: overlay, or vfs where the kernel has none
+# shellcheck disable=SC2016,SC2086 # what runs in the image is expanded there; a variable may hold several options
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -36,7 +37,6 @@ base run-base ca-certificates,python3
 echo "bases made: $SECONDS s"
 
 started=$SECONDS
-# shellcheck disable=SC2086 # several options
 images build --quiet --format docker --file docker/Dockerfile --target cpu --tag sdft_ray:cpu \
     --build-arg BUILD_IMAGE=localhost/build-base --build-arg BASE_IMAGE=localhost/run-base \
     --build-arg REVISION="$(git rev-parse HEAD)" ${BUILD_ARGS:-} . > /dev/null
