@@ -113,7 +113,7 @@ def test_an_image_runs_the_command_as_the_user_that_manifests_name(target: str) 
     assert ["ENTRYPOINT", "[sdft]"] in layers
 
 
-def test_the_gpu_image_alone_has_a_compiler_and_that_is_tritons() -> None:
+def test_the_gpu_image_alone_has_a_compiler_and_the_cpu_image_asks_for_none() -> None:
     installed = {
         target: {
             word
@@ -124,7 +124,9 @@ def test_the_gpu_image_alone_has_a_compiler_and_that_is_tritons() -> None:
         for target in ("cpu", "gpu")
     }
     assert installed["cpu"] == {"libnuma1", "wget"}
-    assert installed["gpu"] - installed["cpu"] == {"gcc", "libc6-dev"}
+    assert installed["gpu"] - installed["cpu"] == {"g++"}
+    assert ["ENV", "TORCH_COMPILE_DISABLE=1"] in final_stages("cpu")
+    assert "DS_BUILD_SHM_COMM=1" in " ".join(word for words in stages()["build-cpu"] for word in words)
 
 
 def test_the_health_check_asks_the_port_at_which_ray_answers() -> None:
