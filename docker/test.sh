@@ -51,7 +51,7 @@ health=$(images inspect --format '{{range slice .Docker.Config.Healthcheck.Test 
 # In a network of its own: nothing can be downloaded, and the port of the health check is nobody else's.
 unshare --net bash -c 'ip link set lo up && exec "$@"' - \
     buildah --root "$work/storage" --runroot "$work/run" --storage-driver "${STORAGE:-overlay}" \
-    run ${RUN_ARGS:-} job -- bash -euc '
+    run job -- bash -euc '
     health=$1; shift
     [ "$(id -u)" != 0 ] || { echo "the image runs as root" >&2; exit 1; }
     for tool in cc gcc g++ make ld; do
