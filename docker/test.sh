@@ -43,7 +43,7 @@ images build --quiet --format docker --file docker/Dockerfile --target cpu --tag
 echo "image built: $((SECONDS - started)) s"
 
 images from --quiet --name job sdft_ray:cpu > /dev/null
-images inspect --format '{{.OCIv1.Config.Labels}} user {{.OCIv1.Config.User}}' job
+echo "image: $(images inspect --format '{{.OCIv1.Config.Labels}}, user {{.OCIv1.Config.User}}' job)"
 echo "image size: $(du --summarize --block-size=1M "$(images mount job)" | cut -f1) MiB"
 images umount job > /dev/null
 health=$(images inspect --format '{{range slice .Docker.Config.Healthcheck.Test 1}}{{.}} {{end}}' job)
