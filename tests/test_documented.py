@@ -125,6 +125,7 @@ FOREIGN = {
     "vllm": "serves until it is ended; rollout engines load the same folder in tests/cluster",
     "tensorboard": "shows runs until it is ended; tests/tracking reads the same files",
     "kubectl": "a cluster of Kubernetes",
+    "docker": "a container engine; `make image-test` builds and runs the cpu image without one",
     "promtool": "tests/tracking/test_grafana.py, where Prometheus is installed",
 }
 OF_NO_MACHINE = {Mode.plan, Mode.show, Mode.render, Mode.check, Mode.report}

@@ -38,6 +38,7 @@ NAVIGATION = {
     "Where it runs": {
         "one-gpu": "One GPU",
         "clusters": "Clusters",
+        "images": "Images",
         "kubernetes": "Kubernetes",
         "slurm": "Slurm",
         "gpu": "On GPUs",
