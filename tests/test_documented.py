@@ -121,7 +121,7 @@ def test_the_table_of_gpus_is_what_the_planner_predicts() -> None:
 FOREIGN = {
     "source": "the environment of `make setup`, in which all tests run",
     "eval": "tests/launch/test_completion.py",
-    "cmp": "tests/cluster/test_deterministic.py compares these files",
+    "cmp": "tests/cluster/test_methods.py compares these files",
     "vllm": "serves until it is ended; rollout engines load the same folder in tests/cluster",
     "tensorboard": "shows runs until it is ended; tests/tracking reads the same files",
     "kubectl": "a cluster of Kubernetes",

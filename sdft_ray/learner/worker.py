@@ -20,7 +20,7 @@ from sdft_ray.records import MatmulSeconds, Microbatch, Publication, RankReport,
 from sdft_ray.weights.channel import Meeting, WeightKind
 from sdft_ray.weights.checksum import checksum
 from sdft_ray.workers.spans import add_span, span
-from sdft_ray.workers.worker import Worker
+from sdft_ray.workers.worker import Worker, importing
 
 if TYPE_CHECKING:
     from sdft_ray.learner.rank import LearnerRank
@@ -83,7 +83,8 @@ class LearnerWorker(Worker):
         return self._make()
 
     def _make(self) -> Packing:
-        from sdft_ray.learner.rank import LearnerRank
+        with importing():
+            from sdft_ray.learner.rank import LearnerRank
 
         self._inner = LearnerRank(self._settings, rank=self.rank)
         self.weight_version = self._inner.weight_version

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from sdft_ray.config import ModelConfig, RolloutConfig
 from sdft_ray.examples import TokenizedExample
-from sdft_ray.inference.merging import make_receiver
 from sdft_ray.records import Publication, Rollout, SampleRequest, WorkerStatus
 from sdft_ray.weights.channel import Meeting
 from sdft_ray.weights.checksum import checksum
 from sdft_ray.weights.plan import WeightPlan
 from sdft_ray.workers.spans import span
-from sdft_ray.workers.worker import Worker
+from sdft_ray.workers.worker import Worker, importing
 
 if TYPE_CHECKING:
     from sdft_ray.rollout.engine import SamplingEngine
@@ -74,10 +73,10 @@ class RolloutWorker(Worker):
             "tensor_parallel_size": tensor_parallel_size,
             "shares_device": shares_device,
             "sleeps": sleeps,
-            "receiver": make_receiver(weights.student_channel, model_path, model),
             "maps_weights": weights.engines_map,
             "seed": seed,
         }
+        self._channel = weights.student_channel
 
     async def ready(self) -> int:
         """Starts the engine; called once, before anything else. Returns the weight version, 0.
@@ -86,9 +85,13 @@ class RolloutWorker(Worker):
             EngineError: vLLM cannot start it.
         """
         # Imported here because the driver imports this module to make the actor and has no use for vLLM.
-        from sdft_ray.rollout.engine import SamplingEngine
+        with importing():
+            from sdft_ray.inference.merging import make_receiver
+            from sdft_ray.rollout.engine import SamplingEngine
 
-        self._engine = SamplingEngine(worker=self.name, log=self.log, **self._engine_settings)
+        settings = self._engine_settings
+        receiver = make_receiver(self._channel, settings["model_path"], settings["model"])
+        self._engine = SamplingEngine(worker=self.name, log=self.log, receiver=receiver, **settings)
         await self._engine.drop_padded_rows(self._num_tokens)
         await self._engine.release_start_up_memory()
         self.weight_version = 0

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -17,11 +17,14 @@ from sdft_ray.config import ModelConfig, TeacherConfig
 from sdft_ray.examples import GuardRow
 from sdft_ray.models.packing import Packing
 from sdft_ray.records import Publication, TeacherPayload
-from sdft_ray.teacher.scoring_network import ScoringNetwork
 from sdft_ray.teacher.weights import average_weights, copy_weights, map_weights
 from sdft_ray.teacher.worker import ScoreRequest, TeacherWorker
 from sdft_ray.tensors import release_freed_memory
 from sdft_ray.weights.plan import WeightPlan
+from sdft_ray.workers.worker import importing
+
+if TYPE_CHECKING:
+    from sdft_ray.teacher.scoring_network import ScoringNetwork
 
 T = TypeVar("T")
 GIB = 2**30
@@ -65,17 +68,16 @@ class TransformersTeacher(TeacherWorker):
             rank=rank, log_dir=log_dir, device=device, max_tokens_per_forward=teacher.tokens_scored_together
         )
         self._teacher = teacher
-        self._load = partial(
-            ScoringNetwork,
-            model_path,
-            model,
-            teacher,
-            num_tokens=num_tokens,
-            temperature=temperature,
-            device=torch.device(device),
-            guard_rows=guard_rows,
-            max_len=max_len,
-        )
+        self._network_settings: dict[str, Any] = {
+            "model_path": model_path,
+            "model": model,
+            "teacher": teacher,
+            "num_tokens": num_tokens,
+            "temperature": temperature,
+            "device": torch.device(device),
+            "guard_rows": guard_rows,
+            "max_len": max_len,
+        }
         self._maps_weights = weights.teachers_map
         # An adapter is switched off for them; other weights of the run's beginning take a network of their own.
         self._keeps_initial = weights.teachers_keep_initial and not model.adapter.is_on
@@ -87,9 +89,13 @@ class TransformersTeacher(TeacherWorker):
         Raises:
             ModelError: the network's head is of an unknown kind, or it computes no packing rightly.
         """
-        self._network = self._load()
+        # Imported here because the driver imports this module to make the actor, and Ray before the actor is made.
+        with importing():
+            from sdft_ray.teacher.scoring_network import ScoringNetwork
+
+        self._network = ScoringNetwork(**self._network_settings)
         if self._keeps_initial:
-            self._initial = self._load()
+            self._initial = ScoringNetwork(**self._network_settings)
         if self._network.packing is Packing.SINGLE:
             self._batcher.run_singly()
         return await super().ready()
@@ -116,7 +122,7 @@ class TransformersTeacher(TeacherWorker):
         for network in self._networks():
             await self._in_thread(network.take_back)
 
-    def _networks(self) -> tuple[ScoringNetwork, ...]:
+    def _networks(self) -> tuple["ScoringNetwork", ...]:
         """Those that are loaded: none before `ready`, one, or two where the run rehearses."""
         if not hasattr(self, "_network"):
             return ()

@@ -11,6 +11,7 @@ from sdft_ray.records import HiddenPayload, Publication, TeacherPayload, WorkerS
 from sdft_ray.teacher.worker import ScoreRequest, TeacherWorker
 from sdft_ray.tensors import to_array
 from sdft_ray.weights.plan import WeightPlan
+from sdft_ray.workers.worker import importing
 
 if TYPE_CHECKING:
     from sdft_ray.teacher.vllm_engine import ReadingEngine
@@ -73,7 +74,8 @@ class VllmTeacher(TeacherWorker):
             EngineError: vLLM cannot start the engine.
         """
         # Imported here because the driver imports this module to make the actor and has no use for vLLM.
-        from sdft_ray.teacher.vllm_engine import ReadingEngine
+        with importing():
+            from sdft_ray.teacher.vllm_engine import ReadingEngine
 
         self._engine = ReadingEngine(worker=self.name, log=self.log, **self._engine_settings)
         await self._engine.keep_completion_rows()

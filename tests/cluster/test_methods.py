@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.repeated import assert_same
+
 STEPS = ["num_steps=2", "loss.skip_first_tokens=0", "evaluation.num_gap_examples=0", "tracking.num_samples=4"]
 EVALUATED = "+evaluation.sets.taught='builtin:facts:taught[:4]'"
 
@@ -85,16 +87,33 @@ def test_dft_weighs_each_token_by_its_own_probability(launch: Callable[..., Any]
     assert first["learner/loss"] == pytest.approx(sum(losses) / len(losses), abs=1e-4)
 
 
-def test_what_the_pool_shows_is_written_down_and_the_same_after_a_resume(launch: Callable[..., Any]) -> None:
-    """Four examples, four a batch: every example is trained on before the resume and behind it."""
+@pytest.fixture(scope="module")
+def pooled(launch: Callable[..., Any]) -> tuple[Path, str, Path]:
+    """A run with a frozen teacher and its output, and one that goes on from its first checkpoint.
+
+    Four examples, four a batch: every example is trained on before that checkpoint and behind it.
+    """
     rag = "+evaluation.sets.rag={source: 'builtin:facts:taught[:4]', context: POOL}"
     drawn = ["method=sdft_pool", "teacher.pool.retriever=RANDOM"]  # no word is common to all four questions
-    pooled = [*drawn, "data.source='builtin:facts:taught[:4]'", "checkpoint_every=1", rag, *STEPS]
-    launch("pooled", *pooled, "num_steps=1")
-    run_dir, output = launch("pooled", *pooled, "resume=auto")
+    repeated = ["deterministic=true", "teacher.weights=FROZEN", "checkpoint_every=1"]
+    settings = [*drawn, *repeated, "data.source='builtin:facts:taught[:4]'", rag, *STEPS]
+    run_dir, output = launch("pooled", *settings)
+    resumed, _ = launch("pooled-on", *settings, f"resume={run_dir / 'checkpoints' / 'step-000001'}")
+    return run_dir, output, resumed
+
+
+def test_what_the_pool_shows_is_written_down(pooled: tuple[Path, str, Path]) -> None:
+    run_dir, output, _ = pooled
     assert "4 rows of builtin:facts:taught[:4], of which a prompt is shown 1 by RANDOM" in " ".join(output.split())
     samples = lines(run_dir / "samples.jsonl")
     shown = [{line["example_id"]: line["pool"] for line in samples if line["step"] == step} for step in (1, 2)]
     assert len(shown[0]) == 4 and shown[0] == shown[1]
     assert all(name != pool[0]["example_id"] for name, pool in shown[0].items())
     assert {line["set"] for line in lines(run_dir / "answers.jsonl")} == {"rag"}
+
+
+def test_a_run_with_a_frozen_teacher_goes_on_bit_for_bit_and_is_shown_the_same(pooled: tuple[Path, str, Path]) -> None:
+    whole, _, resumed = pooled
+    behind = lines(resumed / "samples.jsonl")
+    assert [line["step"] for line in behind] == [2] * 4 and all(line["pool"] for line in behind)
+    assert_same(resumed, whole, first_step=2)

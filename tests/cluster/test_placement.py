@@ -1,6 +1,5 @@
 """Cluster files become places for actors: on a Ray cluster that pretends to have eight GPUs."""
 
-import os
 from typing import Any
 
 import pytest
@@ -12,17 +11,8 @@ from sdft_ray.cluster.placement import reserve
 from sdft_ray.cluster.session import check_resources
 from sdft_ray.config import ClusterConfig, RolePlacement
 from sdft_ray.errors import ClusterError, ConfigError
+from tests.cluster.reporter import Reporter
 from tests.test_conf import compose_with
-
-
-class Reporter:
-    """An actor that tells what it was given."""
-
-    def environment(self) -> dict[str, str]:
-        return dict(os.environ)
-
-    def gpus(self) -> list[str]:
-        return [str(gpu) for gpu in ray.get_gpu_ids()]
 
 
 def start(reservation: Any) -> list[Any]:

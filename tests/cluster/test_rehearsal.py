@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.repeated import assert_same
+
 SETTINGS = [
     "num_steps=3",
     "checkpoint_every=2",
@@ -18,7 +20,7 @@ SETTINGS = [
 ]
 MIX = ["data.source=''", "+data.mix.facts='builtin:facts:taught[:4]'", "+data.mix.tools='builtin:tools:train[:6]'"]
 # A live teacher's weights are the student's own: whatever is not zero is the distance to the initial ones.
-LIVE = ["teacher.weights=LIVE", *SETTINGS]
+LIVE = ["teacher.weights=LIVE", *SETTINGS, "deterministic=true", "evaluation.every=2", "evaluation.num_gap_examples=4"]
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -60,15 +62,14 @@ def test_people_see_what_was_rehearsed_and_what_it_costs(rehearsed: tuple[Path, 
     assert "prompts of `builtin:general`" in (run_dir / "model" / "README.md").read_text()
 
 
-def test_a_resumed_run_rehearses_with_the_weights_it_began_with(
+def test_a_resumed_run_rehearses_with_the_weights_it_began_with_and_repeats_the_other_bit_for_bit(
     rehearsed: tuple[Path, str], launch: Callable[..., Any]
 ) -> None:
     checkpoint = rehearsed[0] / "checkpoints" / "step-000002"
-    resumed = step_lines(launch("rehearsed-on", *LIVE, f"resume={checkpoint}")[0])
-    undisturbed = step_lines(rehearsed[0])
-    assert list(resumed) == [3]
-    for key in ("rehearsal/divergence_nats", "rehearsal/taught_divergence_nats", "learner/grad_norm"):
-        assert resumed[3][key] == pytest.approx(undisturbed[3][key], rel=1e-4)
+    resumed, _ = launch("rehearsed-on", *LIVE, f"resume={checkpoint}")
+    assert list(step_lines(resumed)) == [3]
+    assert {"rehearsal/divergence_nats", "rehearsal/taught_divergence_nats"} <= step_lines(resumed)[3].keys()
+    assert_same(resumed, rehearsed[0], first_step=3)
 
 
 def test_supervised_rehearsal_learns_what_the_model_wrote_before_it_was_trained(launch: Callable[..., Any]) -> None:

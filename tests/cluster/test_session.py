@@ -151,11 +151,13 @@ def test_without_its_token_a_submission_says_what_to_set(head: Head, tmp_path: P
     assert "Traceback" not in refused.stderr
 
 
-# Stands in for the interpreter: a job of a known length, which a real run is not. It is Ray's job all the same.
-# SIGTERM finds it with a checkpoint to write, which takes longer than Ray's own three seconds.
+# Stands in for the interpreter: a job that ends when it is told to, which a real run does not. It is Ray's job all the
+# same. SIGTERM finds it with a checkpoint to write, which takes longer than Ray's own three seconds.
 COUNTING = """#!/bin/sh
 trap 'sleep 6; touch "$0.checkpoint"; exit 143' TERM
-for number in $(seq 1 45); do echo "line $number"; sleep 1 & wait $!; done
+number=0
+until [ -e "$0.end" ]; do number=$((number+1)); echo "line $number"; sleep 1 & wait $!; done
+echo "$number lines"
 """
 
 
@@ -214,9 +216,11 @@ def test_a_job_survives_its_submitter_and_the_submitter_a_blocked_dashboard(
     dashboard.suspend()
     time.sleep(20)
     dashboard.resume()
+    Path(f"{counting}.end").touch()
     assert second.process.wait(timeout=180) == 0, second.output
     lines = [line for line in second.output.splitlines() if line.startswith("line ")]
-    assert lines == [f"line {number}" for number in range(1, 46)], "every line once, in order"
+    assert lines == [f"line {number}" for number in range(1, len(lines) + 1)], "every line once, in order"
+    assert f"\n{len(lines)} lines\n" in second.output, "to the last one"
     code, said = ask(head, "mode=submit", *job)
     assert code == 0 and "attached to" in said, "a job that has ended is told of, and not begun anew"
 

@@ -9,30 +9,33 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-LOG_ONE_STEP = """
+INIT_TIMEOUT_S = 3.0  # of thirty, for which a start would wait
+
+LOG_ONE_STEP = f"""
 import sys
 from pathlib import Path
 from sdft_ray.config import TrackingConfig, Wandb
 from sdft_ray.errors import ConfigError
 from sdft_ray.records import SampleReport
-from sdft_ray.tracking.wandb_sink import Labels, WandbSink
+from sdft_ray.tracking.wandb_sink import SETTINGS, Labels, WandbSink
 from tests.fakes import make_views
+SETTINGS["init_timeout"] = {INIT_TIMEOUT_S}
 mode, run_dir, resumed = sys.argv[1:]
 try:
     labels = Labels(name="a run-seed-1", group="a run", tags=("sdft", "seed-1", "tools"), stage_of=lambda step: "tools")
     sink = WandbSink(TrackingConfig(wandb=Wandb[mode], wandb_artifact=True), labels=labels, run_dir=Path(run_dir),
-                     settings={"seed": 1}, decode=str, resumed=resumed == "resumed", say=print)
+                     settings={{"seed": 1}}, decode=str, resumed=resumed == "resumed", say=print)
 except ConfigError as error:
     sys.exit(str(error))
-sink.log_evaluation(0, 0.0, {"evaluation/taught_accuracy": 0.0})
+sink.log_evaluation(0, 0.0, {{"evaluation/taught_accuracy": 0.0}})
 for scored in (True, False):
     views = make_views([0.5, 2.0], scored)
     sample = SampleReport(example_id="a", epoch=0, weight_version=0, prompt_tokens=(1,), completion_tokens=(5, 6),
                           num_counted=1, views=views, copied_share=0.0, truncated=False)
-    sink.log_step(1, 1.0, {"learner/loss": 0.5}, (sample,))
+    sink.log_step(1, 1.0, {{"learner/loss": 0.5}}, (sample,))
 model = Path(run_dir) / "model"
 model.mkdir(exist_ok=True)
-(model / "config.json").write_text("{}")
+(model / "config.json").write_text("{{}}")
 sink.log_model(model)
 sink.close()
 """
