@@ -54,26 +54,32 @@ def show_rendered(runs: Sequence[Sequence[Stage]]) -> None:
 
 
 def check_rendered(runs: Sequence[Sequence[Stage]]) -> None:
-    """Prints what is wrong with the objects of a job; asks no cluster.
+    """Prints what is wrong with the objects of a job: by rules that need no cluster, and by a cluster that answers.
 
     Raises:
         ConfigError: a setting has no meaning there; with the key, the value and the remedy.
         SdftError: a rule is broken, or target.crds cannot be read.
     """
     from sdft_ray.targets.kuberay.check import check_objects, read_schema
+    from sdft_ray.targets.kuberay.dry_run import dry_run
+    from sdft_ray.targets.kuberay.kubectl import Kubectl
     from sdft_ray.targets.kuberay.objects import render
 
     _, cfg = runs[0][0]
     objects = render(runs)
-    checked = check_objects(objects, cfg, read_schema(cfg.target))
+    by_rules = check_objects(objects, cfg, read_schema(cfg.target))
+    by_server = dry_run(objects, Kubectl(cfg.target.namespace, cfg.target.kube_context))
     for thing in objects:
         print(f"rendered     {thing['kind']} {thing['metadata']['namespace']}/{thing['metadata']['name']}")
-    for sentence in checked.not_checked:
+    for accepted in by_server.accepted:
+        print(f"accepted     {accepted}")
+    for sentence in (*by_rules.not_checked, *by_server.not_checked):
         print(f"not checked  {sentence}")
-    for finding in checked.findings:
+    findings = (*by_rules.findings, *by_server.findings)
+    for finding in findings:
         print(f"broken       {finding}")
-    if checked.findings:
-        raise SdftError(f"{len(checked.findings)} rules are broken; a cluster would refuse this job, or never run it.")
+    if findings:
+        raise SdftError(f"{len(findings)} rules are broken; a cluster would refuse this job, or never run it.")
     print("no rule is broken")
 
 
