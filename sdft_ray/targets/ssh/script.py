@@ -32,15 +32,15 @@ mark="SDFT_RAY_JOB=$id-$index"  # in the environment of all that the job starts 
 alive() {  # whether the process of a file runs: after a restart of the host its number may be another's
     [[ -s $1 ]] && { tr '\\0' ' ' < "/proc/$(<"$1")/cmdline" | grep --quiet --fixed-strings "$folder/"; } 2>/dev/null
 }
-alive_after() {  # seconds, unless the script has ended before
-    for ((second = 0; second < $1; second++)); do alive "$me.pid" || return 1; sleep 1; done
+alive_after() {  # seconds, unless the process of a file has ended before
+    for ((fifth = 0; fifth < 5 * $2; fifth++)); do alive "$1" || return 1; sleep 0.2; done
 }
 marked() {
     grep --files-with-matches --null-data --line-regexp --fixed-strings "$mark" /proc/[0-9]*/environ 2>/dev/null |
         cut --delimiter=/ --fields=3
 }
 clean_up() {  # what Ray has not ended itself; its logs are kept
-    for ((second = 0; second < 30; second++)); do [[ -n $(marked) ]] || break; sleep 1; done
+    for ((fifth = 0; fifth < 150; fifth++)); do [[ -n $(marked) ]] || break; sleep 0.2; done
     kill -KILL $(marked) 2>/dev/null
     [[ -d $temp/session_latest/logs ]] && cp --recursive "$temp/session_latest/logs" "$me.ray-logs"
     rm --recursive --force "$temp"
@@ -59,7 +59,8 @@ run() {
     setup
     # Jobs that share a host, and a Ray that is not theirs, have other ports.
     offset=$((16#$id % 1000))
-    export RAY_ADDRESS="${addresses[0]}:$((first_port + offset))" RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/token"
+    export RAY_ADDRESS="${addresses[0]}:$((first_port + offset))"
+    export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/token"
     node=(-m ray.scripts.scripts start --block --disable-usage-stats --temp-dir="$temp" --num-cpus="$cpus"
         --num-gpus="${gpus[index]}" --dashboard-agent-listen-port=0 --min-worker-port=0 --max-worker-port=0)
     [[ -z ${listen[index]} ]] || node+=(--node-ip-address="${listen[index]}")
@@ -114,15 +115,18 @@ status() {
     [[ ! -s $me.driver ]] || echo driver
     [[ ! -e $folder/stopping ]] || echo stopping
 }
-stop() {
+stop() {  # with a number of seconds in which the driver may write its checkpoint
     touch "$folder/stopping"
-    if alive "$me.pid"; then
-        kill -TERM "$(<"$me.pid")"
+    told="$me.pid"
+    alive "$told" || told="$me.driver"  # whose script was killed
+    if alive "$told"; then
+        kill -TERM "$(<"$told")"
         # A driver that does not hear is killed; the script then ends Ray.
-        alive_after $((${1:-$grace_s} + 1)) && alive "$me.driver" && kill -KILL "$(<"$me.driver")"
-        alive_after 60 && kill -KILL "$(<"$me.pid")"
+        alive_after "$told" $((${1:-$grace_s} + 1)) && alive "$me.driver" && kill -KILL "$(<"$me.driver")"
+        alive_after "$told" 60 && kill -KILL "$(<"$told")"
     fi
-    [[ -z $(marked) ]] || clean_up  # of a script that was killed itself
+    left=$(marked)  # by a script that was killed
+    [[ -z $left ]] || { kill -TERM $left; clean_up; }
 }
 case $verb in
 run | start | status) $verb ;;

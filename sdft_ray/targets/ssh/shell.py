@@ -12,7 +12,7 @@ from sdft_ray.targets.jobs import Unreachable
 from sdft_ray.targets.ssh.hosts import Host
 
 TIMEOUT_S = 120.0  # of a whole command: a login may start slowly
-CONNECT_S = 15  # until a host that is away is given up
+CONNECT_S = 10  # until a host that is away is given up
 FAILED = 255  # ssh's own code; every other is the command's
 # A question would wait for ever, and a connection that is dead has to be noticed.
 OPTIONS = (
