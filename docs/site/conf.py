@@ -40,6 +40,7 @@ NAVIGATION = {
         "clusters": "Clusters",
         "kubernetes": "Kubernetes",
         "slurm": "Slurm",
+        "ssh": "Bare machines",
         "gpu": "On GPUs",
         "gpu-measured": "Measured on GPUs",
         "scaling": "Scaling",

@@ -93,14 +93,13 @@ def _error(host: Host, code: int, said: str) -> ClusterError:
     port = f"-p {host.port} " if host.port else ""
     if code != FAILED:
         return ClusterError(f"{host}: {words}")
+    call = f"'ssh {port}{host.name}'"
     if REFUSED.search(words):
-        remedy = (
-            f"'ssh {port}{host.name}' has to work without a question: give it a key (ssh-copy-id), or start an agent"
-        )
-        return ClusterError(f"{host}: lets this user not in ({words}); {remedy}.")
+        key = f"{call} has to work without a question: give it a key (ssh-copy-id), or start an agent"
+        return ClusterError(f"{host}: lets this user not in ({words}); {key}.")
     if UNKNOWN.search(words):
-        remedy = f"call 'ssh {port}{host.name}' once, and mend the hosts file or ~/.ssh/config if it fails"
-        return ClusterError(f"{host}: is not known to ssh ({words}); {remedy}.")
+        name = f"call {call} once, and mend the hosts file or ~/.ssh/config if it fails"
+        return ClusterError(f"{host}: is not known to ssh ({words}); {name}.")
     return Unreachable(f"ssh {host}: {words}")
 
 

@@ -53,6 +53,9 @@ while True:
 CHECKPOINT = "echo checkpoint; exit 143"
 
 
+composed = cache(compose_with)
+
+
 class FakeHosts:
     """Two hosts, and what of a test's job runs on them."""
 
@@ -68,11 +71,10 @@ class FakeHosts:
         """What the driver does upon SIGTERM, in bash."""
         self._write("python", PYTHON.format(folder=self.folder, python=sys.executable, handler=handler))
 
-    @cache
     def settings(self, *overrides: str) -> RunConfig:
         given = ["+cluster=local", "cluster.num_nodes=2", "target=ssh", "name=billing", f"runs_dir={self.runs}"]
         given += [f"target.ssh.hosts={self.folder}/hosts", f"target.python={self.folder}/python"]
-        return compose_with(*given, *overrides)
+        return composed(*given, *overrides)
 
     def job(self, *overrides: str) -> SshJob:
         cfg = self.settings(*overrides)
