@@ -3,8 +3,8 @@
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 
-import sdft_ray
 from sdft_ray.config import RunConfig
 from sdft_ray.errors import ClusterError
 from sdft_ray.targets.jobs import name_of
@@ -19,7 +19,7 @@ for program in setsid timeout tail tar base64 grep; do
     command -v $program > /dev/null || echo "lacks=$program"
 done
 setup > /dev/null
-versions="import importlib.metadata, sdft_ray; print(sdft_ray.__version__, importlib.metadata.version('ray'))"
+versions="from importlib.metadata import version; print(version('sdft_ray'), version('ray'))"
 echo "versions=$("$python" -c "$versions" 2>&1 | tail --lines=1)"
 echo "gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep --count '^GPU')"
 getent hosts "${addresses[0]}" > /dev/null || echo "unknown=${addresses[0]}"
@@ -78,8 +78,8 @@ def _problems(found: Mapping[str, str], first: Mapping[str, str], num_gpus: int)
     versions = found["versions"].split()
     if len(versions) != 2:
         yield f"{found['versions']}; set target.python, or activate the environment in target.ssh.setup"
-    elif versions[0] != sdft_ray.__version__:
-        yield f"has sdft_ray {versions[0]}, and this machine {sdft_ray.__version__}"
+    elif versions[0] != version("sdft_ray"):
+        yield f"has sdft_ray {versions[0]}, and this machine {version('sdft_ray')}"
     elif found["versions"] != first["versions"]:
         yield f"has Ray {versions[1]}, and the first host others ({first['versions']})"
     if int(found["gpus"]) < num_gpus:

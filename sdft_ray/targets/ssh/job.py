@@ -5,6 +5,7 @@ import io
 import json
 import secrets
 import tarfile
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -195,7 +196,7 @@ def _packed(files: Mapping[str, str]) -> bytes:
     with tarfile.open(fileobj=archive, mode="w") as writer:
         for name, text in files.items():
             member, content = tarfile.TarInfo(name), text.encode()
-            member.size, member.mode = len(content), 0o600
+            member.size, member.mode, member.mtime = len(content), 0o600, int(time.time())
             writer.addfile(member, io.BytesIO(content))
     return archive.getvalue()
 

@@ -40,7 +40,8 @@ marked() {
         cut --delimiter=/ --fields=3
 }
 clean_up() {  # what Ray has not ended itself; its logs are kept
-    for ((fifth = 0; fifth < 150; fifth++)); do [[ -n $(marked) ]] || break; sleep 0.2; done
+    # A node whose head is gone would ask it for a minute whether it may end.
+    for ((fifth = 0; fifth < (index > 0 ? 25 : 150); fifth++)); do [[ -n $(marked) ]] || break; sleep 0.2; done
     kill -KILL $(marked) 2>/dev/null
     [[ -d $temp/session_latest/logs ]] && cp --recursive "$temp/session_latest/logs" "$me.ray-logs"
     rm --recursive --force "$temp"
@@ -75,18 +76,19 @@ join() {  # the Ray of the first host, and end with it
         (( SECONDS < 600 )) || { echo "error: Ray at $RAY_ADDRESS is not reached from this host"; end 1; }
         sleep 1
     done 2>/dev/null
-    env "$mark" "$python" "${node[@]}" --address="$RAY_ADDRESS" &
+    env "$mark" "$python" "${node[@]}" --address="$RAY_ADDRESS" > "$me.ray.log" 2>&1 &
     wait $!
     end $?
 }
 lead() {
     # RAY_ADDRESS is the driver's: with it a head would join itself.
     env --unset=RAY_ADDRESS "$mark" "$python" "${node[@]}" --head --port="${RAY_ADDRESS##*:}" \\
-        --dashboard-port=$((8265 + offset)) --ray-client-server-port=$((20001 + offset)) &
+        --dashboard-port=$((8265 + offset)) --ray-client-server-port=$((20001 + offset)) \\
+        > "$me.ray.log" 2>&1 &
     ray=$!
     env "$mark" "$python" -m sdft_ray.targets.nodes "${#addresses[@]}" &
-    wait -n || end 1  # the nodes have joined, or Ray has ended
-    kill -0 $ray 2>/dev/null || end 1
+    # Until the nodes have joined, or Ray has ended.
+    wait -n && kill -0 $ray 2>/dev/null || { tail --lines=20 "$me.ray.log"; end 1; }
     # The driver alone is told: it ends behind its step, with a checkpoint, while Ray is still there.
     trap 'kill -TERM $driver 2>/dev/null' TERM
     env "$mark" "$python" -m sdft_ray.launch --run-file="$folder/run.yaml" &

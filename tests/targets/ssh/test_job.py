@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -27,6 +28,9 @@ def hosts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHosts
     yield hosts
     for process in hosts.processes():
         process.kill()
+    for file in hosts.runs.glob(".jobs/*/id"):
+        for folder in Path("/tmp").glob(f"sdft-{file.read_text()}-*"):
+            shutil.rmtree(folder)
 
 
 def follow(hosts: FakeHosts) -> tuple[JobStatus, str, list[str]]:
