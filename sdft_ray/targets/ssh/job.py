@@ -5,7 +5,6 @@ import io
 import json
 import secrets
 import tarfile
-import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -33,7 +32,7 @@ READ = '[[ -d $1 ]] || exit 0; cd "$1" && tar --create "${@:2}" | base64 --wrap=
 WRITE = """
 set -e
 parent=$(dirname "$1") && mkdir --parents "$parent" && umask 077
-scratch=$(mktemp --directory "$parent/.job.XXXXXX") && tar --extract --directory="$scratch"
+scratch=$(mktemp --directory "$parent/.job.XXXXXX") && tar --extract --touch --directory="$scratch"
 mv --no-target-directory "$scratch" "$1" || rm --recursive --force "$scratch"
 [[ -d $1 ]]
 """
@@ -196,7 +195,7 @@ def _packed(files: Mapping[str, str]) -> bytes:
     with tarfile.open(fileobj=archive, mode="w") as writer:
         for name, text in files.items():
             member, content = tarfile.TarInfo(name), text.encode()
-            member.size, member.mode, member.mtime = len(content), 0o600, int(time.time())
+            member.size, member.mode = len(content), 0o600
             writer.addfile(member, io.BytesIO(content))
     return archive.getvalue()
 
