@@ -41,6 +41,7 @@ NAVIGATION = {
         "images": "Images",
         "kubernetes": "Kubernetes",
         "slurm": "Slurm",
+        "ssh": "Bare machines",
         "gpu": "On GPUs",
         "gpu-measured": "Measured on GPUs",
         "scaling": "Scaling",

@@ -41,7 +41,7 @@ on_nodes() {  # the nodes, then what srun runs on each of them
     srun --overlap --nodes="$1" --ntasks="$1" --nodelist="$2" --cpus-per-task=33 "${@:3}" &
 }
 wait_for_nodes() {  # how many are to have joined; bash hears no signal while a command runs in its foreground
-    "${image[@]}" "$python" -m sdft_ray.targets.slurm.nodes $1 &
+    "${image[@]}" "$python" -m sdft_ray.targets.nodes $1 &
     wait $! || end $?
 }
 # RAY_ADDRESS is the driver's: with it a head would join itself.

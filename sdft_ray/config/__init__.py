@@ -37,6 +37,7 @@ from sdft_ray.config.rollout import RolloutConfig
 from sdft_ray.config.run import AUTO, NEVER, Best, Mode, PlanConfig, RunConfig
 from sdft_ray.config.show import Choice, ShowConfig
 from sdft_ray.config.slurm import SlurmConfig
+from sdft_ray.config.ssh import SshConfig
 from sdft_ray.config.stages import StageBoundaryConfig
 from sdft_ray.config.target import LifecycleConfig, Queue, Submission, TargetConfig, TargetKind, VolumeConfig
 from sdft_ray.config.teacher import Payload, Tail, TeacherBackend, TeacherConfig, TeacherContext, TeacherWeights
@@ -47,6 +48,7 @@ from sdft_ray.config.weights import Channel, TeacherEma, WeightsConfig
 __all__ = [
     "ShowConfig",
     "SlurmConfig",
+    "SshConfig",
     "VolumeConfig",
     "TargetKind",
     "TargetConfig",

@@ -1,4 +1,4 @@
-"""Settings of where a job runs: on this machine, or as a job of a Ray cluster, of KubeRay or of Slurm."""
+"""Settings of where a job runs: on this machine, or as a job of a Ray cluster, of KubeRay, of Slurm or of hosts."""
 
 import re
 from dataclasses import dataclass, field
@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from sdft_ray.config.slurm import SlurmConfig
+from sdft_ray.config.ssh import SshConfig
 from sdft_ray.config.validation import at_least, positive, require
 
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -21,6 +22,7 @@ class TargetKind(Enum):
     RAY = auto()  # a Ray cluster that is there, through its dashboard
     KUBERAY = auto()  # KubeRay: one RayJob, with a Ray cluster of its own or one that is there
     SLURM = auto()  # Slurm: one batch job, with a Ray cluster of its own
+    SSH = auto()  # bare machines of a hosts file, with a Ray cluster of its own
 
 
 class Queue(Enum):
@@ -68,8 +70,9 @@ class TargetConfig:
     watch: bool = True  # mode=submit: print the job's log and end as the job ends; false ends once it is taken
     patience_s: float = 1800  # how long nobody may answer while a job is followed, which goes on meanwhile
     address: str = "http://127.0.0.1:8265"  # RAY: of the dashboard
-    python: str = ""  # RAY, SLURM: the interpreter that has the packages; "" is the `python` found there
+    python: str = ""  # RAY, SLURM, SSH: the interpreter that has the packages; "" is the `python` found there
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
+    ssh: SshConfig = field(default_factory=SshConfig)
     kube_context: str = ""  # KUBERAY: of kubectl; "" is its current one
     image: str = ""  # with this package and Ray in it; see docker/
     ray_version: str = ""  # of that image; "" is that of this installation

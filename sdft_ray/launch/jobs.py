@@ -67,6 +67,10 @@ def client_of(name: str, runs_dir: str, target: TargetConfig) -> JobClient:
         from sdft_ray.targets.slurm.job import SlurmJob
 
         return SlurmJob(name, runs_dir, target.slurm.grace_s)
+    if target.kind is TargetKind.SSH:
+        from sdft_ray.targets.ssh.job import SshJob
+
+        return SshJob(name, runs_dir, target.ssh)
     from sdft_ray.targets.kuberay.job import KubeRayJob
 
     return KubeRayJob(name, target)

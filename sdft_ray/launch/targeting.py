@@ -25,7 +25,7 @@ def check_target(mode: Mode, target: TargetConfig) -> None:
         ConfigError: names target or mode.
     """
     if target.kind is TargetKind.HERE and mode in OF_TARGETS:
-        remedy = "add target=ray, target=kuberay or target=slurm, or leave mode out to run here"
+        remedy = "add target=ray, target=kuberay, target=slurm or target=ssh, or leave mode out to run here"
         raise ConfigError("mode", mode.name, "is of a target other than this machine", remedy)
     if target.kind is not TargetKind.HERE and mode not in (*OF_TARGETS, Mode.plan):
         names = ", ".join(mode.name for mode in OF_TARGETS)
@@ -48,33 +48,63 @@ def show_rendered(runs: Sequence[Sequence[Stage]]) -> None:
 
         sys.stdout.write(batch_script(cfg, name_of(runs)))
         return
+    if cfg.target.kind is TargetKind.SSH:
+        from sdft_ray.targets.jobs import name_of
+        from sdft_ray.targets.ssh.script import host_script
+
+        sys.stdout.write(host_script(cfg, name_of(runs)))
+        return
     from sdft_ray.targets.kuberay.objects import render, written
 
     sys.stdout.write(written(render(runs)))
 
 
 def check_rendered(runs: Sequence[Sequence[Stage]]) -> None:
-    """Prints what is wrong with the objects of a job; asks no cluster.
+    """Prints what is wrong with a job before it is handed over; starts nothing.
 
     Raises:
         ConfigError: a setting has no meaning there; with the key, the value and the remedy.
         SdftError: a rule is broken, or target.crds cannot be read.
     """
+    _, cfg = runs[0][0]
+    findings = _check_hosts(runs) if cfg.target.kind is TargetKind.SSH else _check_objects(runs)
+    for finding in findings:
+        print(f"broken       {finding}")
+    if findings:
+        raise SdftError(f"{len(findings)} rules are broken; a cluster would refuse this job, or never run it.")
+    print("no rule is broken")
+
+
+def _check_hosts(runs: Sequence[Sequence[Stage]]) -> Sequence[object]:
+    """Prints what was seen of the hosts, and returns what is wrong with them."""
+    from sdft_ray.targets.ssh.check import check_hosts
+
+    looked = check_hosts(runs)
+    for sentence in looked.reached:
+        print(f"reached      {sentence}")
+    for sentence in looked.not_checked:
+        print(f"not checked  {sentence}")
+    return looked.findings
+
+
+def _check_objects(runs: Sequence[Sequence[Stage]]) -> Sequence[object]:
+    """Prints what was looked at by rules that need no cluster, and by one that answers; returns what is wrong."""
     from sdft_ray.targets.kuberay.check import check_objects, read_schema
+    from sdft_ray.targets.kuberay.dry_run import dry_run
+    from sdft_ray.targets.kuberay.kubectl import Kubectl
     from sdft_ray.targets.kuberay.objects import render
 
     _, cfg = runs[0][0]
     objects = render(runs)
-    checked = check_objects(objects, cfg, read_schema(cfg.target))
+    by_rules = check_objects(objects, cfg, read_schema(cfg.target))
+    by_server = dry_run(objects, Kubectl(cfg.target.namespace, cfg.target.kube_context))
     for thing in objects:
         print(f"rendered     {thing['kind']} {thing['metadata']['namespace']}/{thing['metadata']['name']}")
-    for sentence in checked.not_checked:
+    for accepted in by_server.accepted:
+        print(f"accepted     {accepted}")
+    for sentence in (*by_rules.not_checked, *by_server.not_checked):
         print(f"not checked  {sentence}")
-    for finding in checked.findings:
-        print(f"broken       {finding}")
-    if checked.findings:
-        raise SdftError(f"{len(checked.findings)} rules are broken; a cluster would refuse this job, or never run it.")
-    print("no rule is broken")
+    return (*by_rules.findings, *by_server.findings)
 
 
 def run_file(arguments: Sequence[str]) -> Path | None:

@@ -1,14 +1,16 @@
-"""What every target can do with a job, and how a job stands: one interface for Ray, KubeRay and Slurm."""
+"""What every target can do with a job, and how a job stands: one interface for all of them."""
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Protocol
 
 from sdft_ray.config.target import DNS_LABEL
 from sdft_ray.errors import ClusterError, ConfigError
 from sdft_ray.targets.run_file import Run
 
+FOLDER = ".jobs"  # below runs_dir, with a folder for each job of Slurm and of hosts
 LONGEST_NAME = 47  # KubeRay makes longer names of a job's, and every target calls a job the same
 
 
@@ -94,3 +96,8 @@ def job_name(name: str) -> str:
         remedy = f"use at most {LONGEST_NAME} letters, digits and -, with a letter or digit at both ends"
         raise ConfigError("name", name, "is no name that a job can have", remedy)
     return written
+
+
+def job_folder(runs_dir: str, name: str) -> Path:
+    """Where a job keeps its script, its log and its id: beside the run folders, which only runs make."""
+    return Path(runs_dir).absolute() / FOLDER / job_name(name)

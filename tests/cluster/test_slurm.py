@@ -81,7 +81,7 @@ def start(log: Path, *settings: str) -> "subprocess.Popen[bytes]":
 COUNTING = """#!/bin/bash
 case "$2" in
 ray.scripts.scripts) exec sleep 1000;;
-sdft_ray.targets.slurm.nodes) [ -e "$0.alone" ] && exec sleep 1000; exit 0;;
+sdft_ray.targets.nodes) [ -e "$0.alone" ] && exec sleep 1000; exit 0;;
 esac
 state="$(dirname "${3#--run-file=}")/count"; number=$(cat "$state" 2>/dev/null || echo 0)
 [ $number = 0 ] || echo "goes on behind line $number"

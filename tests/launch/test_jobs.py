@@ -118,7 +118,7 @@ def test_stopping_what_is_not_there_is_no_failure(
 
 @pytest.mark.parametrize("mode", OF_TARGETS)
 def test_a_mode_of_targets_is_refused_here_with_the_targets_there_are(mode: Mode) -> None:
-    with pytest.raises(ConfigError, match="add target=ray, target=kuberay or target=slurm"):
+    with pytest.raises(ConfigError, match="add target=ray, target=kuberay, target=slurm or target=ssh"):
         check_target(mode, TargetConfig())
 
 

@@ -127,7 +127,7 @@ def test_ray_is_asked_for_its_nodes_in_one_place_and_a_plan_is_made_once_in_a_st
                     calls[name].append(str(path.relative_to(package)))
     starts = ["cluster/rollouts.py", "cluster/topology.py"]  # of rollout workers alone, and of a whole run
     # The other counts them in a job's script, before there is a driver.
-    assert sorted(calls["nodes"]) == ["cluster/session.py", "targets/slurm/nodes.py"]
+    assert sorted(calls["nodes"]) == ["cluster/session.py", "targets/nodes.py"]
     assert sorted(calls["num_alive_nodes"]) == starts
     assert sorted(calls["plan_weights"]) == [*starts, "planning/workload.py"]
 

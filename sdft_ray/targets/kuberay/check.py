@@ -24,6 +24,7 @@ class Checked:
 
     findings: tuple[Finding, ...]
     not_checked: tuple[str, ...]  # a sentence each
+    accepted: tuple[str, ...] = ()  # by the API server: an object each
 
 
 def read_schema(target: TargetConfig) -> RayJobSchema | None:

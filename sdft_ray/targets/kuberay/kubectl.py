@@ -37,6 +37,14 @@ class Kubectl:
         found = self._run("get", kind, *which, "--ignore-not-found", "--output=json")
         return json.loads(found) if found.strip() else None
 
+    def version(self) -> str:
+        """What the API server says of itself, where one answers."""
+        return self._run("get", "--raw=/version")
+
+    def dry_run(self, text: str) -> None:
+        """Has the API server judge an object of YAML as a new one; nothing is kept."""
+        self._run("create", "--dry-run=server", "--filename=-", given=text)
+
     def apply(self, text: str) -> None:
         """Makes the objects of a YAML stream; those that are there as they are written stay."""
         self._run("apply", "--filename=-", given=text)

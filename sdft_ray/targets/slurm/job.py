@@ -10,7 +10,7 @@ from pathlib import Path
 from sdft_ray.errors import ClusterError
 from sdft_ray.targets.elsewhere import for_elsewhere
 from sdft_ray.targets.identity import RUN_FILE, TARGET_FILE, check_same, fingerprint, job_files
-from sdft_ray.targets.jobs import JobState, JobStatus
+from sdft_ray.targets.jobs import JobState, JobStatus, job_folder
 from sdft_ray.targets.run_file import Run
 from sdft_ray.targets.slurm import commands
 from sdft_ray.targets.slurm.script import (
@@ -21,7 +21,6 @@ from sdft_ray.targets.slurm.script import (
     STOPPING_FILE,
     TOKEN_FILE,
     batch_script,
-    job_folder,
 )
 
 ENDED = {

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from sdft_ray.config import RunConfig
 from sdft_ray.targets.identity import RUN_FILE
-from sdft_ray.targets.jobs import job_name
+from sdft_ray.targets.jobs import job_folder, job_name
 from sdft_ray.targets.run_file import OPTION
 
-FOLDER = ".jobs"  # below runs_dir, with a folder for each job
 ID_FILE, LOG_FILE, CODE_FILE, TOKEN_FILE, SCRIPT_FILE = "id", "output.log", "exit_code", "token", "job.sh"
 STOPPING_FILE = "stopping"  # there once a user has asked for the end
 TERMINATED = 143  # the driver has heard SIGTERM
@@ -41,7 +40,7 @@ on_nodes() {{  # the nodes, then what srun runs on each of them
     srun --overlap --nodes="$1" --ntasks="$1" --nodelist="$2" --cpus-per-task={cpus} "${{@:3}}" &
 }}
 wait_for_nodes() {{  # how many are to have joined; bash hears no signal while a command runs in its foreground
-    "${{image[@]}}" "$python" -m sdft_ray.targets.slurm.nodes $1 &
+    "${{image[@]}}" "$python" -m sdft_ray.targets.nodes $1 &
     wait $! || end $?
 }}
 # RAY_ADDRESS is the driver's: with it a head would join itself.
@@ -102,11 +101,6 @@ def batch_script(cfg: RunConfig, name: str) -> str:
         ending=REQUEUE.format(terminated=TERMINATED, stopping_file=STOPPING_FILE) if slurm.requeue else NO_REQUEUE,
     )
     return "\n".join(["#!/bin/bash", *_options(cfg, job_name(name), folder, cpus, gpus), "", body])
-
-
-def job_folder(runs_dir: str, name: str) -> Path:
-    """Where a job keeps its script, its log and its id: beside the run folders, which only runs make."""
-    return Path(runs_dir).absolute() / FOLDER / job_name(name)
 
 
 def _options(cfg: RunConfig, name: str, folder: Path, cpus: int, gpus: int) -> list[str]:

@@ -32,7 +32,9 @@ def chosen(thing):
 def things(kinds):
     return [thing for key, thing in state.items() if key.split("|")[0] in [KINDS[kind] for kind in kinds.split(",")]]
 
-if verb == "get" and "selector" in options:
+if "raw" in options:
+    print(json.dumps({{"gitVersion": "v1.30.0"}}))
+elif verb == "get" and "selector" in options:
     print(json.dumps({{"items": [thing for thing in things(rest[0]) if chosen(thing)]}}))
 elif verb == "get":
     found = [thing for thing in things(rest[0]) if thing["metadata"]["name"] == rest[1]]
@@ -44,6 +46,15 @@ elif verb == "apply":
         if state.get(key, thing) != thing and thing.get("immutable"):
             sys.exit("The ConfigMap is invalid: data: Forbidden: field is immutable when `immutable` is set")
         state.setdefault(key, thing)
+elif verb == "create":
+    import yaml
+    assert options["dry-run"] == "server"
+    thing = yaml.safe_load(sys.stdin)
+    refusals = folder / "refusals.json"
+    if words := (json.loads(refusals.read_text()) if refusals.exists() else {{}}).get(thing["kind"]):
+        sys.exit(words)
+    if thing["kind"] + "|" + thing["metadata"]["name"] in state:
+        sys.exit('Error from server (AlreadyExists): error when creating "STDIN": it already exists')
 elif verb == "delete":
     gone = [thing for thing in things(rest[0]) if chosen(thing)]
     state = {{key: thing for key, thing in state.items() if thing not in gone}}
@@ -84,6 +95,10 @@ class FakeCluster:
         scratch = self.folder / "state.new"
         scratch.write_text(json.dumps(state))
         scratch.replace(self.folder / "state.json")
+
+    def refuse(self, kind: str, words: str) -> None:
+        """From now on no object of this kind is taken."""
+        (self.folder / "refusals.json").write_text(json.dumps({kind: words}))
 
     def lose_api(self, *, lost: bool) -> None:
         if lost:

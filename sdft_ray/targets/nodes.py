@@ -1,4 +1,4 @@
-"""Waits until the nodes of a job have joined its Ray: `python -m sdft_ray.targets.slurm.nodes 4`.
+"""Waits until the nodes of a job have joined its Ray: `python -m sdft_ray.targets.nodes 4`.
 
 A program of its own: a job's script calls it before the driver, which refuses a cluster that is too small at once.
 """
