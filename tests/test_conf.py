@@ -186,6 +186,8 @@ GENERATED = ROOT / "docs" / "settings.md"
 # What pages name besides settings: `key` in examples, and names of the shell completion, of sbatch, of this project's
 # own tools, and of vLLM, numpy and torch.
 OF_OTHERS = {
+    "id",  # of docker, as the next
+    "size",
     "gpus",  # of a line in a hosts file, as the next
     "address",
     "key",

@@ -259,16 +259,16 @@ class StudentEngine:
 
 
 def master_fragment(name: str, param: torch.nn.Parameter, rank: int, num_ranks: int) -> Fragment | None:
-    """What a rank owns of one parameter's fp32 master, by what ZeRO hangs on the parameter; None for nothing."""
+    """What a rank owns of one parameter's fp32 master, outside of autograd's graph; None for nothing."""
     if hasattr(param, "ds_id"):  # ZeRO 3 cuts every parameter into equal parts, the last one padded
-        local = safe_get_local_fp32_param(param).view(-1)
+        local = safe_get_local_fp32_param(param).detach().view(-1)
         start = rank * local.numel()
         return Fragment(name, start, local[: max(0, param.ds_numel - start)])  # type: ignore[attr-defined]
     if hasattr(param, "_hp_mapping"):  # ZeRO 1 and 2 cut the flat sequence of all parameters
         mapping = param._hp_mapping
         if mapping is None:
             return None
-        return Fragment(name, mapping.lp_fragment_address.start, mapping.get_hp_fragment().view(-1))
+        return Fragment(name, mapping.lp_fragment_address.start, mapping.get_hp_fragment().detach().view(-1))
     size = -(-param.numel() // num_ranks)  # without ZeRO every rank holds all of it, and owns an equal part
     return Fragment(name, rank * size, param.data.view(-1)[rank * size : (rank + 1) * size])
 
