@@ -1,5 +1,6 @@
 """The command in this process, which has joined Ray and goes on after the run."""
 
+import asyncio
 import io
 import logging
 import sys
@@ -19,6 +20,8 @@ class JoinedSession:
 
     dashboard = ""
     warning = ""
+    is_lost = False
+    has_workers = True
 
     def __init__(self, cluster: ClusterConfig, roles: Collection[str], metadata: Mapping[str, str]):
         self._asked = cluster, roles
@@ -29,6 +32,10 @@ class JoinedSession:
 
     def __exit__(self, *_: object) -> None:
         pass
+
+    async def watch(self) -> None:
+        """Sees nothing: a Ray that these tests share and that dies ends all of them."""
+        await asyncio.Event().wait()
 
 
 def run_in_process(*overrides: str) -> tuple[int, str]:
