@@ -19,7 +19,7 @@ from ray._private.ray_constants import GLOBAL_GRPC_OPTIONS
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 from ray.exceptions import AuthenticationError
 
-from sdft_ray.cluster.environment import DRIVER
+from sdft_ray.cluster.environment import DRIVER, OWN_RAY
 from sdft_ray.cluster.local_security import exposure_of_cluster, keep_token_private, on_loopback, own_temp_dir
 from sdft_ray.cluster.old_sessions import remove_old_sessions
 from sdft_ray.config import ClusterConfig, RunConfig
@@ -66,6 +66,7 @@ class RaySession:
             context = self._join(address)
             self.warning = exposure_of_cluster()
         else:
+            os.environ.update({name: value for name, value in OWN_RAY.items() if name not in os.environ})
             context = self._start()
         self.dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else ""
         try:

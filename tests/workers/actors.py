@@ -10,13 +10,13 @@ from ray.exceptions import ActorDiedError, RayError
 
 from sdft_ray.config import FaultsConfig
 from sdft_ray.faults import Fault, FaultKind
-from sdft_ray.records import Publication, Rollout
+from sdft_ray.records import Publication, Rollout, WorkerStatus
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.weights.channel import WeightChannel
 from sdft_ray.workers.deadlines import Work
 from sdft_ray.workers.group import WorkerGroup
 from sdft_ray.workers.recovery import Recovery, RestartBudget
-from tests.fakes import make_rollout
+from tests.fakes import make_rollout, make_status
 
 QUICK = FaultsConfig(hang_s=1.0, first_call_s=1.0, start_s=1.0, max_wait_s=9.0)
 
@@ -47,6 +47,7 @@ class Actor:
         self.died = asyncio.Event()
         self.ready = Method(self, self._ready)
         self.node = Method(self, self._node)
+        self.status = Method(self, self._status)  # a newcomer is looked at as soon as it has its place
         self.complete = Method(self, self._complete)
         self.load_weights = Method(self, self._load_weights)
         self.close = Method(self, self._close)
@@ -58,6 +59,9 @@ class Actor:
 
     async def _node(self) -> str:
         return f"10.0.0.{self.rank}"
+
+    async def _status(self) -> WorkerStatus:
+        return make_status("rollout", self.rank)
 
     async def _complete(self, example: Any) -> Rollout:
         version = self.version

@@ -269,13 +269,11 @@ async def test_an_idle_worker_that_is_lost_is_found_and_replaced_before_it_gets_
     plan = Plan()
     pool = make_pool(plan, 2)
     group = pool._group
-    for actor in plan.made:
-        actor.status = Method(actor, actor._node)  # type: ignore[attr-defined]
     idle = plan.made[1]
     if how == "dies":
         idle.died.set()
     else:
-        idle.status = Method(idle, lambda: asyncio.sleep(3600))  # type: ignore[attr-defined]
+        idle.status = Method(idle, lambda: asyncio.sleep(3600))
     began = time.monotonic()
     async with asyncio.timeout(5):
         async with watching([group.watch(list)]):
@@ -288,7 +286,7 @@ async def test_an_idle_worker_that_is_lost_is_found_and_replaced_before_it_gets_
 async def test_an_idle_worker_that_is_lost_and_not_replaced_ends_what_goes_on() -> None:
     plan = Plan()
     group = WorkerGroup("learner", [plan.make(0)], "logs", faults=QUICK)
-    plan.made[0].status = Method(plan.made[0], lambda: asyncio.sleep(3600))  # type: ignore[attr-defined]
+    plan.made[0].status = Method(plan.made[0], lambda: asyncio.sleep(3600))
     with pytest.raises(ExceptionGroup) as caught:
         async with asyncio.timeout(5), watching([group.watch(list)]):
             await asyncio.sleep(3600)  # sampling, for which the learner waits
@@ -299,7 +297,7 @@ async def test_a_worker_that_works_is_not_lost_where_it_does_not_tell_whether_it
     """A rank answers nothing while it computes."""
     plan = Plan()
     group = WorkerGroup("learner", [plan.make(0)], "logs", faults=replace(QUICK, hang_s=0.2, first_call_s=9.0))
-    plan.made[0].status = Method(plan.made[0], lambda: asyncio.sleep(3600))  # type: ignore[attr-defined]
+    plan.made[0].status = Method(plan.made[0], lambda: asyncio.sleep(3600))
     plan.made[0].ready = Method(plan.made[0], lambda: asyncio.sleep(1.0))
     async with asyncio.timeout(5), watching([group.watch(list)]):
         await group.on_all(lambda actor: actor.ready.remote(), Work("accumulate"))
@@ -317,7 +315,7 @@ async def test_one_look_tells_of_every_worker_and_a_busy_one_is_not_asked_again_
         return make_status("rollout", rank)
 
     for actor in plan.made:
-        actor.status = Method(actor, partial(status, actor.rank))  # type: ignore[attr-defined]
+        actor.status = Method(actor, partial(status, actor.rank))
         actor.ready = Method(actor, may_answer.wait)
     busy = asyncio.create_task(group.on_all(lambda actor: actor.ready.remote(), Work("complete")))
     tell = lambda statuses: told.update(status.rank for status in statuses)  # noqa: E731
