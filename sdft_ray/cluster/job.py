@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing
 
 from sdft_ray.cluster.exporting import export_student
 from sdft_ray.cluster.guards import check_engines
+from sdft_ray.cluster.introduction import introduction
 from sdft_ray.cluster.learner_recovery import LearnerRecovery
 from sdft_ray.cluster.preflight import Line, look, refuse_failed
 from sdft_ray.cluster.probes import check_resumable
@@ -16,17 +17,16 @@ from sdft_ray.cluster.run_folder import RunFolder, open_run_folder
 from sdft_ray.cluster.run_records import RunRecords
 from sdft_ray.cluster.session import RaySession, job_metadata
 from sdft_ray.cluster.sinks import log_model, other_sinks
-from sdft_ray.cluster.stages import Stage, Stages
+from sdft_ray.cluster.stage_training import StageTraining
+from sdft_ray.cluster.stages import Stages
 from sdft_ray.cluster.status import StatusWriter
 from sdft_ray.cluster.termination import Termination
 from sdft_ray.cluster.topology import Roles, start_roles
 from sdft_ray.cluster.tracing import Tracer
-from sdft_ray.config import RunConfig, Target
+from sdft_ray.config import RunConfig
 from sdft_ray.config.saved import plain_settings
-from sdft_ray.errors import AlarmError, ClusterError, NonFiniteError, RayLostError, WeightVersionError, WorkerError
+from sdft_ray.errors import NonFiniteError, RayLostError
 from sdft_ray.evaluation.judge import unscored_note
-from sdft_ray.learner.group import LearnerGroup
-from sdft_ray.loop import LoopConfig, Stopped, train
 from sdft_ray.outcome import first_cause
 from sdft_ray.records import WorkerStatus
 from sdft_ray.report.model_card import write_model_card
@@ -62,7 +62,6 @@ class Job:
             self._differences = what_differs(self.folder, self._cfg, self._settings)
             on_failure.pop_all()
         self._setup_s, self._said_unscored = 0.0, False
-        self._alarm: Callable[[], str] = lambda: ""  # what ends the run behind its step
         self._faults = FaultLog(self.console.say)
         self._learner_recovery = LearnerRecovery(self._cfg, self.folder, self.console, self._faults.tell)
         self._gauges = RayMetrics(self.folder.path.name)
@@ -132,7 +131,6 @@ class Job:
         decode, resumed_step = self.inputs.decode(keep_special=True), self.folder.resumed_step
         alarms, best = self._cfg.tracking.alarms, self._saving.best
         records = RunRecords(self.folder.path, decode, resumed_step, alarms=alarms, best=best, console=self.console)
-        self._alarm = lambda: records.alarms.reason_to_stop
         others = other_sinks(self._stages, self._settings, self.folder, decode, self.console.say)
         with closing(records), RunTracker([*records.sinks, self._gauges, *others]) as tracker:
             self._faults.open(
@@ -162,35 +160,8 @@ class Job:
         return {"loop/staleness_bound": float(bound), "loop/steps_left": float(steps_left)}
 
     def _introduce(self, dashboard: str) -> None:
-        cfg, inputs = self._cfg, self.inputs
-        target = f"target {cfg.method.target.name}"
-        if cfg.method.target is Target.TEACHER:
-            target = f"{cfg.loss.divergence.name} to a teacher with {cfg.teacher.weights.name} weights"
-        self.console.say(
-            f"{cfg.method.name}: {inputs.num_steps} steps of {cfg.batch_size} samples, {cfg.model.path} on "
-            f"{cfg.cluster.name}, {target}"
-        )
-        if cfg.cluster.num_gpus:
-            self.console.say(
-                f"precision      {cfg.model.dtype.name} in rollout and teacher workers, {cfg.learner.precision.name} "
-                "in the learner, whose masters are FLOAT32"
-            )
-        for stage in self._stages:
-            if stage.name:
-                self.console.say(f"stage          {stage.name}: steps {stage.first_step + 1} to {stage.last_step}")
-        if cfg.note:
-            self.console.say(cfg.note)
-        for note in inputs.notes:
-            self.console.say(note)
-        for damage in self.folder.damages:
-            self.console.say(f"damaged        {damage}; its checkpoint is passed over")
-        for difference in self._differences:
-            self.console.say(f"resumed with   {difference}")
-        self.console.say(f"run folder     {self.folder.path}")
-        if self.folder.begins_again:
-            self.console.say("no checkpoint  beginning again at step 0; what was written before moves to earlier/")
-        if dashboard:
-            self.console.say(f"Ray dashboard  {dashboard}  (its token: ray get-auth-token)")
+        for line in introduction(self._stages, self.folder, self._differences, dashboard):
+            self.console.say(line)
 
     async def _resume(self, roles: Roles) -> None:
         if self.folder.resumed is None:
@@ -217,68 +188,24 @@ class Job:
         if roles.learner.weight_version == 0:
             await self._evaluate(roles, tracker)
         self._setup_s = time.monotonic() - self._started
+        training = StageTraining(
+            roles,
+            tracker,
+            num_steps=self.inputs.num_steps,
+            termination=self._termination,
+            alarm=lambda: records.alarms.reason_to_stop,
+            tracer=self._tracer,
+            gauges=self._gauges,
+            say=self.console.say,
+        )
         for stage in self._stages:
             records.begin_stage(stage.name)
             if roles.learner.weight_version <= stage.last_step:  # evaluated again where a resumed run stands at its end
-                while (failures := await self._train_stage(stage, roles, tracker)) is not None:
+                while (failures := await training.run(stage)) is not None:
                     await self._learner_recovery.restore(failures, stage, roles)
                     records.go_back_to(roles.learner.weight_version, stage.name)
                 await self._evaluate(roles, tracker)
         await export_student(roles.learner, self.folder, self._cfg, self.inputs, self.console.phase, self.console.say)
-
-    async def _train_stage(self, stage: Stage, roles: Roles, tracker: RunTracker) -> BaseExceptionGroup | None:
-        """Runs the loop; returns what it has ended with where workers have failed, None at the stage's end."""
-        failures: BaseExceptionGroup | None = None
-        cfg = LoopConfig(
-            num_steps=stage.last_step,
-            first_step=stage.first_step,
-            batch_size=stage.cfg.batch_size,
-            max_staleness=stage.cfg.max_staleness,
-            evaluate_every=stage.cfg.evaluation.every,
-            checkpoint_every=stage.cfg.checkpoint_every,
-        )
-        try:
-            with self._termination.while_training():
-                watched = [group.watch(self._gauges.set_workers) for group in roles.groups.values()]
-                traced = self._tracer.around(roles.groups, roles.learner.weight_version, cfg.batch_size)
-                async with watching(watched), traced:
-                    await train(
-                        cfg,
-                        examples=stage.inputs.examples,
-                        completions=roles.completions,
-                        teacher=roles.teacher,
-                        learner=roles.trained,
-                        evaluator=roles.evaluator,
-                        tracker=tracker,
-                        is_asked_to_stop=lambda: self._termination.is_asked or bool(self._alarm()),
-                    )
-        except* Stopped:
-            pass  # why it was, is looked at below: behind its last step a loop ends by itself
-        except* (WorkerError, ClusterError, WeightVersionError) as failed:
-            failures = failed
-        if failures is None:
-            self._end_where_asked(roles.learner)
-        return failures
-
-    def _end_where_asked(self, learner: LearnerGroup) -> None:
-        """Ends the run behind a step where SIGTERM or an alarm asks; SIGTERM behind the last step asks for nothing."""
-        is_terminated = self._termination.is_asked and learner.weight_version < self.inputs.num_steps
-        if is_terminated or self._alarm():
-            self._say_stopped(learner)
-        if is_terminated:
-            raise asyncio.CancelledError
-        if self._alarm():
-            raise AlarmError(
-                f"{self._alarm()}. tracking.alarms.stop=true ends the run there; mend what it says, and go on with "
-                "resume=auto, or from an earlier checkpoint with resume=PATH."
-            )
-
-    def _say_stopped(self, learner: LearnerGroup) -> None:
-        version, saved = learner.weight_version, learner.checkpoints.saved_version
-        there = (
-            "with a checkpoint of it" if saved == version else f"but its checkpoint was not saved, only step {saved}'s"
-        )
-        self.console.say(f"stopped        behind step {version}, {there}")
 
     async def _evaluate(self, roles: Roles, tracker: RunTracker) -> None:
         version = roles.learner.weight_version
