@@ -1,7 +1,6 @@
 """Run folders as records. What a run has not written yet, or an older version never wrote, is absent, not wrong."""
 
 import glob
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import yaml
 
 from sdft_ray.config.saved import CONFIG_FILE, flat_settings
 from sdft_ray.errors import ConfigError, DataError
-from sdft_ray.tracking.jsonl import METRICS_FILE, SAMPLES_FILE
+from sdft_ray.tracking.jsonl import METRICS_FILE, SAMPLES_FILE, record_of
 from sdft_ray.tracking.summary import read_summary
 
 
@@ -141,17 +140,14 @@ def json_lines(path: Path) -> Iterator[tuple[Path, int, dict[str, Any]]]:
     """
     if not path.exists():
         return
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith("\n"):
                 return
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise broken(path, number, f"is not JSON ({error.msg})") from error
-            if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-                raise broken(path, number, "is no JSON object with a whole number `step`")
-            yield path, number, record
+                yield path, number, record_of(line)
+            except ValueError as error:
+                raise broken(path, number, str(error)) from error
 
 
 def _metric_line(path: Path, number: int, record: Mapping[str, Any]) -> MetricLine:

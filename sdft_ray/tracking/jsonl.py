@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sdft_ray.errors import CheckpointError, NonFiniteError
+from sdft_ray.errors import CheckpointError, NonFiniteError, first_line
 from sdft_ray.records import SampleReport
 from sdft_ray.tracking.disagreements import disagreement_rows
 from sdft_ray.tracking.earlier import earlier_path, move_to_earlier
@@ -201,18 +201,30 @@ def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     os.replace(scratch, path)
 
 
+def record_of(line: str) -> dict[str, Any]:
+    """A line of metrics.jsonl or samples.jsonl as a record.
+
+    Raises:
+        ValueError: it is none; says what it is, such as "is not JSON (...)".
+    """
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"is not JSON ({first_line(error)})") from error
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+        raise ValueError("is no JSON object with a whole number `step`")
+    return record
+
+
 def _records(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Every whole line, parsed and as it stands."""
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
-            record = json.loads(line.decode("utf-8", errors="replace"))
-        except (ValueError, RecursionError) as error:
+            yield record_of(line.decode("utf-8", errors="replace")), line + b"\n"
+        except ValueError as error:
             raise CheckpointError(
-                f"{path}, line {number} is not JSON ({error}); mend or move the file, then resume again."
+                f"{path}, line {number} {error}; mend or move the file, then resume again."
             ) from error
-        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            raise CheckpointError(f"{path}, line {number} names no step; mend or move the file, then resume again.")
-        yield record, line + b"\n"
 
 
 def _without(whole: bytes, lines: Sequence[bytes]) -> bytes:

@@ -11,8 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sdft_ray.errors import DataError, first_line
-from sdft_ray.tracking.jsonl import METRICS_FILE
+from sdft_ray.errors import DataError
+from sdft_ray.tracking.jsonl import METRICS_FILE, record_of
 from sdft_ray.tracking.metrics import RATES, is_evaluation
 from sdft_ray.tracking.run_status import RunStatus, read_status, status_of
 from sdft_ray.tracking.summary import read_summary
@@ -156,13 +156,11 @@ def _records(path: Path, lines: Iterable[str]) -> list[dict[str, Any]]:
     records = []
     for line in lines:
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            problem = f"holds a line that is not JSON ({first_line(error)}: {line[:40]!r})"
-            raise DataError(str(path), 0, problem, "mend or move the file") from error
-        if not isinstance(record, dict):
-            raise DataError(str(path), 0, f"holds a line that is no record ({line[:40]!r})", "mend or move the file")
-        records.append(record)
+            records.append(record_of(line))
+        except ValueError as error:
+            raise DataError(
+                str(path), 0, f"holds a line that {error}: {line[:40]!r}", "mend or move the file"
+            ) from error
     return records
 
 

@@ -188,7 +188,7 @@ def test_a_refused_start_takes_no_name_also_where_a_group_of_tasks_has_raised_it
 def test_a_line_without_a_step_is_refused_with_its_place(tmp_path: Path, line: str) -> None:
     path = finish(tmp_path, 2)
     (path / "metrics.jsonl").write_text(line + "\n")
-    with pytest.raises(CheckpointError, match="metrics.jsonl, line 1 names no step"):
+    with pytest.raises(CheckpointError, match="metrics.jsonl, line 1 is no JSON object with a whole number `step`"):
         go_on(open_run_folder(config(tmp_path, name="a", resume="auto")))
 
 

@@ -51,6 +51,7 @@ def test_of_a_step_evaluated_twice_the_later_value_counts(tmp_path: Path) -> Non
 
 BROKEN = [
     ("metrics.jsonl", '{"step": 1}\nnonsense\n', r"metrics\.jsonl, line 2: is not JSON"),
+    ("metrics.jsonl", '{"step": 1}\n' + "[" * 100_000 + "\n", r"metrics\.jsonl, line 2: is not JSON"),
     ("metrics.jsonl", '{"time_s": 1}\n', r"metrics\.jsonl, line 1: is no JSON object with a whole number `step`"),
     ("metrics.jsonl", '{"step": 1, "learner/loss": "low"}\n', r"line 1: learner/loss is 'low', not a number"),
     ("samples.jsonl", '{"step": 1, "tokens": ["a"], "divergence": [1, 2]}\n', "has 1 tokens but 2 divergences"),
