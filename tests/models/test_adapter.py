@@ -90,6 +90,24 @@ def test_a_sum_is_rounded_to_bf16_once() -> None:
     assert into.item() == torch.tensor(1.0078125).bfloat16().item()
 
 
+def test_an_update_smaller_than_the_distances_of_bf16_does_what_it_is_to_do() -> None:
+    """Rounded to the nearest, all of it would be lost: the base has no other digits."""
+    generator = torch.Generator().manual_seed(0)
+    base = (0.02 * torch.randn(256, 1024, generator=generator)).bfloat16()
+    first, second = torch.randn(4, 1024, generator=generator), torch.randn(256, 4, generator=generator)
+    update = 2e-6 * second @ first
+    assert ((base.float() + update).bfloat16() - base).float().norm() < 0.3 * update.norm()
+    merged = torch.empty_like(base)
+    merge(base, (first, second), 2e-6, merged)
+    wanted = update @ first.T
+    assert ((merged.double() - base.double()).float() @ first.T - wanted).norm() < 0.3 * wanted.norm()
+    again = torch.empty_like(base)
+    merge(base, (first, second), 2e-6, again)
+    assert torch.equal(merged, again)
+    merge(base, (first, 0 * second), 2e-6, again)
+    assert torch.equal(base, again), "without an update there is nothing to round"
+
+
 def test_dropout_of_the_adapter_draws_in_training_alone(folder: str) -> None:
     network = trained(folder, AdapterConfig(kind=AdapterKind.LORA, rank=4, dropout=0.5))
     assert torch.equal(logits(network), logits(network))
@@ -171,6 +189,9 @@ def test_layers_of_a_list_are_named_with_their_places(tmp_path: Path) -> None:
 def test_factors_that_are_no_smaller_than_the_weights_are_refused(folder: str) -> None:
     with pytest.raises(ConfigError, match=r"^model\.adapter\.rank=64: makes factors of .*; set it to [1-9]"):
         check_adapter(AdapterConfig(kind=AdapterKind.LORA, rank=64), "a/model", folder)
+    large = AdapterConfig(kind=AdapterKind.LORA, rank=30)
+    check_adapter(large, "a/model", folder)
+    load(folder, averaged(large))  # of a teacher, whose rank is no setting
 
 
 def test_a_folder_with_an_adapter_beside_a_model_is_not_taken_for_either(tmp_path: Path) -> None:
