@@ -42,7 +42,6 @@ def check_adapter(adapter: AdapterConfig, path: str, folder: str) -> None:
         return
     network = without_weights(read_config(folder), folder)
     targets = target_layers(network, adapter)
-    _check_rank(adapter, targets)
     for name, layer in targets.items():
         product = layer(torch.empty(1, layer.in_features, dtype=layer.weight.dtype, device=layer.weight.device))
         if not isinstance(product, torch.Tensor):
@@ -52,6 +51,7 @@ def check_adapter(adapter: AdapterConfig, path: str, folder: str) -> None:
                 f"names {name}, which is {type(layer).__name__} and computes more than a product",
                 f"take some of {', '.join(_beside_experts(network)[:MAX_NAMED])}",
             )
+    _check_rank(adapter, targets)
     add_adapter(network, adapter)
 
 
@@ -217,36 +217,15 @@ def factor_pairs(parameters: Iterable[tuple[str, torch.Tensor]]) -> dict[str, tu
 
 @torch.no_grad()
 def merge(base: torch.Tensor, factors: tuple[torch.Tensor, torch.Tensor], scale: float, into: torch.Tensor) -> None:
-    """Writes base + scale * B A to `into`, [out, in]; added up in fp32, and where that is in bf16 rounded by `_dither`."""
+    """Writes base + scale * B A to `into`, added up in fp32 and rounded once where that is in bf16; [out, in]."""
     first, second = (factor.float() for factor in factors)
     if into.dtype is torch.float32:
         torch.addmm(base, second, first, alpha=scale, out=into)
         return
-    generator = torch.Generator().manual_seed(0)
-    rows, columns = (torch.randint(2**16, (size,), generator=generator, dtype=torch.int32) for size in base.shape)
-    num_rows = max(1, BLOCK_ELEMENTS // len(columns))
-    for at in range(0, len(rows), num_rows):
-        part = slice(at, at + num_rows)
-        values = torch.addmm(base[part].float(), second[part], first, alpha=scale)
-        into[part].copy_(_dither(values, rows[part], columns))
-
-
-def _dither(values: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Rounds [out, in] fp32 values, in place, to neighbours in bf16: to the nearer one the more often.
-
-    A base in bf16 lies on these neighbours itself. Rounding to the nearest would bring it back there wherever the
-    update is smaller than half of their distance, as it is after a training's first steps. What an update does adds up
-    over a row, while what this adds does not. All engines and all versions have one pattern, of two drawn lines.
-
-    Args:
-        values: in host memory.
-        rows: [out] below 2^16.
-        columns: [in] below 2^16.
-    """
-    bits = values.view(torch.int32)  # of a magnitude, the lower half is what bf16 lacks
-    bits += (rows[:, None] + columns).bitwise_and_(2**16 - 1)
-    bits &= -(2**16)
-    return values
+    num_rows = max(1, BLOCK_ELEMENTS // base.shape[1])
+    for begin in range(0, len(base), num_rows):
+        part = slice(begin, begin + num_rows)
+        into[part].copy_(torch.addmm(base[part].float(), second[part], first, alpha=scale))
 
 
 def _check_rank(adapter: AdapterConfig, targets: dict[str, nn.Linear]) -> None:

@@ -22,8 +22,8 @@ from sdft_ray.planning.traffic import GIGA, During, Link
 from sdft_ray.planning.workload import Workload
 
 TERA = 1e12
-# Of one weight beneath an adapter of rank 8, in the precision of the workers; measured on one x86-64 core.
-MERGING_S = {Precision.FLOAT32: 1e-9, Precision.BFLOAT16: 2e-9}
+# Of one weight beneath an adapter of rank 8, by the workers' precision: CPU seconds, measured on an x86-64 core.
+MERGING_S = {Precision.FLOAT32: 0.6e-9, Precision.BFLOAT16: 0.5e-9}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -358,7 +358,10 @@ async def test_a_call_that_waits_for_a_newcomer_keeps_no_turn_from_the_role_that
         ({"gpus_per_node": 3, "rollout": RolePlacement(gpus_per_worker=1)}, "cluster.rollout.gpus_per_worker"),
         ({"gpus_per_node": 1, "learner": RolePlacement(gpus_per_worker=0.3)}, "cluster.turns"),
         (
-            {"gpus_per_node": 2, **dict.fromkeys(("rollout", "teacher", "learner"), RolePlacement(gpus_per_worker=0.6))},
+            {
+                "gpus_per_node": 2,
+                **dict.fromkeys(("rollout", "teacher", "learner"), RolePlacement(gpus_per_worker=0.6)),
+            },
             "cluster.turns",
         ),
     ],
