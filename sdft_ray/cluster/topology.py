@@ -8,7 +8,6 @@
 A role that the method does not need is not started.
 """
 
-import asyncio
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext

@@ -234,12 +234,12 @@ def _check_rank(adapter: AdapterConfig, targets: dict[str, nn.Linear]) -> None:
     num_elements = adapter.rank * sum(map(sum, sides))
     num_weights = sum(rows * columns for rows, columns in sides)
     if num_elements >= num_weights:
+        tenth = max(1, num_weights // (10 * sum(map(sum, sides))))
         raise ConfigError(
             "model.adapter.rank",
             adapter.rank,
             f"makes factors of {num_elements:,} elements beside weights of {num_weights:,}",
-            f"set it to {max(1, num_weights // (10 * sum(map(sum, sides))))} or so, or train the weights themselves with "
-            "model.adapter.kind=NONE",
+            f"set it to {tenth} or so, or train the weights themselves with model.adapter.kind=NONE",
         )
 
 
