@@ -8,7 +8,7 @@ outside of one all of them would have to meet anew. There a loss stops the run, 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -27,6 +27,7 @@ from sdft_ray.workers.group import WorkerGroup
 from sdft_ray.workers.recovery import Recovery, RestartBudget
 
 READY = Work("ready", pace=Pace.START)
+STARTED = ("rollout", "teacher", "learner")  # in this order
 
 Tell = Callable[[Fault], None]
 IsLost = Callable[[Any], bool]  # of a payload's handle
@@ -38,6 +39,23 @@ async def start_workers(group: WorkerGroup) -> None:
     """Returns when every rollout or teacher worker of a group can be asked."""
     await group.on_all(lambda actor: actor.ready.remote(), READY)
     await group.locate()
+
+
+async def start_each(starts: Mapping[str, Callable[[], Coroutine[Any, Any, None]]], *, one_by_one: bool) -> None:
+    """Starts the workers of each role, the learner's last: an engine that fills its device measures what is free there.
+
+    Args:
+        starts: by role, what starts its workers.
+        one_by_one: whether a role waits for the one before, the rollout workers first, as teachers leave something on
+            the device, too.
+    """
+    if one_by_one:
+        for role in sorted(starts, key=STARTED.index):
+            await starts[role]()
+        return
+    async with asyncio.TaskGroup() as tasks:
+        for role in sorted(starts, key=STARTED.index):
+            tasks.create_task(starts[role]())
 
 
 @asynccontextmanager

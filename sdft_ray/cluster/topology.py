@@ -8,7 +8,6 @@
 A role that the method does not need is not started.
 """
 
-import asyncio
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -21,7 +20,7 @@ from sdft_ray.cluster.elasticity import Elasticity
 from sdft_ray.cluster.evaluators import make_evaluator, make_harness
 from sdft_ray.cluster.in_turns import CompletionsInTurns, EvaluatorInTurns, LearnerInTurns, WakeCheck
 from sdft_ray.cluster.placement import ElasticReservation, Reservation, reserve
-from sdft_ray.cluster.recovery import Tell, replace_lost, score_lost_again, start_workers
+from sdft_ray.cluster.recovery import Tell, replace_lost, score_lost_again, start_each, start_workers
 from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.cluster.run_inputs import RunInputs
 from sdft_ray.cluster.session import num_alive_nodes
@@ -159,10 +158,10 @@ async def start_roles(
     roles = _wire(cfg, inputs, folder, groups, makers, learner, weights, channel, reservations, counting, turns)
     with ExitStack() as on_failure:
         on_failure.callback(roles.close)
-        async with asyncio.TaskGroup() as tasks:
-            # An engine that fills its device measures what is free there: it comes before the learner.
-            for role, group in sorted(groups.items(), key=lambda item: item[0] == "learner"):
-                tasks.create_task(_start(role, group, learner, phase))
+        await start_each(
+            {role: partial(_start, role, group, learner, phase) for role, group in groups.items()},
+            one_by_one=turns is not None,
+        )
         if "rollout" in groups:
             size = cfg.cluster.rollout.tensor_parallel_size
             await channel.connect(groups["learner"], groups["rollout"], ranks_per_engine=size)

@@ -176,6 +176,13 @@ class ClusterConfig:
             "has workers join on other devices than the one that roles share with cluster.turns=true",
             "leave it out, or set cluster.turns=false",
         )
+        require(
+            self.num_gpus <= 1,
+            "cluster.turns",
+            self.turns,
+            f"shares one device, but the roles ask for {self.num_gpus:g} GPUs in all and would lie on several",
+            "set gpus_per_worker=0.3 of every role, or cluster.turns=false",
+        )
         devices = {placement.device for placement in self.placements().values()}
         require(
             len(devices) == 1,

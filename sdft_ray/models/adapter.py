@@ -14,14 +14,16 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sdft_ray.config import AdapterConfig
-from sdft_ray.errors import ConfigError
+from sdft_ray.errors import ConfigError, first_line
 from sdft_ray.models.arithmetic import NetworkShape
 from sdft_ray.models.folder import read_config, without_weights
 from sdft_ray.models.state import A, B
 
 AVERAGE_RANK = 2  # the adapter as it was and how it has changed: see learner/adapter_average.py
 TARGETS, PATH = "model.adapter.targets", "model.path"
+EXPERTS = ".experts."  # in the name of their parameters
 MAX_NAMED = 12  # layers in one message
+BLOCK_ELEMENTS = 2**18  # of a weight that are merged at a time: 1 MiB in fp32, which stays in a core's cache
 
 
 def check_adapter(adapter: AdapterConfig, path: str, folder: str) -> None:
@@ -33,11 +35,24 @@ def check_adapter(adapter: AdapterConfig, path: str, folder: str) -> None:
         folder: from `resolve_model`.
 
     Raises:
-        ConfigError: a target matches nothing or no linear layer, or there are experts.
+        ConfigError: a target matches nothing, no linear layer or an expert, or its rank is beyond what there is to
+            update.
     """
     if not adapter.is_on:
         return
-    target_layers(without_weights(read_config(folder), folder), adapter)
+    network = without_weights(read_config(folder), folder)
+    targets = target_layers(network, adapter)
+    for name, layer in targets.items():
+        product = layer(torch.empty(1, layer.in_features, dtype=layer.weight.dtype, device=layer.weight.device))
+        if not isinstance(product, torch.Tensor):
+            raise ConfigError(
+                TARGETS,
+                adapter.targets,
+                f"names {name}, which is {type(layer).__name__} and computes more than a product",
+                f"take some of {', '.join(_beside_experts(network)[:MAX_NAMED])}",
+            )
+    _check_rank(adapter, targets)
+    add_adapter(network, adapter)
 
 
 def adapter_facts(adapter: AdapterConfig) -> dict[str, Any]:
@@ -53,20 +68,30 @@ def num_factor_elements(shape: NetworkShape, adapter: AdapterConfig) -> int:
 
     A target by any other name counts as the largest of them.
     """
+    return adapter.rank * shape.num_layers * sum(map(sum, _target_sides(shape, adapter)))
+
+
+def num_target_elements(shape: NetworkShape, adapter: AdapterConfig) -> int:
+    """Elements of the weights that the factors are put beside, counted as `num_factor_elements` counts."""
+    return shape.num_layers * sum(rows * columns for rows, columns in _target_sides(shape, adapter))
+
+
+def _target_sides(shape: NetworkShape, adapter: AdapterConfig) -> list[tuple[int, int]]:
+    """Both sides of every target of one layer; none without an adapter."""
     if not adapter.is_on:
-        return 0
+        return []
     hidden, query, key, inner = shape.hidden_size, shape.query_size, shape.key_size, shape.intermediate_size
-    sides = {"q_proj": hidden + query, "k_proj": hidden + key, "v_proj": hidden + key, "o_proj": hidden + query}
-    sides |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), hidden + inner)
+    sides = {"q_proj": (hidden, query), "k_proj": (hidden, key), "v_proj": (hidden, key), "o_proj": (hidden, query)}
+    sides |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), (hidden, inner))
     targets = {target.rpartition(".")[2] for target in adapter.targets} or set(sides)
-    return adapter.rank * shape.num_layers * sum(sides.get(target, hidden + inner) for target in targets)
+    return [sides.get(target, (hidden, inner)) for target in targets]
 
 
 def target_layers(network: PreTrainedModel, adapter: AdapterConfig) -> dict[str, nn.Linear]:
     """The layers that an adapter is given to, by name.
 
     Raises:
-        ConfigError: as `check_adapter`.
+        ConfigError: a target matches nothing, or no linear layer, or there are experts and no targets.
     """
     layers: dict[str, nn.Linear] = {}
     for target in target_names(network, adapter):
@@ -95,14 +120,16 @@ def target_names(network: PreTrainedModel, adapter: AdapterConfig) -> list[str]:
     if adapter.targets:
         return sorted(set(adapter.targets))
     names = _linear_names(network)
-    experts = next((name for name, _ in network.named_parameters() if ".experts." in name), "")
+    experts = [name for name, _ in network.named_parameters() if EXPERTS in name]
     if experts or not names:
-        what = f"experts such as {experts} are no linear layers" if experts else "there are none"
+        what = f"experts such as {experts[0]} are no linear layers" if experts else "there are none"
         raise ConfigError(
             TARGETS,
             [],
             f"asks for every linear layer, but in {type(network).__name__} {what}, which an adapter is not built for",
-            f"name the layers that are to be adapted, such as {TARGETS}=[{','.join(names[:4])}]",
+            f"name the layers that are to be adapted, such as {TARGETS}=[{','.join(_beside_experts(network))}]"
+            if names
+            else "take another model, or set model.adapter.kind=NONE",
         )
     return names
 
@@ -111,14 +138,34 @@ def add_adapter(network: PreTrainedModel, adapter: AdapterConfig) -> None:
     """Puts the adapter in, if it is on; its own parameters are all that requires a gradient from then on.
 
     A is drawn from torch's generator, which every rank has seeded alike. With ZeRO 3 it is not cut up yet.
+
+    Raises:
+        ConfigError: as `target_layers`, or peft refuses a target, or takes it for experts.
     """
     if not adapter.is_on:
         return
     from peft import LoraConfig, inject_adapter_in_model  # here: most runs have no adapter
 
-    target_layers(network, adapter)
+    targets, beside = target_layers(network, adapter), ",".join(_beside_experts(network))
     settings = LoraConfig(**lora_settings(network, adapter))
-    inject_adapter_in_model(settings, network)
+    try:
+        inject_adapter_in_model(settings, network)
+    except ValueError as error:  # such as for layers of Mamba, whose weights are read without a call of the layer
+        raise ConfigError(
+            TARGETS,
+            adapter.targets,
+            f"is refused by peft for {type(network).__name__} ({first_line(error).rstrip('.')})",
+            f"take others of {beside}",
+        ) from error
+    # By names that layers of experts once had, peft adapts all experts, and not the layers that have these names.
+    adapted = {name for name, module in network.named_modules() if hasattr(module, "lora_A")}
+    if others := sorted(adapted ^ targets.keys()):
+        raise ConfigError(
+            TARGETS,
+            adapter.targets,
+            f"means experts to peft, such as {others[0]}, which an adapter is not built for",
+            f"take some of {beside}",
+        )
 
 
 def lora_settings(network: PreTrainedModel, adapter: AdapterConfig) -> dict[str, Any]:
@@ -174,20 +221,53 @@ def merge(base: torch.Tensor, factors: tuple[torch.Tensor, torch.Tensor], scale:
     first, second = (factor.float() for factor in factors)
     if into.dtype is torch.float32:
         torch.addmm(base, second, first, alpha=scale, out=into)
-    else:
-        into.copy_(torch.addmm(base.float(), second, first, alpha=scale))
+        return
+    num_rows = max(1, BLOCK_ELEMENTS // base.shape[1])
+    for begin in range(0, len(base), num_rows):
+        part = slice(begin, begin + num_rows)
+        into[part].copy_(torch.addmm(base[part].float(), second[part], first, alpha=scale))
+
+
+def _check_rank(adapter: AdapterConfig, targets: dict[str, nn.Linear]) -> None:
+    """Refuses factors that are no smaller than the weights they are put beside."""
+    sides = [(layer.in_features, layer.out_features) for layer in targets.values()]
+    num_elements = adapter.rank * sum(map(sum, sides))
+    num_weights = sum(rows * columns for rows, columns in sides)
+    if num_elements >= num_weights:
+        tenth = max(1, num_weights // (10 * sum(map(sum, sides))))
+        raise ConfigError(
+            "model.adapter.rank",
+            adapter.rank,
+            f"makes factors of {num_elements:,} elements beside weights of {num_weights:,}",
+            f"set it to {tenth} or so, or train the weights themselves with model.adapter.kind=NONE",
+        )
 
 
 def _ends_with(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
 
 
+def _beside_experts(network: PreTrainedModel) -> list[str]:
+    """Those of `_linear_names` of which no layer lies beside experts; all of them where each does."""
+    blocks = {name.partition(EXPERTS)[0] + "." for name, _ in network.named_parameters() if EXPERTS in name}
+    inside = {_end(name) for name, _ in network.named_modules() if name.startswith(tuple(blocks))}
+    names = _linear_names(network)
+    return [name for name in names if name not in inside] or names
+
+
 def _linear_names(network: PreTrainedModel) -> list[str]:
-    """The last part of the name of every linear layer that is numbered or lies in one that is."""
+    """The end of the name of every linear layer that is numbered or lies in one that is."""
     head = network.get_output_embeddings()
     found = {
-        name.rpartition(".")[2]
+        _end(name)
         for name, module in network.named_modules()
         if isinstance(module, nn.Linear) and module is not head and any(part.isdigit() for part in name.split("."))
     }
     return sorted(found)
+
+
+def _end(name: str) -> str:
+    """The last part of a name, and the numbers behind it: of a list's layer those say which."""
+    parts = name.split(".")
+    first = next((at for at in reversed(range(len(parts))) if not parts[at].isdigit()), 0)
+    return ".".join(parts[first:])

@@ -51,11 +51,21 @@ class NetworkShape:
     vocab_size: int  # rows of the head, padding included
     tied_head: bool  # whether head and embedding are one parameter
     context_length: int  # tokens of prompt and completion together
-    num_parameters: int  # tied ones once, all experts
+    parameter_sizes: tuple[int, ...]  # elements of each parameter, tied ones once, all experts
     matrix_elements: int  # of the matrices every token is multiplied with in all layers, of experts those it is sent to
     norms_per_layer: int  # of size H
     normed_qk: bool  # whether queries and keys have norms of their own
     lean: bool  # whether norms and gated layers are those of `lean_layers` in fp32
+
+    @property
+    def num_parameters(self) -> int:
+        """Elements of all parameters together."""
+        return sum(self.parameter_sizes)
+
+    @property
+    def has_experts(self) -> bool:
+        """True when a token is multiplied with a part of the matrices alone."""
+        return self.num_parameters > 1.1 * (self.matrix_elements + 2 * self.head_parameters)
 
     @property
     def query_size(self) -> int:
@@ -120,7 +130,7 @@ def shape_of(config: PreTrainedConfig, source: str | Path = "config.json") -> Ne
         vocab_size=head.shape[0],
         tied_head=head is network.get_input_embeddings().weight,
         context_length=config.max_position_embeddings,
-        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
+        parameter_sizes=tuple(parameter.numel() for parameter in network.parameters()),
         matrix_elements=elements,
         norms_per_layer=sum(_is_norm_of(name, parameter, hidden) for name, parameter in _in_layers(network))
         // num_layers,

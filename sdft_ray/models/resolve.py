@@ -34,10 +34,14 @@ def resolve_model(path: str, key: str = "model.path") -> str:
         return embedded_model()
     folder = Path(path).expanduser()
     if folder.is_dir():
-        if (folder / ADAPTER_FILE).is_file() and not (folder / CONFIG_FILE).is_file():
+        if (folder / ADAPTER_FILE).is_file():
             raise ModelError(
                 f"{key}={path}: the folder holds an adapter and no model; merge it into its base first: with "
                 "export.merged=true a run writes the merged model as well, to merged/ in its folder."
+                if not (folder / CONFIG_FILE).is_file()
+                # transformers loads the base that the adapter names, and vLLM what lies in the folder.
+                else f"{key}={path}: the folder holds an adapter beside a model; move {ADAPTER_FILE} out of it if the "
+                "weights there have been merged, or else merge the adapter first."
             )
         if not (folder / CONFIG_FILE).is_file():
             raise ModelError(f"{key}={path}: the folder has no config.json; give one that save_pretrained has written.")

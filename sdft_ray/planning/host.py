@@ -1,7 +1,11 @@
 """Host memory of a node with GPUs, where roles put what they hold there: offloaded optimizers, roles that sleep.
 
-What ordinary processes take besides is not counted. P is the number of parameters.
+What ordinary processes take besides is not counted. Memory that GPUs copy to and from is pinned, and torch 2.13 rounds
+every pinned tensor up to a power of two and keeps it: `ATen/core/CachingHostAllocator.h`. Of weights that leave the GPU
+one by one that is up to twice what they are.
 """
+
+import math
 
 from sdft_ray.config import Saving
 from sdft_ray.models.arithmetic import FP32_BYTES, weight_bytes
@@ -18,14 +22,13 @@ def host_memory(work: Workload) -> dict[str, float]:
     copy = weight_bytes(work.shape, work.worker_element_bytes)
     held: dict[str, float] = {}
     if cfg.learner.offload:
-        held |= optimizer_bytes(work) | _offloaded_gradients(work)
+        held |= _offloaded(work)
         ranks = cluster.learner.num_workers
         held = {name: size * min(ranks, cluster.gpus_per_node) for name, size in held.items()}
     if cluster.turns:
-        held |= {f"{role} asleep": float(copy) for role in ("rollout", "teacher") if role in work.roles}
-        held["learner asleep"] = float(work.learner_element_bytes * work.shape.num_parameters)
-        if not cfg.learner.offload:
-            held["learner asleep"] += sum(optimizer_bytes(work).values())
+        engine_or_teacher = _pinned_apart(work, work.worker_element_bytes)
+        held |= {f"{role} asleep": engine_or_teacher for role in ("rollout", "teacher") if role in work.roles}
+        held["learner asleep"] = _learner_asleep(work)
     if cfg.checkpoint_every and cfg.learner.saving is Saving.BACKGROUND:
         held["checkpoint that is being written"] = sum(optimizer_bytes(work).values())
     if cfg.model.adapter.is_on and "rollout" in work.roles:  # its worker merges there: all weights, the targets twice
@@ -53,14 +56,41 @@ def moved_bytes(work: Workload) -> float:
     return 2.0 * moved
 
 
-def _offloaded_gradients(work: Workload) -> dict[str, float]:
-    """In fp32 for the optimizer; beside them DeepSpeed's copies in the learner's precision.
+def pinned_bytes(num_bytes: float) -> float:
+    """What one pinned tensor takes: the next power of two."""
+    return float(1 << (math.ceil(num_bytes) - 1).bit_length()) if num_bytes > 0 else 0.0
 
-    Those are the new weights on their way to the GPU, and gradients between two microbatches.
+
+def _pinned_apart(work: Workload, element_bytes: int) -> float:
+    """A pinned copy of all weights, each a tensor of its own; engines join some, which comes to the same."""
+    return sum(pinned_bytes(size * element_bytes) for size in work.shape.parameter_sizes)
+
+
+def _learner_asleep(work: Workload) -> float:
+    """What DeepSpeed's `offload_states` pins, and the moving average: of all weights, since an adapter's stays."""
+    width, trained = work.learner_element_bytes, pinned_bytes(work.learner_element_bytes * work.num_trained)
+    has_adapter = work.cfg.model.adapter.is_on
+    asleep = trained + (_pinned_apart(work, width) if has_adapter else 0.0)  # what is trained is one flat tensor
+    if work.cfg.learner.offload:
+        return asleep
+    optimizer = optimizer_bytes(work)
+    asleep += pinned_bytes(optimizer["fp32 masters"]) + 2 * pinned_bytes(optimizer["AdamW moments"] / 2)
+    return asleep + (_pinned_apart(work, FP32_BYTES) if optimizer["EMA"] and not has_adapter else 0.0)
+
+
+def _offloaded(work: Workload) -> dict[str, float]:
+    """Of one rank: what its optimizer works with, gradients in fp32 among it, and DeepSpeed's copies in its precision.
+
+    These are the new weights on their way to the GPU, and gradients between two microbatches. The optimizer makes its
+    moments itself, and pins none.
     """
-    trained, ranks = work.num_trained, work.cfg.cluster.learner.num_workers
-    copies = 1 + (work.num_microbatches > 1)
-    return {
-        "gradients": FP32_BYTES * trained / ranks,
-        "copies in the learner's precision": copies * work.learner_element_bytes * trained / ranks,
+    optimizer, width, ranks = optimizer_bytes(work), work.learner_element_bytes, work.cfg.cluster.learner.num_workers
+    trained = work.num_trained / ranks
+    copies = pinned_bytes(width * trained)
+    if work.num_microbatches > 1:  # one tensor a parameter, here
+        copies += width * trained if work.cfg.model.adapter.is_on else _pinned_apart(work, width) / ranks
+    return optimizer | {
+        "fp32 masters": pinned_bytes(optimizer["fp32 masters"]),
+        "gradients": pinned_bytes(FP32_BYTES * trained),
+        "copies in the learner's precision": copies,
     }

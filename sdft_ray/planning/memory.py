@@ -25,6 +25,8 @@ USABLE_SHARE = 0.92
 
 # What a process keeps on a GPU while its role sleeps: the CUDA context and its kernels. An assumption, not measured.
 CONTEXT_GIB = 0.5
+# The same of a vLLM engine, which keeps its CUDA graphs and workspaces: others have seen 1.1 to 2.1 of 7B and 8B.
+ENGINE_CONTEXT_GIB = 2.0
 
 # Resident memory of a CPU worker's processes before they hold a model: Python, torch, Ray, and what the role imports.
 # Measured with a network of 0.1 million parameters; a rollout worker has two processes.
@@ -155,9 +157,10 @@ def asleep_gib(work: Workload, awake: str) -> float:
     """What the roles that sleep leave on the GPU in the turn of `awake`."""
     if not work.cfg.cluster.turns:
         return 0.0
+    engines = {"rollout"} | ({"teacher"} if work.cfg.teacher.backend is TeacherBackend.VLLM else set())
     others = [role for role in work.roles if role != awake]
     heads = teacher_heads(work) / GIB if "learner" in others else 0.0
-    return CONTEXT_GIB * len(others) + heads
+    return sum(ENGINE_CONTEXT_GIB if role in engines else CONTEXT_GIB for role in others) + heads
 
 
 def _limit(work: Workload, role: str) -> float:

@@ -11,7 +11,7 @@ from functools import reduce
 from itertools import groupby
 from typing import Any
 
-from sdft_ray.config import Payload, Precision, Target, TeacherEma
+from sdft_ray.config import AdapterKind, Payload, Precision, Target, TeacherEma
 from sdft_ray.planning.layouts import Settings, layouts, one_gpu_in_turns
 from sdft_ray.planning.memory import RoleMemory, kv_cache_gib_of_one_sequence, object_store_gib, role_memory
 from sdft_ray.planning.seconds import step_seconds
@@ -50,7 +50,7 @@ def propose(work: Workload) -> list[Proposal]:
     moved = _best(work, num_nodes)
     if moved is not None and (not found or _step_s(moved) < WORTH_MOVING * found[0].step_s):
         found.append(_proposal("with other workers on the same machines", work, moved))
-    return found or _on_more_nodes(work)
+    return found or [*_with_an_adapter(work), *_on_more_nodes(work)]
 
 
 def in_turns(work: Workload) -> Proposal | None:
@@ -58,6 +58,15 @@ def in_turns(work: Workload) -> Proposal | None:
     turned = _with(work, one_gpu_in_turns())
     fitted = _fitted(turned)
     return None if fitted is None else _proposal("in turns", turned, fitted)
+
+
+def _with_an_adapter(work: Workload) -> list[Proposal]:
+    """With an adapter in place of all weights, where there is one GPU for all roles; it learns something else."""
+    if not work.cfg.cluster.turns or work.cfg.model.adapter.is_on or work.shape.has_experts:
+        return []
+    adapted = _with(work, {"model.adapter.kind": AdapterKind.LORA, "weights.teacher_ema": TeacherEma.LEARNER})
+    fitted = _fitted(adapted)
+    return [] if fitted is None else [_proposal("with an adapter, which is all that is trained", work, fitted)]
 
 
 def _on_more_nodes(work: Workload) -> list[Proposal]:
@@ -132,7 +141,7 @@ def _may_be_taken_back(key: str, before: Workload, work: Workload) -> bool:
         )
     if key == "learner.precision":
         return work.cfg.learner.zero_stage > 0 or before.cfg.learner.precision is Precision.FLOAT32
-    return key not in ("weights.teacher_ema", "cluster.object_store_gib", "max_staleness", "cluster.turns")
+    return key not in LASTING
 
 
 def _with_store(work: Workload) -> Workload:
@@ -209,6 +218,9 @@ def _with(work: Workload, changes: Settings) -> Workload:
     return replace(work, cfg=with_settings(work.cfg, changes))
 
 
+# What is not taken back by itself: others hang on it, or the run is another with it.
+LASTING = ("weights.teacher_ema", "cluster.object_store_gib", "max_staleness", "cluster.turns", "model.adapter.kind")
+
 KEYS = (  # of everything a proposal may change, the least costly first
     "cluster.object_store_gib",
     "rollout.kv_cache_gib",
@@ -221,6 +233,7 @@ KEYS = (  # of everything a proposal may change, the least costly first
     "teacher.max_tokens_per_forward",
     "learner.max_tokens_per_microbatch",
     "learner.offload",
+    "model.adapter.kind",
     "max_staleness",
     "cluster.turns",
     "teacher.backend",

@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 from ray.exceptions import ActorDiedError
 
 from sdft_ray.cluster.in_turns import CompletionsInTurns, EvaluatorInTurns, LearnerInTurns, WakeCheck
+from sdft_ray.cluster.recovery import start_each
 from sdft_ray.cluster.turns import Turns
 from sdft_ray.config import ClusterConfig, LearnerConfig, Precision, RolePlacement, RunConfig
 from sdft_ray.errors import ConfigError, GuardError, WorkerLostError
@@ -107,6 +109,22 @@ async def test_teachers_go_before_rollout_workers_and_these_before_the_learner()
     waiting = [groups[role].on_all(lambda actor: actor.work(), WORK) for role in ("rollout", "learner", "teacher")]
     await asyncio.gather(first, *waiting)
     assert [line for line in told if " " not in line] == ["learner", "learner", "teacher", "rollout"]
+
+
+async def test_in_turns_the_engine_starts_before_teachers_have_anything_on_its_device() -> None:
+    for one_by_one in (True, False):
+        log: list[str] = []
+
+        async def start(role: str, said: list[str] = log) -> None:
+            said.append(role)
+            await asyncio.sleep(0)
+            said.append(f"{role} is there")
+
+        roles = ("learner", "teacher", "rollout")
+        await start_each({role: partial(start, role) for role in roles}, one_by_one=one_by_one)
+        started = [line for line in log if line in roles]
+        assert started == ["rollout", "teacher", "learner"]
+        assert log.index("rollout is there") == (1 if one_by_one else 3)
 
 
 async def test_a_call_that_is_cancelled_while_the_turn_passes_leaves_it_whole() -> None:
@@ -339,6 +357,13 @@ async def test_a_call_that_waits_for_a_newcomer_keeps_no_turn_from_the_role_that
         ({"teacher": RolePlacement(num_workers=2)}, "cluster.teacher.num_workers"),
         ({"gpus_per_node": 3, "rollout": RolePlacement(gpus_per_worker=1)}, "cluster.rollout.gpus_per_worker"),
         ({"gpus_per_node": 1, "learner": RolePlacement(gpus_per_worker=0.3)}, "cluster.turns"),
+        (
+            {
+                "gpus_per_node": 2,
+                **dict.fromkeys(("rollout", "teacher", "learner"), RolePlacement(gpus_per_worker=0.6)),
+            },
+            "cluster.turns",
+        ),
     ],
 )
 def test_roles_that_cannot_share_one_device_are_refused_by_name(changes: dict[str, Any], key: str) -> None:

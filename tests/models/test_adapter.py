@@ -1,5 +1,6 @@
 """An adapted network begins as its base, trains its factors alone, and is the base again when it is switched off."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,19 @@ from transformers import GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForC
 
 from sdft_ray.config import AdapterConfig, AdapterKind, ModelConfig, Precision
 from sdft_ray.errors import ConfigError, ModelError
-from sdft_ray.models.adapter import adapter_off, averaged, check_adapter, drop_inputs, factor_pairs, merge
+from sdft_ray.models.adapter import (
+    BLOCK_ELEMENTS,
+    adapter_off,
+    averaged,
+    check_adapter,
+    drop_inputs,
+    factor_pairs,
+    merge,
+)
 from sdft_ray.models.network import load_network, train_as_sampled
 from sdft_ray.models.resolve import resolve_model
 from sdft_ray.models.state import published_state, trained_parameters
+from tests.models.families import FAMILIES
 from tests.tiny import make_tiny_model
 
 LORA = AdapterConfig(kind=AdapterKind.LORA, rank=4, alpha=6.0)
@@ -88,6 +98,16 @@ def test_a_sum_is_rounded_to_bf16_once() -> None:
     assert into.item() == torch.tensor(1.0078125).bfloat16().item()
 
 
+def test_weights_that_are_merged_in_blocks_are_the_sum_rounded_to_the_nearest() -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = BLOCK_ELEMENTS // 300 + 7, 300  # more than a block, and no whole number of blocks
+    base = torch.randn(rows, columns, generator=generator).bfloat16()
+    first, second = torch.randn(4, columns, generator=generator), torch.randn(rows, 4, generator=generator)
+    expected = torch.addmm(base.float(), second, first, alpha=0.5).bfloat16()
+    merge(base, (first, second), 0.5, base)
+    torch.testing.assert_close(base, expected)
+
+
 def test_dropout_of_the_adapter_draws_in_training_alone(folder: str) -> None:
     network = trained(folder, AdapterConfig(kind=AdapterKind.LORA, rank=4, dropout=0.5))
     assert torch.equal(logits(network), logits(network))
@@ -132,6 +152,53 @@ def test_experts_have_to_be_left_out_by_name(tmp_path: Path) -> None:
     assert "model.adapter.targets=[k_proj,o_proj,q_proj,v_proj]" in refused(str(tmp_path), [])
     adapter = AdapterConfig(kind=AdapterKind.LORA, targets=["q_proj"])
     check_adapter(adapter, "a/model", str(tmp_path))
+
+
+def config_of(family: str, folder: Path) -> str:
+    """A folder with the config.json of a tiny network of a family, and nothing else."""
+    next(each for each in FAMILIES if each.name == family).config().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("family", ["qwen2_moe", "phimoe", "deepseek_v3", "jetmoe", "granitemoehybrid"])
+def test_layers_that_are_named_in_place_of_experts_can_be_adapted(family: str, tmp_path: Path) -> None:
+    folder = config_of(family, tmp_path)
+    (named,) = re.findall(r"model\.adapter\.targets=\[(\S+)\]", refused(folder, []))
+    check_adapter(AdapterConfig(kind=AdapterKind.LORA, targets=named.split(",")), "a/model", folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "targets", "said"),
+    [
+        ("deepseek_v3", ["gate_proj", "up_proj", "o_proj"], "means experts to peft, such as model.layers."),
+        ("deepseek_v3", ["gate_proj"], "is refused by peft for DeepseekV3ForCausalLM"),
+        ("phimoe", ["router"], "names model.layers.0.mlp.router, which is PhimoeTopKRouter and computes more"),
+        ("falcon_h1", [], "is refused by peft for FalconH1ForCausalLM"),
+    ],
+)
+def test_layers_that_peft_adapts_in_another_way_are_refused_before_anything_starts(
+    family: str, targets: list[str], said: str, tmp_path: Path
+) -> None:
+    assert said in refused(config_of(family, tmp_path), targets)
+
+
+def test_layers_of_a_list_are_named_with_their_places(tmp_path: Path) -> None:
+    check_adapter(AdapterConfig(kind=AdapterKind.LORA, rank=1), "a/model", config_of("zamba2", tmp_path))
+
+
+def test_factors_that_are_no_smaller_than_the_weights_are_refused(folder: str) -> None:
+    with pytest.raises(ConfigError, match=r"^model\.adapter\.rank=64: makes factors of .*; set it to [1-9]"):
+        check_adapter(AdapterConfig(kind=AdapterKind.LORA, rank=64), "a/model", folder)
+    large = AdapterConfig(kind=AdapterKind.LORA, rank=30)
+    check_adapter(large, "a/model", folder)
+    load(folder, averaged(large))  # of a teacher, whose rank is no setting
+
+
+def test_a_folder_with_an_adapter_beside_a_model_is_not_taken_for_either(tmp_path: Path) -> None:
+    make_tiny_model(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"an adapter beside a model; move adapter_config\.json out of it"):
+        resolve_model(str(tmp_path))
 
 
 def test_a_folder_with_an_adapter_is_no_model(tmp_path: Path) -> None:

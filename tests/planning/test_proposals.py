@@ -20,6 +20,7 @@ MISFITS = [
     ["+cluster=8xA100", "plan.model=qwen2.5-72b"],
     ["+cluster=2x8xH100", "plan.model=llama-3.1-70b", "batch_size=64"],
     ["+cluster=8xA100", "plan.model=qwen2.5-14b", "method=sft"],
+    ["+cluster=1x40GB", "plan.model=qwen2.5-14b"],
 ]
 
 
@@ -103,6 +104,15 @@ def test_one_gpu_is_shared_in_turns_before_the_optimizer_leaves_it() -> None:
     small, large = (plan(*on_80_gb, f"plan.model=qwen2.5-{size}").proposals[-1] for size in ("1.5b", "14b"))
     assert "learner.offload=true" not in small.overrides
     assert {"learner.offload=true", "cluster.turns=true"} <= set(large.overrides)
+
+
+def test_an_adapter_is_proposed_where_all_weights_do_not_fit_the_only_gpu() -> None:
+    proposal = plan("+cluster=1x40GB", "plan.model=qwen2.5-14b").proposals[0]
+    assert str(proposal).startswith("with an adapter, which is all that is trained (")
+    assert "model.adapter.kind=LORA" in proposal.overrides
+    for experts_or_fit in ("qwen3-30b-a3b", "qwen2.5-3b"):
+        proposals = plan("+cluster=1x40GB", f"plan.model={experts_or_fit}").proposals
+        assert not any("model.adapter.kind=LORA" in one.overrides for one in proposals)
 
 
 def test_a_run_that_rehearses_is_offered_no_teacher_that_could_not() -> None:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from sdft_ray.planning.seconds import StepSeconds, step_seconds
+from sdft_ray.config import Precision
+from sdft_ray.planning.seconds import MERGING_S, StepSeconds, step_seconds
 from sdft_ray.planning.traffic import step_traffic
 from tests.planning.composed import workload
 
@@ -42,6 +43,17 @@ def test_taking_turns_adds_up_and_running_ahead_does_not() -> None:
     turns, ahead = seconds_of("max_staleness=0"), seconds_of("max_staleness=1")
     assert turns.phases == pytest.approx(ahead.phases)
     assert max(turns.phases.values()) < ahead.step < turns.step < sum(turns.phases.values())
+
+
+def test_an_adapter_is_merged_into_every_target_before_the_next_step() -> None:
+    lora, merging = "model.adapter.kind=LORA", "merging the adapter"
+    targets = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944)  # of 7B
+    sent = 7_615_616_512 * 2 / (0.4 * 32e9)
+    assert seconds_of(lora).phases[merging] == pytest.approx(MERGING_S[Precision.BFLOAT16] * targets + sent)
+    attention = seconds_of(lora, "model.adapter.targets=[q_proj,o_proj]").phases[merging]
+    assert attention == pytest.approx(MERGING_S[Precision.BFLOAT16] * 28 * 2 * 3584 * 3584 + sent)
+    assert merging not in seconds_of().phases
+    assert seconds_of(lora).step > seconds_of(lora).phases[merging] + seconds_of(lora).phases["decode"]
 
 
 def test_the_bottleneck_is_the_longest_phase() -> None:
