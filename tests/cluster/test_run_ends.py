@@ -131,6 +131,7 @@ def test_however_a_run_ends_it_leaves_no_process_behind_and_says_why_once(
         assert f"stopped        behind step {last}, with a checkpoint of it" in text
     assert text.count("error: ") == 1
     assert said in text.rstrip().split("\n\n")[-1]
+    assert settings is not READ or "open unscored" in text, "the judge's key was used"
     assert (session / "logs" / "raylet.out").is_file()
     assert holding_a_secret(tmp_path) == holding_a_secret(session) == []
 
