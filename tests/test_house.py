@@ -90,6 +90,7 @@ SAYS_TIMES = {  # of files and events, by the clock on the wall
     "cluster/old_sessions.py",
     "cluster/status.py",
     "data/cache.py",
+    "data/chat_sandbox.py",
     "learner/compile_lock.py",
     "targets/kuberay/job.py",
     "tracking/tensorboard_sink.py",

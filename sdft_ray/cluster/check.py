@@ -52,22 +52,23 @@ class TeacherCheck:
         """
         cfg, inputs = self.cfg, self.inputs
         console = ConsoleSink(num_steps=0)
-        with console, RaySession(cfg.cluster, [ROLE], job_metadata(self.folder.path, cfg)) as session:
-            Termination().listen()
-            if session.warning:
-                console.say(session.warning)
-            self._introduce(console)
-            asking = Asking(
-                match=match_of(cfg),
-                max_new_tokens=max_new_tokens_of(cfg),
-                eos_token_ids=frozenset(inputs.facts.eos_token_ids),
-                decode=decoder(inputs.tokenizer, keep_special=False),
-                answer_start=BehindMark(cfg.answer_mark, decoder(inputs.tokenizer, keep_special=True)),
-            )
-            tell = say_faults(console.say)
-            async with rollout_workers_only(cfg, inputs, str(self.folder.logs), console.phase, tell) as model:
-                self.folder.begin(self._settings)
-                comparison = await compare_prompts(model, inputs.sample, asking, console.phase)
+        with console:
+            async with RaySession(cfg.cluster, [ROLE], job_metadata(self.folder.path, cfg)).watched() as session:
+                Termination().listen()
+                if session.warning:
+                    console.say(session.warning)
+                self._introduce(console)
+                asking = Asking(
+                    match=match_of(cfg),
+                    max_new_tokens=max_new_tokens_of(cfg),
+                    eos_token_ids=frozenset(inputs.facts.eos_token_ids),
+                    decode=decoder(inputs.tokenizer, keep_special=False),
+                    answer_start=BehindMark(cfg.answer_mark, decoder(inputs.tokenizer, keep_special=True)),
+                )
+                tell = say_faults(console.say)
+                async with rollout_workers_only(cfg, inputs, str(self.folder.logs), console.phase, tell) as model:
+                    self.folder.begin(self._settings)
+                    comparison = await compare_prompts(model, inputs.sample, asking, console.phase)
         verdict = judge(comparison, seed=cfg.seed)
         now = Current(template=cfg.teacher.template, max_new_tokens=max_new_tokens_of(cfg))
         command = ""

@@ -47,18 +47,19 @@ class EvaluationJob:
     async def run(self) -> None:
         """Asks everything, writes evaluation.json and prints a table; leaves no process behind however it ends."""
         metadata = job_metadata(self.folder.path, self._cfg)
-        with self.console, RaySession(self._cfg.cluster, [ROLE], metadata) as session:
-            Termination().listen()
-            if session.warning:
-                self.console.say(session.warning)
-            self.console.say(f"evaluating {self._cfg.model.path} on {self._cfg.cluster.name}")
-            for note in self.inputs.notes:
-                self.console.say(note)
-            async with rollout_workers_only(
-                self._cfg, self.inputs, str(self.folder.logs), self.console.phase, say_faults(self.console.say)
-            ) as rollouts:
-                self.folder.begin(self._settings)
-                metrics = await self._measure(rollouts)
+        with self.console:
+            async with RaySession(self._cfg.cluster, [ROLE], metadata).watched() as session:
+                Termination().listen()
+                if session.warning:
+                    self.console.say(session.warning)
+                self.console.say(f"evaluating {self._cfg.model.path} on {self._cfg.cluster.name}")
+                for note in self.inputs.notes:
+                    self.console.say(note)
+                async with rollout_workers_only(
+                    self._cfg, self.inputs, str(self.folder.logs), self.console.phase, say_faults(self.console.say)
+                ) as rollouts:
+                    self.folder.begin(self._settings)
+                    metrics = await self._measure(rollouts)
         self._write(metrics)
         self.console.show_evaluation(metrics, str(self.folder.path))
 

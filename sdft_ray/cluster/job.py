@@ -97,8 +97,7 @@ class Job:
                     await self._learner_recovery.save_in_time(self._stages.at(roles.learner.weight_version), roles)
                 raise
             finally:
-                if not session.is_lost:  # else nobody is there to be asked
-                    roles.close()
+                roles.close()
                 self._faults.close()
             wall_s = time.monotonic() - self._started
             result = summary.build(wall_s=wall_s, setup_s=self._setup_s, statuses=statuses)

@@ -1,7 +1,7 @@
 """From a cluster file to Ray placement groups: one bundle a worker."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from itertools import count
 from typing import Any
 
@@ -15,9 +15,12 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from sdft_ray.cluster.environment import actor_environment
+from sdft_ray.cluster.session import dead_processes
 from sdft_ray.config import ClusterConfig, RolePlacement
 from sdft_ray.config.cluster import ROLE_LABEL
 from sdft_ray.errors import ClusterError
+from sdft_ray.workers.closing import close_all
+from sdft_ray.workers.group import WorkerGroup
 
 RESERVATION_TIMEOUT_S = 60.0
 
@@ -137,3 +140,15 @@ def _wait(cluster: ClusterConfig, reservations: dict[str, Reservation], deadline
         f"({ray.available_resources()} are free); end other jobs, or "
         "lower gpus_per_worker or cpus_per_worker below what one node has."
     )
+
+
+def end_workers(groups: Sequence[WorkerGroup], reservations: Collection[Reservation]) -> None:
+    """Ends every worker and gives the places back; safe to call after any failure.
+
+    Where Ray itself has died nobody is there to be asked: its workers end with it.
+    """
+    if dead_processes():
+        return
+    close_all(groups)
+    for reservation in reservations:
+        reservation.release()

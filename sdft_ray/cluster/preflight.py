@@ -47,9 +47,12 @@ class Line:
     problem: str = ""  # "" where it is fine
     remedy: str = ""
     is_fatal: bool = True  # whether a run with this problem would be wrong or could not end
+    is_looked_at: bool = True  # False where the value says why not
 
     def __str__(self) -> str:
-        verdict = "ok" if not self.problem else "FAILED" if self.is_fatal else "warning"
+        verdict = "ok" if self.is_looked_at else "skipped"
+        if self.problem:
+            verdict = "FAILED" if self.is_fatal else "warning"
         why = f": {self.problem}; {self.remedy}" if self.problem else ""
         return f"{self.what:<15}{verdict:<8} {self.value}{why}"
 

@@ -10,6 +10,7 @@ from sdft_ray.cluster.preflight import Line, refuse_failed
 from sdft_ray.cluster.run_folder import PREFLIGHT_FILE
 from sdft_ray.cluster.session import RaySession, job_metadata
 from sdft_ray.cluster.topology import Roles, start_roles
+from sdft_ray.cluster.zero_divergence import check_zero_divergence
 from sdft_ray.config import NEVER, RunConfig
 from sdft_ray.errors import ConfigError
 from sdft_ray.teacher.pool import TeacherPool
@@ -39,26 +40,32 @@ class PreflightJob(Job):
 
         Raises:
             PreflightError: something is wrong, with the remedies.
+            NonFiniteError: what teacher or student make of a real example is NaN or infinite.
             GuardError: the rollout engines compute something else than the learner, with the weights it published.
         """
         started = time.monotonic()
         metadata = job_metadata(self.folder.path, self._cfg, [stage.name for stage in self._stages])
-        with self.console, RaySession(self._cfg.cluster, self._cfg.needed_roles(), metadata) as session:
-            self._termination.listen()
-            self._introduce(session.dashboard)
-            if session.warning:
-                self.console.say(session.warning)
-            lines = self._look_first(lambda line: True)
-            console, tell = self.console, self._faults.tell
-            roles = await start_roles(self._stages, self.folder, self._saving, console.phase, console.counting, tell)
-            try:
-                for note in await roles.notes():
-                    self.console.say(f"checked        {note}")
-                await self._check_engines(roles)
-                lines += self._met(roles)
-                lines += await self._check_publications(roles)
-            finally:
-                roles.close()
+        in_ray = RaySession(self._cfg.cluster, self._cfg.needed_roles(), metadata)
+        with self.console:
+            async with in_ray.watched() as session:
+                self._termination.listen()
+                self._introduce(session.dashboard)
+                if session.warning:
+                    self.console.say(session.warning)
+                lines = self._look_first(lambda line: True)
+                console, tell = self.console, self._faults.tell
+                roles = await start_roles(
+                    self._stages, self.folder, self._saving, console.phase, console.counting, tell
+                )
+                try:
+                    for note in await roles.notes():
+                        self.console.say(f"checked        {note}")
+                    await self._check_engines(roles)
+                    lines += self._met(roles)
+                    lines += await self._check_publications(roles)
+                    lines += self._said(await check_zero_divergence(self._stages, roles))
+                finally:
+                    roles.close()
         seconds = time.monotonic() - started
         result = {"lines": [asdict(line) for line in lines], "seconds": round(seconds, 1)}
         move_to_earlier(self.folder.path / PREFLIGHT_FILE)
@@ -68,10 +75,7 @@ class PreflightJob(Job):
     def _met(self, roles: Roles) -> list[Line]:
         """That the ranks have met, which they do not start without."""
         num_ranks = roles.groups["learner"].size
-        lines = [Line(what="ports", value=f"{num_ranks} learner ranks have met")] if num_ranks > 1 else []
-        for line in lines:
-            self.console.say(str(line))
-        return lines
+        return self._said([Line(what="ports", value=f"{num_ranks} learner ranks have met")] if num_ranks > 1 else [])
 
     async def _check_publications(self, roles: Roles) -> list[Line]:
         """Has all workers read what the learner publishes for them, a line for each set of weights."""
@@ -86,6 +90,10 @@ class PreflightJob(Job):
                 version = roles.learner.weight_version
                 read |= await checksums(roles.channel, kind, version, roles.groups[role])
             lines.append(publication_line(kind.value, read))
+        return self._said(lines)
+
+    def _said(self, lines: list[Line]) -> list[Line]:
+        """The lines, printed; refuses what is wrong."""
         for line in lines:
             self.console.say(str(line))
         refuse_failed(lines)

@@ -3,10 +3,10 @@
 from sdft_ray.cluster.model_inputs import decoder, make_builder
 from sdft_ray.cluster.sequence_lengths import uncounted_notes
 from sdft_ray.config import LossConfig, RunConfig
+from sdft_ray.config.validation import template_label
 from sdft_ray.data.mix import read_examples
 from sdft_ray.data.reasoning import BehindMark
 from sdft_ray.data.rehearsal import read_rehearsal
-from sdft_ray.data.teacher_template import template_label
 from sdft_ray.models.folder import load_tokenizer
 from sdft_ray.models.resolve import check_model, resolve_model
 from sdft_ray.preview.rows import Preview, RowReader, choose_rows, measure_budgets

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 
 from sdft_ray.cluster.actors import rollout_maker
-from sdft_ray.cluster.placement import reserve
+from sdft_ray.cluster.placement import end_workers, reserve
 from sdft_ray.cluster.recovery import Tell, replace_lost, start_workers
 from sdft_ray.cluster.run_inputs import ModelInputs
 from sdft_ray.cluster.session import num_alive_nodes
@@ -16,7 +16,6 @@ from sdft_ray.rollout.ordered_pool import make_pool
 from sdft_ray.rollout.pool import RolloutPool
 from sdft_ray.weights.channel import WeightChannel, WeightKind
 from sdft_ray.weights.plan import plan_weights
-from sdft_ray.workers.closing import close_all
 from sdft_ray.workers.group import WorkerGroup
 from sdft_ray.workers.recovery import RestartBudget
 
@@ -53,5 +52,4 @@ async def rollout_workers_only(
         replace_lost(group, make, pool, asyncio.Lock(), lambda: 0, budget, tell)  # none but the folder's weights
         yield pool
     finally:
-        close_all([group])
-        reservation.release()
+        end_workers([group], [reservation])

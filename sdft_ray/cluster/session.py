@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,6 @@ class RaySession:
         self._metadata = dict(metadata or {})
         self.dashboard = ""  # its address, "" where this Ray has none
         self.warning = ""  # what a user should know of this Ray
-        self.is_lost = False  # it ends its workers no more as it should
         self.has_workers = True  # which answer a while longer where its head alone is gone
 
     def __enter__(self) -> "RaySession":
@@ -89,15 +88,26 @@ class RaySession:
             RayLostError: one is not; names it.
         """
         while True:
-            node = worker._global_node
-            dead = [kind for kind, _ in node.dead_processes() if kind in NEEDED] if node else []
-            if dead:
-                self.is_lost, self.has_workers = True, ray_constants.PROCESS_TYPE_RAYLET not in dead
+            if dead := dead_processes():
+                self.has_workers = ray_constants.PROCESS_TYPE_RAYLET not in dead
                 raise RayLostError(
                     f"Ray's {dead[0]} on this machine has died, for want of memory for instance: look into "
-                    f"{node.get_logs_dir_path()}, and go on with resume=auto."
+                    f"{worker._global_node.get_logs_dir_path()}, and start again; training goes on with resume=auto."
                 )
             await asyncio.sleep(POLL_S)
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator["RaySession"]:
+        """Connects, and inside the block watches as `watch` does: for what has nothing to save where its Ray dies.
+
+        Raises:
+            ExceptionGroup: of the block, or of a `RayLostError`.
+        """
+        with self:
+            async with asyncio.TaskGroup() as tasks:
+                watch = tasks.create_task(self.watch())
+                yield self
+                watch.cancel()
 
     def _join(self, address: str) -> ray.runtime_context.RuntimeContext:
         if address != AUTO:
@@ -132,6 +142,12 @@ class RaySession:
             log_to_driver=False,
             logging_level="ERROR",
         )
+
+
+def dead_processes() -> list[str]:
+    """Those of a Ray that this process has started for itself which have died, and without which nothing goes on."""
+    node = worker._global_node
+    return [kind for kind, _ in node.dead_processes() if kind in NEEDED] if node else []
 
 
 @contextmanager

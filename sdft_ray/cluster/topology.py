@@ -19,7 +19,7 @@ from sdft_ray.cluster.actors import Maker, learner_maker, rollout_maker, teacher
 from sdft_ray.cluster.elasticity import Elasticity
 from sdft_ray.cluster.evaluators import make_evaluator, make_harness
 from sdft_ray.cluster.in_turns import CompletionsInTurns, EvaluatorInTurns, LearnerInTurns, WakeCheck
-from sdft_ray.cluster.placement import ElasticReservation, Reservation, reserve
+from sdft_ray.cluster.placement import ElasticReservation, Reservation, end_workers, reserve
 from sdft_ray.cluster.recovery import Tell, replace_lost, score_lost_again, start_each, start_workers
 from sdft_ray.cluster.run_folder import RunFolder
 from sdft_ray.cluster.run_inputs import RunInputs
@@ -46,7 +46,6 @@ from sdft_ray.teacher.pool import TeacherPool
 from sdft_ray.teacher.token_target import TokenTarget
 from sdft_ray.weights.channel import WeightChannel, ends_of
 from sdft_ray.weights.plan import WeightPlan, plan_weights
-from sdft_ray.workers.closing import close_all
 from sdft_ray.workers.deadlines import Work
 from sdft_ray.workers.group import WorkerGroup
 from sdft_ray.workers.recovery import RestartBudget
@@ -103,9 +102,7 @@ class Roles:
 
     def close(self) -> None:
         """Ends every worker; safe to call after any failure."""
-        close_all(list(self.groups.values()))
-        for reservation in self.reservations.values():
-            reservation.release()
+        end_workers(list(self.groups.values()), self.reservations.values())
 
 
 def _notes(actor: Any) -> Any:

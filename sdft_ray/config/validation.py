@@ -31,6 +31,8 @@ RENDERING = (
     "unk_token",
 )
 
+LABEL_LENGTH = 60  # characters of the text of a template that a message quotes
+
 
 def require(condition: bool, key: str, value: object, problem: str, remedy: str) -> None:
     """Raises `ConfigError` unless `condition` holds."""
@@ -70,6 +72,12 @@ def check_switches(key: str, switches: Mapping[str, object]) -> None:
 def is_template(text: str) -> bool:
     """True when the value of a setting is the text of a Jinja template, and not a name or a path."""
     return any(sign in text for sign in ("{{", "{%", "{#"))
+
+
+def template_label(template: str) -> str:
+    """A template as a person recognises it: its name or path, or the beginning of its text, in one line."""
+    line = " ".join(template.split())
+    return line if not is_template(template) or len(line) <= LABEL_LENGTH else f"{line[:LABEL_LENGTH]}..."
 
 
 def read_text(key: str, path: Path) -> str:

@@ -47,7 +47,7 @@ class ChatEncoder:
         self._tokenizer = tokenizer
         self._template = ChatTemplate(tokenizer, switches or {}, switches_key)
         self.encoder = TextEncoder(tokenizer)
-        self.name = tokenizer.name_or_path
+        self.name, self.template_name = tokenizer.name_or_path, self._template.name
         if tokenizer.eos_token_id is None:
             raise ModelError(
                 f"the tokenizer of {self.name} has no end-of-sequence token, so no completion "
@@ -105,7 +105,7 @@ class ChatEncoder:
         text = self._turn(prompt, guarded, guarded_tools)
         if "".join(guarded[-1].content.split()) not in "".join((self.opened + text).split()):
             raise ModelError(
-                f"the chat template of {self.name} leaves out a part of the answer "
+                f"the chat template of {self.template_name} leaves out a part of the answer "
                 f"{answer.content[:_TAIL_LENGTH]!r}; mend the answer, or replace the template by model.chat_template."
             )
         before = yield self._pieces(prompt, mark)
@@ -143,7 +143,7 @@ class ChatEncoder:
         _, found, tail = rendered.rpartition(mark)
         if not found:
             raise ModelError(
-                f"the chat template of {self.name} leaves out the end of a turn of the {role}; "
+                f"the chat template of {self.template_name} leaves out the end of a turn of the {role}; "
                 "replace it by model.chat_template."
             )
         return tail
@@ -157,8 +157,8 @@ class ChatEncoder:
         rendered = self._render(messages, tools, add_generation_prompt=True)
         if "".join(text.split()) not in "".join(rendered.split()):
             raise ModelError(
-                f"the chat template of {self.name} leaves out a part of {text[:_TAIL_LENGTH]!r} where that is an "
-                "earlier turn, as reasoning often is; set teacher.template=single_turn, which shows it as text."
+                f"the chat template of {self.template_name} leaves out a part of {text[:_TAIL_LENGTH]!r} where that is "
+                "an earlier turn, as reasoning often is; set teacher.template=single_turn, which shows it as text."
             )
 
     def text_encoding(self, text: str) -> Encoding[Tokens]:
@@ -172,7 +172,7 @@ class ChatEncoder:
     def _check_shown(self, messages: Sequence[Message], tools: str) -> None:
         if lacking := self.left_out(messages, tools):
             raise ModelError(
-                f"the chat template of {self.name} leaves out {lacking}; remove such parts from the data, "
+                f"the chat template of {self.template_name} leaves out {lacking}; remove such parts from the data, "
                 "or replace the template by model.chat_template."
             )
 
@@ -223,9 +223,10 @@ class ChatEncoder:
             if turn.startswith(self.opened):
                 return turn.removeprefix(self.opened)
         raise ModelError(
-            f"the chat template of {self.name} ends a prompt with {prompt[-_TAIL_LENGTH:]!r}, but an answered one has "
-            f"{conversation[max(0, len(prompt) - _TAIL_LENGTH) :][:_TAIL_LENGTH]!r} there, so an answer does not go on "
-            "where a prompt ends; set model.template_switches, or model.chat_template to one that renders both alike."
+            f"the chat template of {self.template_name} ends a prompt with {prompt[-_TAIL_LENGTH:]!r}, but an answered "
+            f"one has {conversation[max(0, len(prompt) - _TAIL_LENGTH) :][:_TAIL_LENGTH]!r} there, so an answer does "
+            "not go on where a prompt ends; set model.template_switches, or model.chat_template to one that renders "
+            "both alike."
         )
 
     def _guard(self, messages: Sequence[Message], tools: str) -> tuple[Sequence[Message], str, str]:

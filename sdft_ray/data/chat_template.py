@@ -1,7 +1,6 @@
 """A tokenizer's chat template: what it reads, what it shows of a conversation, and the text it makes of one."""
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
@@ -12,6 +11,7 @@ from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sdft_ray.conversation import Message, ToolCall
+from sdft_ray.data.chat_sandbox import EXTENSIONS, compiled_chat, plain_jinja
 from sdft_ray.errors import ConfigError, ModelError, first_line
 
 # What a Jinja template can raise while it renders: its own faults, and those of the expressions in it.
@@ -24,10 +24,10 @@ TEMPLATE_FAULTS = (
     ValueError,
     RecursionError,
     MemoryError,
+    SyntaxError,  # of the Python that Jinja makes of it, as for a break outside of any loop
 )
 
 _GIVEN = {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"}
-_GENERATION = re.compile(r"{%[-+]?\s*(end)?generation\s*[-+]?%}")  # marks of transformers, which plain Jinja lacks
 _KEY, _VALUE = "qzkey", "qzvalue"  # of the arguments of a call that is made up to see how it is shown
 
 
@@ -47,10 +47,11 @@ class ChatTemplate:
             ModelError: the tokenizer has no chat template.
         """
         self._tokenizer = tokenizer
-        self.name = tokenizer.name_or_path
+        # What messages call it: the setting that has brought it (models/folder.py), else the tokenizer it came with.
+        self.name = getattr(tokenizer.chat_template, "origin", "") or tokenizer.name_or_path
         if not tokenizer.chat_template:
             raise ModelError(
-                f"the tokenizer of {self.name} has no chat template; set model.chat_template, "
+                f"the tokenizer of {tokenizer.name_or_path} has no chat template; set model.chat_template, "
                 "or take the instruct version of the model."
             )
         self._switches = dict(switches)
@@ -70,10 +71,10 @@ class ChatTemplate:
         """
         template = self._tokenizer.chat_template
         sources = template.values() if isinstance(template, Mapping) else [template]
-        environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
+        environment = ImmutableSandboxedEnvironment(extensions=EXTENSIONS)
         try:
-            trees = [environment.parse(_GENERATION.sub("", source)) for source in sources]
-        except jinja2.TemplateError as error:
+            trees = [environment.parse(plain_jinja(source)) for source in sources]
+        except TEMPLATE_FAULTS as error:
             problem = f"the chat template of {self.name} is no Jinja template ({first_line(error)})"
             raise ModelError(f"{problem}; replace it by model.chat_template.") from error
         return frozenset(name for tree in trees for name in _free_variables(tree))
@@ -139,14 +140,15 @@ class ChatTemplate:
 
     def _apply(self, messages: Sequence[Message], tools: str, add_generation_prompt: bool, *, as_text: bool) -> str:
         # The template writes BOS where the model wants one, so encoding adds none.
-        text: str = self._tokenizer.apply_chat_template(
-            [_as_turn(message, as_text=as_text) for message in messages],
-            tools=_parsed(tools) if tools else None,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            **self._switches,
-        )
-        return text
+        parsed = _parsed(tools) if tools else None
+        values = {
+            "messages": [_as_turn(message, as_text=as_text) for message in messages],
+            "tools": parsed,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        template = compiled_chat(self._tokenizer.get_chat_template(None, parsed))
+        return template(self._tokenizer.special_tokens_map | self._switches | values)
 
 
 def _free_variables(tree: nodes.Template) -> set[str]:

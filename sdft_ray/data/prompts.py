@@ -102,7 +102,7 @@ class PromptBuilder:
         """
         turns = (Message(role="system", content="A."), Message(role="user", content="A."))
         if system and self._chat.left_out(turns):
-            problem = f"the chat template of {self._tokenizer.name_or_path} leaves out system messages"
+            problem = f"the chat template of {self._chat.template_name} leaves out system messages"
             raise ConfigError(key, system, problem, "write it into the prompts, or set another model.chat_template")
 
     @property

@@ -6,7 +6,7 @@ printed character and what operators and filters make is paid from one budget a 
 is refused before it does.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jinja2
@@ -31,9 +31,15 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset({"%", "*", "**", "+"})
 
-    def __init__(self) -> None:
-        """Undefined names are errors, and text is not escaped."""
-        super().__init__(undefined=jinja2.StrictUndefined, autoescape=False, finalize=_print)
+    def __init__(self, *, allowance: int = 0, **options: Any) -> None:
+        """Undefined names are errors, and text is not escaped.
+
+        Args:
+            allowance: what the budget grows by for each character and item of the values.
+            options: of a Jinja environment.
+        """
+        super().__init__(**{"undefined": jinja2.StrictUndefined} | options, autoescape=False, finalize=_print)
+        self._allowance = allowance
         for name in _UNBOUNDED:
             del self.globals[name]
         del self.filters["format"]  # the same as % on a text
@@ -41,7 +47,7 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
         self.filters[_COUNTED] = _counted
         self.filters[_JOINED] = _joined
 
-    def compile_turn(self, text: str) -> Callable[[dict[str, Any]], str]:
+    def compile_turn(self, text: str) -> Callable[[Mapping[str, Any]], str]:
         """What renders `text` with values.
 
         Raises:
@@ -53,7 +59,11 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
             loop.iter = nodes.Filter(loop.iter, _COUNTED, [], [], None, None)
             loop.iter.set_environment(self)
         template = self.from_string(_with_joined_texts(tree, self))
-        return lambda values: template.render(values | {SPENT: [0]})
+        return lambda values: template.render({**values, SPENT: [-self._allowance * size_of(dict(values))]})
+
+    def add_filter(self, name: str, function: Callable[..., Any]) -> None:
+        """Has templates call `function` as the filter `name`, bounded as all others."""
+        self.filters[name] = _bounded(self, name, function)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Computes `left operator right`.
@@ -64,7 +74,7 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
         if operator == "%" and isinstance(left, str):
             raise SecurityError("% formats a text to any width; join its parts with ~")
         if operator != "%":
-            _spend(context, _checked_size(operator, _result_size(operator, left, right)))
+            spend(context, checked_size(operator, _result_size(operator, left, right)))
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Context, obj: Any, *args: Any, **kwargs: Any) -> Any:
@@ -73,12 +83,15 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
         Raises:
             jinja2.sandbox.SecurityError: the budget is spent, or the result would be too large.
         """
-        _spend(context, PRICE_OF_CALL)
+        spend(context, PRICE_OF_CALL)
         own = getattr(obj, "__self__", None)
         if isinstance(own, str | bytes | list | tuple):
             name = obj.__name__
-            _spend(context, _checked_size(name, _growth(name, (own, *args, *kwargs.values()))))
-        return super().call(context, obj, *args, **kwargs)
+            spend(context, checked_size(name, _growth(name, (own, *args, *kwargs.values()))))
+        result = super().call(context, obj, *args, **kwargs)
+        if isinstance(result, range):
+            spend(context, len(result))
+        return result
 
     def wrap_str_format(self, value: Any) -> None:
         """Nothing for what is no method that formats a text.
@@ -116,7 +129,8 @@ def _as_filter(node: nodes.Concat, environment: BoundedSandbox) -> nodes.Filter:
     return joined
 
 
-def _spend(context: Context, amount: int) -> None:
+def spend(context: Context, amount: int) -> None:
+    """Pays from the budget of a rendering; raises `SecurityError` where that is spent."""
     spent = context[SPENT]
     spent[0] += amount
     if spent[0] > BUDGET:
@@ -126,22 +140,22 @@ def _spend(context: Context, amount: int) -> None:
 @pass_context
 def _print(context: Context, value: Any) -> str:
     """What is printed for a value, paid by the character."""
-    _checked_size("printing", _size(value))
+    checked_size("printing", size_of(value))
     text = str(value)
-    _spend(context, len(text))
+    spend(context, len(text))
     return text
 
 
 @pass_context
 def _counted(context: Context, items: Iterable[Any]) -> Iterator[Any]:
     for item in items:
-        _spend(context, 1)
+        spend(context, 1)
         yield item
 
 
 @pass_context
 def _joined(context: Context, texts: list[Any]) -> str:
-    _spend(context, _checked_size("~", _size(texts)))
+    spend(context, checked_size("~", size_of(texts)))
     return "".join(map(str, texts))
 
 
@@ -152,7 +166,7 @@ def _bounded(sandbox: BoundedSandbox, name: str, function: Callable[..., Any]) -
     @pass_context
     def bounded(context: Context, *args: Any, **kwargs: Any) -> Any:
         args = tuple(list(value) if isinstance(value, Iterator) else value for value in args)
-        _spend(context, PRICE_OF_FILTER * _checked_size(name, _growth(name, (*args, *kwargs.values()))))
+        spend(context, PRICE_OF_FILTER * checked_size(name, _growth(name, (*args, *kwargs.values()))))
         first = {"": (), "context": (context,), "eval_context": (context.eval_ctx,), "environment": (sandbox,)}[passed]
         return function(*first, *args, **kwargs)
 
@@ -163,7 +177,7 @@ def _growth(name: str, args: tuple[Any, ...]) -> int:
     """At most how many characters a method or filter called `name` makes of its values, the first its own."""
     own, rest = args[0], args[1:]
     width = max((abs(value) for value in rest if isinstance(value, int)), default=0)
-    size, other = _size(own), max(map(_size, rest), default=0)
+    size, other = size_of(own), max(map(size_of, rest), default=0)
     if name in _BY_WIDTH or name in _BY_TEXT:
         return (size + 1) * max(width if name in _BY_WIDTH else 1, other if name in _BY_TEXT else 1, 1)
     if name == "replace":  # a text that is replaced by a longer one, at most everywhere
@@ -172,19 +186,19 @@ def _growth(name: str, args: tuple[Any, ...]) -> int:
     return max(size, other, width)
 
 
-def _size(value: Any) -> int:
+def size_of(value: Any) -> int:
     """Characters and items in a value, nested ones as often as they would be printed; exact up to the bound."""
     if not isinstance(value, list | tuple | dict | set):
         return len(value) if hasattr(value, "__len__") else 0
     total = len(value)
     for each in (*value.keys(), *value.values()) if isinstance(value, dict) else value:
-        total += _size(each)
+        total += size_of(each)
         if total > LARGEST_RESULT:
             break
     return total
 
 
-def _checked_size(name: str, size: int) -> int:
+def checked_size(name: str, size: int) -> int:
     """The size, at least 1; raises `SecurityError` where it is beyond the bound."""
     if size > LARGEST_RESULT:
         raise SecurityError(f"{name} would make more than {LARGEST_RESULT:,} characters, items or bits")
@@ -194,10 +208,10 @@ def _checked_size(name: str, size: int) -> int:
 def _result_size(operator: str, left: Any, right: Any) -> int:
     """At most how many characters, items or bits `left operator right` has; 0 for other numbers."""
     if operator == "+":
-        return _size(left) + _size(right)
+        return size_of(left) + size_of(right)
     for value, number in ((left, right), (right, left)):
         if hasattr(value, "__len__") and isinstance(number, int):
-            return _size(value) * number
+            return size_of(value) * number
     if not (isinstance(left, int) and isinstance(right, int)):
         return 0
     return left.bit_length() * right if operator == "**" else left.bit_length() + right.bit_length()

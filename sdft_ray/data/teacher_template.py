@@ -23,7 +23,7 @@ import jinja2
 from jinja2 import meta, nodes
 
 from sdft_ray.config import DemonstrationSource, TeacherConfig, TeacherContext
-from sdft_ray.config.validation import is_template, read_text
+from sdft_ray.config.validation import is_template, read_text, template_label
 from sdft_ray.conversation import Message, written_out
 from sdft_ray.data.chat_template import TEMPLATE_FAULTS
 from sdft_ray.data.sandbox import BoundedSandbox
@@ -82,7 +82,6 @@ TEMPLATES: dict[str, tuple[Turn, ...]] = {
     "thinking": (Turn("user", _THINKING),),
 }
 
-LABEL_LENGTH = 60  # characters of such a text that a message quotes
 SHOW_ALL = "loop over them: {% for d in demonstrations %}{{ d.question }} {{ d }}{% endfor %}"
 
 # Which fields of an example the teacher is shown.
@@ -139,7 +138,7 @@ class TeacherTemplate:
             turns = _read(teacher.template, key)
             self._turns = tuple((turn, sandbox.compile_turn(turn.source)) for turn in turns)
             trees = [sandbox.parse(turn.source) for turn in turns]
-        except jinja2.TemplateError as error:
+        except TEMPLATE_FAULTS as error:
             raise self._fault(error) from error
         found = (_path(node) for tree in trees for node in tree.find_all((nodes.Getattr, nodes.Getitem)))
         self._paths = sorted({path for path in found if path}, key=len)
@@ -248,12 +247,6 @@ def check_template(teacher: TeacherConfig, key: str) -> None:
         ConfigError: as `TeacherTemplate`.
     """
     TeacherTemplate(teacher, key)
-
-
-def template_label(template: str) -> str:
-    """A template as a person recognises it: its name or path, or the beginning of its text, in one line."""
-    line = " ".join(template.split())
-    return line if not is_template(template) or len(line) <= LABEL_LENGTH else f"{line[:LABEL_LENGTH]}..."
 
 
 def _path(node: nodes.Node) -> tuple[str, ...] | None:

@@ -31,7 +31,7 @@ class TeacherTurns:
             return
         turns = [Message(role=role, content="A.") for role in self._template.roles]
         if lacking := teacher_chat.left_out(turns):
-            problem = f"the chat template of {teacher_chat.name} leaves out {lacking}"
+            problem = f"the chat template of {teacher_chat.template_name} leaves out {lacking}"
             remedy = "choose single_turn, or replace the chat template by model.chat_template"
             raise ConfigError("teacher.template", self._template.label, problem, remedy)
 

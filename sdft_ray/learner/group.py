@@ -150,6 +150,20 @@ class LearnerGroup:
         self._check_finite(reports)
         return reports
 
+    async def try_sample(self, sample: Sample) -> SampleReport:
+        """What student and teacher make of one sample, by the way of a step that is never taken.
+
+        Nothing can be trained after it: its gradient stays with the ranks.
+
+        Raises:
+            NonFiniteError: something of it is NaN or infinite.
+        """
+        num_tokens = sample.scores.num_tokens
+        weighted = WeightedSample(sample, [1.0 / num_tokens] * num_tokens)
+        ranks = [[0], *([] for _ in range(self.workers.size - 1))]
+        (report,) = await self._train(Round([weighted], ranks, is_last=True), PhaseTimer())
+        return report
+
     def _check_finite(self, reports: Sequence[SampleReport]) -> None:
         """Refuses samples of which a rank says that something is NaN or infinite, before any update."""
         if bad := [report for report in reports if report.views.nonfinite]:

@@ -12,7 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from sdft_ray.config.validation import is_template, read_text
+from sdft_ray.config.validation import is_template, read_text, template_label
 from sdft_ray.errors import ConfigError, ModelError
 
 CONFIG_FILE, GENERATION_FILE = "config.json", "generation_config.json"
@@ -95,6 +95,24 @@ def read_generation_config(folder: str | Path) -> GenerationConfig | None:
         return GenerationConfig.from_pretrained(folder)
 
 
+class GivenTemplate(str):
+    """A chat template that a setting has brought, which messages about it name."""
+
+    origin: str
+
+    def __new__(cls, text: str, origin: str = "") -> "GivenTemplate":
+        """The text with the setting's value."""
+        made = super().__new__(cls, text)
+        made.origin = origin
+        return made
+
+
+def template_name(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What messages call the chat template of a tokenizer: the setting that brought it, else where both came from."""
+    template = tokenizer.chat_template
+    return template.origin if isinstance(template, GivenTemplate) else str(tokenizer.name_or_path)
+
+
 def load_tokenizer(folder: str, chat_template: str = "") -> PreTrainedTokenizerBase:
     """The folder's tokenizer, with its chat template replaced where one is given.
 
@@ -108,6 +126,7 @@ def load_tokenizer(folder: str, chat_template: str = "") -> PreTrainedTokenizerB
     """
     with Reading(f"the tokenizer of {folder}", "save or download it anew (tokenizer.json, tokenizer_config.json)"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    origin = template_label(chat_template)
     if chat_template and not is_template(chat_template):
         path = Path(chat_template).expanduser()
         if not path.is_file():
@@ -115,5 +134,5 @@ def load_tokenizer(folder: str, chat_template: str = "") -> PreTrainedTokenizerB
             raise ConfigError("model.chat_template", chat_template, problem, "give a file or the template itself")
         chat_template = read_text("model.chat_template", path)
     if chat_template:
-        tokenizer.chat_template = chat_template
+        tokenizer.chat_template = GivenTemplate(chat_template, f"{origin} (model.chat_template)")
     return tokenizer

@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from sdft_ray.errors import ModelError, first_line
 from sdft_ray.models.embedded import EMBEDDED_MODEL, embedded_model
-from sdft_ray.models.folder import CONFIG_FILE, load_tokenizer, read_config, read_generation_config
+from sdft_ray.models.folder import CONFIG_FILE, load_tokenizer, read_config, read_generation_config, template_name
 
 ADAPTER_FILE = "adapter_config.json"  # of a folder that holds an adapter, as peft names it
 
@@ -121,7 +121,7 @@ def with_stop_token(facts: ModelFacts, token: int, tokenizer: PreTrainedTokenize
     added = tokenizer.added_tokens_decoder.get(token)
     if added is None or not added.special:
         raise ModelError(
-            f"the chat template of {tokenizer.name_or_path} ends a turn with token {token} "
+            f"the chat template of {template_name(tokenizer)} ends a turn with token {token} "
             f"({tokenizer.decode([token])!r}), but sampling stops at {list(facts.eos_token_ids)}, and {token} is no "
             "special token of the tokenizer; make it one, or replace the template by model.chat_template."
         )

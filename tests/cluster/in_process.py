@@ -4,30 +4,21 @@ import asyncio
 import io
 import logging
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Self
 
 import pytest
 
-from sdft_ray.cluster.session import check_resources
-from sdft_ray.config import ClusterConfig
+from sdft_ray.cluster.session import RaySession, check_resources
 from sdft_ray.launch import main
 
 
-class JoinedSession:
-    """Stands in for `RaySession`, which would join anew, and shut down the Ray of all other tests."""
-
-    dashboard = ""
-    warning = ""
-    is_lost = False
-    has_workers = True
-
-    def __init__(self, cluster: ClusterConfig, roles: Collection[str], metadata: Mapping[str, str]):
-        self._asked = cluster, roles
+class JoinedSession(RaySession):
+    """Stands in for its base, which would join anew, and shut down the Ray of all other tests."""
 
     def __enter__(self) -> Self:
-        check_resources(*self._asked)
+        check_resources(self._cluster, self._roles)
         return self
 
     def __exit__(self, *_: object) -> None:

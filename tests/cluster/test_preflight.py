@@ -173,6 +173,9 @@ def test_a_preflight_starts_the_workers_of_all_stages_and_has_them_read_one_publ
     assert [value.split(" weights")[0] for value in published] == ["student", "ema"]
     assert all(value.endswith("of learner worker 0, read by 1 more") for value in published)
     assert not any(line["problem"] for line in lines if line["is_fatal"]), output
+    (divergence,) = (line for line in lines if line["what"] == "divergence")
+    assert divergence["is_looked_at"] and "tokens: at most" in divergence["value"]
+    assert f"divergence     ok       {divergence['value']}" in output
     assert not (runs / "looked-at").exists(), "the run's name stays free"
 
 

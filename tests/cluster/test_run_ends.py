@@ -47,9 +47,19 @@ def kill(job: subprocess.Popen[bytes], process_name: str) -> None:
     victims[0].kill()
 
 
+PLANTED = {"WANDB_API_KEY": "5ec2e7c0de" * 4, "HF_TOKEN": "hf_planted5ecret", "A_JUDGES_KEY": "sk-planted-5ecret"}
+READ = [  # all three: offline, wandb looks for its key as well
+    "tracking.wandb=offline",
+    "+evaluation.sets.open.source='builtin:facts:taught[:1]'",
+    "+evaluation.sets.open.match=JUDGE",
+    "evaluation.judge.endpoint=http://127.0.0.1:9/v1",
+    "evaluation.judge.model=nobody",
+    "evaluation.judge.max_retries=0",
+    "evaluation.judge.api_key_variable=A_JUDGES_KEY",
+]
 ONLY_A_LEARNER = ["method=sft"]  # starts in a quarter of the time
 ENDS = {
-    "Ctrl-C": ([], lambda job: stop(job, signal.SIGINT), 130, "error: interrupted"),
+    "Ctrl-C": (READ, lambda job: stop(job, signal.SIGINT), 130, "error: interrupted"),
     "dead engine": (
         ["faults.max_restarts=0", "checkpoint_every=100000"],
         lambda job: kill(job, "VLLM::EngineCore"),
@@ -84,19 +94,27 @@ def test_however_a_run_ends_it_leaves_no_process_behind_and_says_why_once(
     """On a Ray of its own: the whole tree of processes has to go."""
     settings, act, code, said = ENDS[end]
     command = [sys.executable, "-m", "sdft_ray.launch", *SETTINGS, f"model.path={folder}", f"runs_dir={tmp_path}"]
-    command += ["name=ended", "num_steps=100000", "checkpoint_every=0", *settings]
+    command += ["name=ended", "num_steps=100000", "checkpoint_every=0", f"evaluation.judge.cache_dir={tmp_path}/judge"]
+    command += settings
     log = tmp_path / "output.log"
     with log.open("w") as output:
         # A test run in the background ignores SIGINT, and what it starts would inherit that.
         heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
         job = subprocess.Popen(
-            command, cwd=ROOT, env=users_environment(), stdout=output, stderr=output, preexec_fn=heed, process_group=0
+            command,
+            cwd=ROOT,
+            env=users_environment(**PLANTED),
+            stdout=output,
+            stderr=output,
+            preexec_fn=heed,
+            process_group=0,
         )
         try:
             metrics = tmp_path / "ended" / "metrics.jsonl"
             wait_until(lambda: last_step(metrics) > 0 or job.poll() is not None, 300)
             assert job.poll() is None, log.read_text()
             tree = psutil.Process(job.pid).children(recursive=True)
+            session = session_folder(tree)
             act(job)
             assert job.wait(timeout=120) == code, log.read_text()
         finally:
@@ -113,6 +131,23 @@ def test_however_a_run_ends_it_leaves_no_process_behind_and_says_why_once(
         assert f"stopped        behind step {last}, with a checkpoint of it" in text
     assert text.count("error: ") == 1
     assert said in text.rstrip().split("\n\n")[-1]
+    assert settings is not READ or "open unscored" in text, "the judge's key was used"
+    assert (session / "logs" / "raylet.out").is_file()
+    assert holding_a_secret(tmp_path) == holding_a_secret(session) == []
+
+
+def session_folder(tree: list[psutil.Process]) -> Path:
+    """That of the Ray of a run, with its logs."""
+    arguments = [argument for process in tree for argument in process.cmdline()]
+    return Path(next(each.partition("=")[2] for each in arguments if each.startswith("--session_dir=")))
+
+
+def holding_a_secret(folder: Path) -> list[tuple[str, str]]:
+    """The files below a folder that hold a planted value, each with the name of its variable."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return [
+        (str(path), name) for path in files for name, value in PLANTED.items() if value.encode() in path.read_bytes()
+    ]
 
 
 def last_step(metrics: Path) -> int:

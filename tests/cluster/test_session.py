@@ -16,10 +16,12 @@ import pytest
 from ray._private import services, worker
 
 from sdft_ray.cluster import session
+from sdft_ray.cluster.placement import end_workers
 from sdft_ray.cluster.session import RaySession, in_groups_of_their_own, prepare_to_join
 from sdft_ray.config import ClusterConfig
 from sdft_ray.errors import ClusterError, RayLostError
 from sdft_ray.targets.jobs import JobState
+from sdft_ray.workers import closing
 from tests.cluster.command import ROOT, SETTINGS, free_ports, users_environment
 
 HOLD = """
@@ -268,7 +270,42 @@ async def test_a_ray_of_ones_own_that_dies_is_found_by_name_and_a_dead_dashboard
     async with asyncio.timeout(5):
         with pytest.raises(RayLostError, match=f"Ray's {dead} on this machine has died.*/the/logs.*resume=auto"):
             await watched
-    assert (mine.is_lost, mine.has_workers) == (True, has_workers)
+    assert mine.has_workers is has_workers
+
+
+async def test_a_watched_block_ends_when_ray_dies_and_its_workers_are_asked_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    processes: list[tuple[str, None]] = []
+    node = SimpleNamespace(dead_processes=lambda: processes, get_logs_dir_path=lambda: "/the/logs")
+    monkeypatch.setattr(session, "POLL_S", 0.001)
+    monkeypatch.setattr(RaySession, "__enter__", lambda self: monkeypatch.setattr(worker, "_global_node", node) or self)
+    monkeypatch.setattr(RaySession, "__exit__", lambda *_: None)
+    asked: list[str] = []
+    group, places = SimpleNamespace(abandon=lambda: asked.append("workers") or []), SimpleNamespace()
+    places.release = lambda: asked.append("places")
+    monkeypatch.setattr(closing.ray, "wait", lambda *_, **__: None)
+    with pytest.raises(ExceptionGroup) as failed:
+        async with asyncio.timeout(5), RaySession(ClusterConfig()).watched():
+            end_workers([group], [places])
+            assert asked == ["workers", "places"]
+            processes.append(("raylet", None))
+            try:
+                await asyncio.Event().wait()  # an answer that never comes
+            finally:
+                end_workers([group], [places])
+    assert isinstance(failed.value.exceptions[0], RayLostError)
+    assert asked == ["workers", "places"]
+    processes.clear()
+    async with asyncio.timeout(5), RaySession(ClusterConfig()).watched():
+        pass  # which ends though the watch would not
+
+
+def test_every_mode_that_starts_a_ray_watches_it() -> None:
+    files = [path for path in (ROOT / "sdft_ray").rglob("*.py") if path.name != "session.py"]
+    starting = {path.stem: text for path in files if "RaySession(" in (text := path.read_text())}
+    assert set(starting) == {"job", "evaluation", "check", "preflight_job"}
+    assert [name for name, text in starting.items() if ".watched()" not in text and "session.watch()" not in text] == []
 
 
 def test_where_nobody_answers_the_address_is_named_soon(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +26,7 @@ from sdft_ray.config import (
     TooLong,
 )
 from sdft_ray.config.cache import cache_folder
-from sdft_ray.data import cache, dataset
+from sdft_ray.data import cache, chat_sandbox, dataset
 from sdft_ray.data import fingerprint as fingerprints
 from sdft_ray.data.cache import DatasetCache
 from sdft_ray.data.dataset import read_dataset
@@ -218,15 +220,15 @@ def test_a_row_a_template_file_and_a_chat_template_count_with_their_content(data
     assert len(set(prints)) == 4
 
 
-def test_a_template_that_writes_the_date_is_not_used_on_another_day(data: DataConfig) -> None:
+def test_a_template_that_writes_the_date_is_not_used_on_another_day(
+    data: DataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     days = []
-    for day in ("1 May", "2 May"):
+    for day in (1, 2):
+        now = datetime(2026, 5, day)
+        monkeypatch.setattr(chat_sandbox, "datetime", SimpleNamespace(now=lambda now=now: now))
         tokenizer = make_tiny_tokenizer()
-        tokenizer.chat_template = "{{ today() }}" + CHAT_TEMPLATE
-        render = tokenizer.apply_chat_template
-        tokenizer.apply_chat_template = lambda turns, render=render, day=day, **kwargs: render(  # type: ignore[method-assign]
-            turns, today=lambda: day, **kwargs
-        )
+        tokenizer.chat_template = "{{ strftime_now('%d %b') }}" + CHAT_TEMPLATE
         days.append(fingerprint(data, SDFT, PromptBuilder(tokenizer, TeacherConfig())))
     assert days[0] != days[1]
 

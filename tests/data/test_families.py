@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from sdft_ray.config import DemonstrationSource, TeacherConfig
 from sdft_ray.conversation import Message, ToolCall
 from sdft_ray.data.chat import ChatEncoder
+from sdft_ray.data.chat_template import ChatTemplate
 from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.errors import ConfigError, ModelError
 from sdft_ray.examples import Example
@@ -46,6 +47,32 @@ def builder(
 ) -> PromptBuilder:
     stops = tokenizer.convert_tokens_to_ids(STOPS)
     return PromptBuilder(tokenizer, TeacherConfig(**teacher), switches=switches, stop_tokens=stops)  # type: ignore[arg-type]
+
+
+MARKS = (
+    "{% for m in messages %}\n  {%- if m.role == 'assistant' %}\n  {% generation %}\n {{ m.content }}"
+    "{%- endgeneration -%}\n  {% endif %}\n{% if loop.last %}{% break %}{% endif %}\n{{ loop.length }}{% endfor %}"
+)
+FORMATS = (
+    "{{ '%s: %5d' % (messages[0].role, 7) }}{{ '{} {:>4}'.format(messages[0].content, 1) }}{{ '%s' | format('a') }}"
+    "{% set turn = cycler('a', 'b') %}{{ turn.next() }}{{ nowhere }}{{ messages[0].items() | list | length }}"
+    "{{ {'items': 1}.items() | list }}{{ tools | tojson(indent=2) }}{{ '<é>' | tojson }}{{ none }}"
+    "{{ strftime_now('%Y') }}"
+)
+FAMILIES = {name: text for name, text in vars(families).items() if name.isupper() and isinstance(text, str)}
+
+
+@pytest.mark.parametrize("template", [*FAMILIES.values(), MARKS, FORMATS], ids=[*FAMILIES, "marks", "formats"])
+def test_a_rendering_is_that_of_transformers(template: str) -> None:
+    tokenizer = tokenizer_with(template)
+    chat = ChatTemplate(tokenizer, {}, "model.template_switches")
+    talk = [Message(role="user", content=" Hello. "), Message(role="assistant", content="Hi."), ASK]
+    for turns in (talk[:1], talk[:2], talk):
+        raw = [{"role": turn.role, "content": turn.content} for turn in turns]
+        for tools in ("", TOOLS):
+            given = {"tools": json.loads(tools) if tools else None, "add_generation_prompt": len(turns) != 2}
+            expected = tokenizer.apply_chat_template(raw, tokenize=False, **given)
+            assert chat.render(turns, tools, add_generation_prompt=given["add_generation_prompt"]) == expected
 
 
 @pytest.mark.parametrize("family", CALLED)

@@ -7,9 +7,10 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from sdft_ray.config import TeacherConfig, TeacherContext
+from sdft_ray.config.validation import template_label
 from sdft_ray.conversation import Message
 from sdft_ray.data.prompts import PromptBuilder
-from sdft_ray.data.teacher_template import TEMPLATES, check_template, template_label
+from sdft_ray.data.teacher_template import TEMPLATES, check_template
 from sdft_ray.errors import ConfigError, ModelError
 from sdft_ray.examples import Example
 from tests.tiny import BOS, END, make_tiny_tokenizer

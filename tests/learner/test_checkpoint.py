@@ -283,6 +283,22 @@ def test_a_part_that_no_file_holds_is_named(tmp_path: Path) -> None:
         load_rank(folder, FakeEngine(), None, 0)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", ["student", "exp_avg", "average"])
+def test_what_is_nan_or_infinite_is_refused_by_its_file_before_a_step_spreads_it(
+    tmp_path: Path, kind: str, bad: float
+) -> None:
+    engine = FakeEngine()
+    average = TeacherAverage([Fragment("p", 0, engine.values)], 0.99)
+    next(values for _, _, values in average.fragments())[2] = bad if kind == "average" else 1.0
+    {"student": engine.values, "exp_avg": engine.moments}.get(kind, torch.zeros(4))[2] = bad
+    written = write_rank(tmp_path, 0, rank_pieces(engine, average, 0), rank_metadata(engine))
+    assert isinstance(written, SavedFile)
+    message = f"{tmp_path}/rank-0.safetensors holds NaN or infinite values, in {kind} of p, .*resume=PATH"
+    with pytest.raises(CheckpointError, match=message):
+        load_rank(tmp_path, FakeEngine(), TeacherAverage([Fragment("p", 0, torch.zeros(4))], 0.99), 0)
+
+
 def test_the_random_state_of_a_rank_is_restored(tmp_path: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)

@@ -416,3 +416,17 @@ async def test_a_learner_that_has_lost_a_rank_can_publish_nothing() -> None:
     assert group.publishable() == 0
     group.workers._seats[0].lose(FaultKind.LOST, "killed")
     assert group.publishable() is None
+
+
+@pytest.mark.parametrize("normalization", Normalization)
+async def test_a_sample_that_is_tried_goes_through_all_ranks_and_no_step_is_taken(normalization: Normalization) -> None:
+    ranks = [FakeRank(), FakeRank()]
+    learner = make_group(ranks, normalization)
+    report = await learner.try_sample(make_sample(2))
+    ids = list(report.completion_tokens)
+    assert report.views.divergence.tolist() == ids
+    weights = [rank.rounds for rank in ranks]
+    assert weights == [[(("2",), pytest.approx([1 / len(ids)] * len(ids)), True)], [(("2",), [0.0] * len(ids), True)]]
+    assert learner.weight_version == 0 and not any(rank.num_applied for rank in ranks)
+    with pytest.raises(NonFiniteError):
+        await make_group([FakeRank(nonfinite="2")]).try_sample(make_sample(2))

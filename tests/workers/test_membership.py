@@ -213,7 +213,6 @@ async def test_a_node_that_is_drained_while_a_run_evaluates_loses_no_worker(
 
     class Quiet(nullcontext[Any]):
         dashboard = warning = ""
-        is_lost = False
         say = phase = counting = tell = _introduce = listen = close = lambda *_: None
 
         def __enter__(self) -> Any:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sdft_ray.data.teacher_template import template_label
+from sdft_ray.config.validation import template_label
 from sdft_ray.evaluation.teacher_check.measure import Comparison
 from sdft_ray.evaluation.teacher_check.sample import STUDENT
 from sdft_ray.evaluation.teacher_check.verdict import ERROR_RATE, Gain, Usable, Verdict, compare

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sdft_ray.config import Match
+from sdft_ray.config.validation import template_label
 from sdft_ray.data.reasoning import AnswerStart, at_once
-from sdft_ray.data.teacher_template import template_label
 from sdft_ray.evaluation.teacher_check.copying import is_copied
 from sdft_ray.evaluation.teacher_check.sample import CheckSample, Probe
 from sdft_ray.examples import TokenizedExample

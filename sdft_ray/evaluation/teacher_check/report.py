@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sdft_ray.data.teacher_template import template_label
+from sdft_ray.config.validation import template_label
 from sdft_ray.evaluation.teacher_check.advice import Current, sentences, settings
 from sdft_ray.evaluation.teacher_check.copying import COPIED_SHARE, NUM_TOKENS
 from sdft_ray.evaluation.teacher_check.measure import Comparison, Measured
