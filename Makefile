@@ -31,6 +31,8 @@ setup:  ## make .venv with the pinned packages; does nothing while the lock has 
 		$(MAKE) --no-print-directory install && echo "$$lock" > $(VENV)/lock.sha256; \
 	fi
 
+# What a learner on CPUs loads is built with DeepSpeed. It would be compiled at its first use otherwise, into a folder that
+# all environments of a user share, and anew for each other one. No cache: it would hold a build on another torch.
 .PHONY: install
 install:
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or 3.12 is needed; install one, or name it with PYTHON=..." >&2; exit 1; }
@@ -41,10 +43,10 @@ install:
 	@grep -vE '^($(SOURCE_PACKAGES))==' docker/requirements-cpu.txt \
 		| $(BIN)/python -m pip install -qq --no-deps -r /dev/stdin -r docker/requirements-dev.txt \
 		|| { echo "$$NO_CPU_TORCH" >&2; exit 1; }
-	@DS_ACCELERATOR=cpu $(BIN)/python -m pip install -qq --no-deps --no-build-isolation -r docker/requirements-cpu.txt
+	@echo "building DeepSpeed with its shared-memory extension: half a minute, or minutes on a busy machine"
+	@DS_ACCELERATOR=cpu DS_BUILD_SHM_COMM=1 $(BIN)/python -m pip install -qq --no-deps --no-build-isolation --no-cache-dir \
+		-r docker/requirements-cpu.txt
 	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
-	@echo "building DeepSpeed's shared-memory extension: 15 s, or minutes on a busy machine"
-	@DS_ACCELERATOR=cpu $(BIN)/python -c "$$BUILD_EXTENSION" > $(VENV)/extension.log 2>&1 || { cat $(VENV)/extension.log >&2; exit 1; }
 	@$(BIN)/python -c "import datasets, deepspeed, hydra, ray, transformers, vllm, wandb" > $(VENV)/imports.log 2>&1 \
 		|| { cat $(VENV)/imports.log >&2; exit 1; }
 
@@ -53,13 +55,6 @@ Installing the lock failed; pip says why above. If it found no torch with "+cpu"
 do not have that build. Set PIP_EXTRA_INDEX_URL to PyTorch's CPU wheel index and call make again.
 endef
 export NO_CPU_TORCH
-
-# DeepSpeed compiles it at its first use otherwise, in the middle of a run or a test.
-define BUILD_EXTENSION
-from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
-ShareMemCommBuilder().load()
-endef
-export BUILD_EXTENSION
 
 model: setup  ## turn the embedded SmolLM2-135M-Instruct into a model folder in the user's cache, once
 	@$(BIN)/python -m sdft_ray.models.embedded
