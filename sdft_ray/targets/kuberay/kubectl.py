@@ -17,8 +17,9 @@ FORWARD_TIMEOUT_S = 30
 # What kubectl says where asking again may help; everything else is about the question.
 PASSING = re.compile(
     r"unable to connect to the server|connection refused|connection to the server \S+ was refused|connection reset|"
-    r"timed? ?out|timeout|no such host|unexpected eof|\beof\b|serviceunavailable|service unavailable|internalerror|too many requests|etcdserver|"
-    r"the server is currently unable|server was unable to return a response|no route to host|http2",
+    r"timed? ?out|timeout|no such host|unexpected eof|\beof\b|serviceunavailable|service unavailable|internalerror|"
+    r"too many requests|etcdserver|the server is currently unable|server was unable to return a response|"
+    r"no route to host|http2",
     re.IGNORECASE,
 )
 # Of kubectl's own log, a line each time it tries: with a URL in it that has `timeout`.
