@@ -1,5 +1,6 @@
 """Which machines a run asks for. Files under conf/cluster hold numbers only; they are the same for every method."""
 
+import math
 from dataclasses import dataclass, field
 
 from sdft_ray.config.validation import at_least, positive, require, share
@@ -236,6 +237,17 @@ class ClusterConfig:
     def num_cpus(self) -> int:
         """Logical CPUs of all roles together."""
         return sum(role.num_workers * role.cpus_per_worker for role in self.placements().values())
+
+    def cpus_of_node(self, key: str, given: int) -> int:
+        """CPUs that Ray is given on each node of a job: what a setting says, or 0 for those of workers and driver.
+
+        Raises:
+            ConfigError: the workers need more, and would wait for them for ever.
+        """
+        needed = math.ceil(self.num_cpus / self.num_nodes)
+        problem = f"is less than the {needed} that the workers of {self.name} need on a node"
+        require(not given or given >= needed, key, given, problem, f"set {key}=0, or to {needed} or more")
+        return given or needed + 1
 
 
 def _check_elastic(role: str, placement: RolePlacement) -> None:

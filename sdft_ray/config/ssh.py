@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from sdft_ray.config.validation import at_least
+from sdft_ray.config.validation import at_least, first_port
 
 
 @dataclass(kw_only=True)
@@ -20,4 +20,4 @@ class SshConfig:
     def __post_init__(self) -> None:
         for key in ("grace_s", "cpus_per_node"):
             at_least(0, f"target.ssh.{key}", getattr(self, key))
-        at_least(1024, "target.ssh.port", self.port)
+        first_port("target.ssh.port", self.port)

@@ -3,16 +3,28 @@
 import re
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from pathlib import PurePosixPath
 from typing import Any
 
+from sdft_ray.config.kubernetes import (
+    SERVICE_NAME,
+    check_image,
+    check_label_value,
+    check_mount,
+    check_namespace,
+    check_object_name,
+    check_resource,
+    check_secret,
+    check_selector,
+    check_tolerations,
+)
 from sdft_ray.config.slurm import SlurmConfig
 from sdft_ray.config.ssh import SshConfig
 from sdft_ray.config.validation import at_least, positive, require
 
-DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 ADDRESS = re.compile(r"https?://[^/\s]+(/\S*)?")
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+RUN_FOLDER, SHARED_MEMORY = "/etc/sdft_ray", "/dev/shm"  # where every pod has the run's settings, and its own memory
+LARGEST_ID = 2**31 - 1  # of a user, and seconds: Kubernetes writes both with 32 bits
 
 
 class TargetKind(Enum):
@@ -115,7 +127,8 @@ class TargetConfig:
             positive(f"target.{key}", getattr(self, key))
         for key, least in (("memory_gib_per_gpu", 0), ("shared_memory_gib", 0), ("head_cpus", 1)):
             at_least(least, f"target.{key}", getattr(self, key))
-        require(self.user_id > 0, "target.user_id", self.user_id, "is root, or nobody", "set it to 1000")
+        is_user = 0 < self.user_id <= LARGEST_ID
+        require(is_user, "target.user_id", self.user_id, "is root, or no user's", "set it to 1000")
         require(
             bool(ADDRESS.fullmatch(self.address)),
             "target.address",
@@ -137,15 +150,40 @@ class TargetConfig:
 
     def _check_names(self) -> None:
         require(bool(self.image or self.cluster_name), "target.image", "''", "names no image", "set it; see docker/")
-        for key in ("namespace", "operator_namespace", "monitoring_namespace", "cluster_name"):
+        if self.image:
+            check_image("target.image", self.image)
+        check_namespace("target.namespace", self.namespace)
+        for key in ("operator_namespace", "monitoring_namespace"):
             value = getattr(self, key)
-            require(
-                not value or bool(DNS_LABEL.fullmatch(value) and len(value) <= 63),
-                f"target.{key}",
-                value,
-                "is no name of Kubernetes",
-                "use small letters, digits and - only, at most 63 of them",
-            )
+            if value or (key == "operator_namespace" and self.network_policy):
+                check_namespace(f"target.{key}", value)
+        require(
+            not self.cluster_name or bool(SERVICE_NAME.fullmatch(self.cluster_name) and len(self.cluster_name) <= 63),
+            "target.cluster_name",
+            self.cluster_name,
+            "is no name of a RayCluster",
+            "use small letters, digits and - only, with a letter first",
+        )
+        for key in ("image_pull_secret", "service_account", "token_secret"):
+            check_object_name(f"target.{key}", getattr(self, key))
+        check_resource("target.gpu_resource", self.gpu_resource)
+        check_selector("target.node_selector", self.node_selector)
+        check_tolerations("target.tolerations", self.tolerations)
+        check_label_value("target.queue_name", self.queue_name)
+        require(
+            self.token or not self.token_secret,
+            "target.token_secret",
+            self.token_secret,
+            "holds a token, which target.token=false asks nobody for",
+            "leave one of them out",
+        )
+        require(
+            not (self.cluster_name and self.submission is Submission.SIDECAR),
+            "target.submission",
+            self.submission.name,
+            f"is a container beside a new head, but target.cluster_name={self.cluster_name} has its own already",
+            "set target.submission=HTTP",
+        )
         require(
             (self.queue is Queue.NONE) == (not self.queue_name),
             "target.queue_name",
@@ -172,13 +210,9 @@ class TargetConfig:
             "names no claim, and without one the run folder would go with its pod",
             "name a PersistentVolumeClaim, and set target.storage.create_gib to have it rendered",
         )
-        require(
-            storage.path.startswith("/") and PurePosixPath(storage.path) != PurePosixPath("/"),
-            "target.storage.path",
-            storage.path,
-            "is no folder to mount a volume at",
-            "set it to /storage",
-        )
+        check_object_name("target.storage.claim", storage.claim)
+        check_object_name("target.storage.storage_class", storage.storage_class)
+        check_mount("target.storage.path", storage.path, (RUN_FOLDER, SHARED_MEMORY))
         at_least(0, "target.storage.create_gib", storage.create_gib)
 
     def _check_environment(self) -> None:
@@ -192,14 +226,7 @@ class TargetConfig:
                     "use letters, digits and _",
                 )
         for name, place in self.secrets.items():
-            secret, slash, key = place.partition("/")
-            require(
-                bool(secret and slash and key),
-                f"target.secrets.{name}",
-                "...",  # perhaps the secret itself
-                "does not say where the secret is",
-                "write SECRET/KEY: the name of a Secret of the namespace, and a key in it",
-            )
+            check_secret(f"target.secrets.{name}", place)
         both = sorted(set(self.secrets) & set(self.environment))
         require(
             not both,

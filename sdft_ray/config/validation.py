@@ -51,6 +51,12 @@ def positive(key: str, value: float) -> None:
     require(0 < value < math.inf, key, value, "must be a positive number", f"set {key} to a value above 0")
 
 
+def first_port(key: str, value: int) -> None:
+    """Refuses what is not the first of 1000 ports that anybody may take."""
+    is_first = 1024 <= value <= 65536 - 1000
+    require(is_first, key, value, "is not the first of 1000 ports", f"set {key} between 1024 and 64536")
+
+
 def share(key: str, value: float) -> None:
     """Refuses what is not a share of a whole."""
     require(0 <= value <= 1, key, value, "must lie in [0, 1]", f"set {key} between 0 and 1")

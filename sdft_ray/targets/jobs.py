@@ -6,7 +6,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
-from sdft_ray.config.target import DNS_LABEL
+from sdft_ray.config.kubernetes import DNS_LABEL
 from sdft_ray.errors import ClusterError, ConfigError
 from sdft_ray.targets.run_file import Run
 

@@ -88,7 +88,7 @@ def draw(trace: dict[str, Any], path: Path) -> None:
         axes.annotate(step.name, middle, color="white", ha="center", va="center", fontweight="bold")
     end_s = max(bar.start_s + bar.length_s for bar in steps)
     axes.set(
-        xlim=(-0.02 * end_s, 1.02 * end_s), ylim=(height, -0.2), xlabel="seconds since the begin of the first step"
+        xlim=(-0.02 * end_s, 1.02 * end_s), ylim=(height, -0.2), xlabel="seconds since the start of the first step"
     )
     axes.set_yticks([middle for _, middle in names], labels=[name for name, _ in names])
     axes.tick_params(axis="y", length=0)

@@ -12,38 +12,48 @@ import psutil
 
 from tests.cluster.command import ROOT
 
-NAMESPACE = "sdft-chaos"
-HERE, THERE = "10.231.77.1", "10.231.77.2"
-END, FAR_END = "sdft-chaos-0", "sdft-chaos-1"  # of the link; at most 15 characters
+NAMESPACE, NETWORK = "sdft-chaos", "10.231.77"
+HERE, THERE = f"{NETWORK}.1", f"{NETWORK}.2"
+END = f"{NAMESPACE}-0"  # of the link, here
 END_TIMEOUT_S = 30.0
 
 
 class Cable:
     """The namespace and its link; what is there from a run that was killed is made anew."""
 
-    def __init__(self) -> None:
-        """Raises `PermissionError` where this user can make none."""
+    def __init__(self, namespace: str = NAMESPACE, network: str = NETWORK) -> None:
+        """Makes them.
+
+        Args:
+            namespace: its name, of at most 13 characters.
+            network: the first three numbers of both addresses: here .1, there .2.
+
+        Raises:
+            PermissionError: this user can make none.
+        """
+        self.namespace, self.here, self.there = namespace, f"{network}.1", f"{network}.2"
+        self._end, far_end = f"{namespace}-0", f"{namespace}-1"
         if shutil.which("ip") is None:
             raise PermissionError("the program ip is not installed")
         self.close()
         try:
-            _ip("netns", "add", NAMESPACE)
+            _ip("netns", "add", namespace)
         except (OSError, subprocess.CalledProcessError) as error:
             raise PermissionError("this user may make no network namespace") from error
-        _ip("link", "add", END, "type", "veth", "peer", "name", FAR_END, "netns", NAMESPACE)
-        _ip("address", "add", f"{HERE}/30", "dev", END)
-        _ip("link", "set", END, "up")
-        _ip("-netns", NAMESPACE, "address", "add", f"{THERE}/30", "dev", FAR_END)
-        for device in ("lo", FAR_END):
-            _ip("-netns", NAMESPACE, "link", "set", device, "up")
+        _ip("link", "add", self._end, "type", "veth", "peer", "name", far_end, "netns", namespace)
+        _ip("address", "add", f"{self.here}/30", "dev", self._end)
+        _ip("link", "set", self._end, "up")
+        _ip("-netns", namespace, "address", "add", f"{self.there}/30", "dev", far_end)
+        for device in ("lo", far_end):
+            _ip("-netns", namespace, "link", "set", device, "up")
 
     def close(self) -> None:
         """Takes both away, if they are there, with what still runs in the namespace."""
-        inside = subprocess.run(["ip", "netns", "pids", NAMESPACE], capture_output=True, text=True).stdout
+        inside = subprocess.run(["ip", "netns", "pids", self.namespace], capture_output=True, text=True).stdout
         for pid in inside.split():
             os.kill(int(pid), signal.SIGKILL)
-        subprocess.run(["ip", "netns", "delete", NAMESPACE], stderr=subprocess.DEVNULL)
-        subprocess.run(["ip", "link", "delete", END], stderr=subprocess.DEVNULL)
+        subprocess.run(["ip", "netns", "delete", self.namespace], stderr=subprocess.DEVNULL)
+        subprocess.run(["ip", "link", "delete", self._end], stderr=subprocess.DEVNULL)
 
 
 def is_behind(pid: int) -> bool:

@@ -6,9 +6,9 @@ import re
 import subprocess
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
-from sdft_ray.errors import ClusterError
+from sdft_ray.errors import ClusterError, ConfigError
 from sdft_ray.targets.jobs import Unreachable
 
 REQUEST_TIMEOUT_S = 20  # of the API server
@@ -16,11 +16,21 @@ PROCESS_TIMEOUT_S = 60  # of a whole command: signing in may ask another server
 FORWARD_TIMEOUT_S = 30
 # What kubectl says where asking again may help; everything else is about the question.
 PASSING = re.compile(
-    r"unable to connect to the server|connection refused|connection reset|timed? ?out|timeout|no such host|"
-    r"unexpected eof|\beof\b|serviceunavailable|service unavailable|internalerror|too many requests|etcdserver|"
-    r"the server is currently unable|server was unable to return a response|no route to host|http2",
+    r"unable to connect to the server|connection refused|connection to the server \S+ was refused|connection reset|"
+    r"timed? ?out|timeout|no such host|unexpected eof|\beof\b|serviceunavailable|service unavailable|internalerror|"
+    r"too many requests|etcdserver|the server is currently unable|server was unable to return a response|"
+    r"no route to host|http2",
     re.IGNORECASE,
 )
+# Of kubectl's own log, a line each time it tries: with a URL in it that has `timeout`.
+LOG_LINES = re.compile(r"^[IWEF]\d{4} .*\n?", re.MULTILINE)
+NO_KUBERAY = re.compile(r"(for kind|resource type) \"(RayJob|rayjobs)")
+NO_MONITORING = re.compile(r"(for kind|resource type) \"(PodMonitor|podmonitors)")
+NOT_SIGNED_IN = re.compile(r"must be logged in|provide credentials|Unauthorized")
+NO_RIGHT = re.compile(r"\(Forbidden\).* cannot \w+ resource")
+NO_CLUSTER = "server localhost:8080 was refused"  # what kubectl tries where nothing names a server
+NO_CONTEXT = re.compile(r"context .* does not exist|no context exists with the name")
+NO_NAMESPACE = re.compile(r'namespaces ".*" not found')
 FORWARDING = re.compile(r"Forwarding from 127\.0\.0\.1:(\d+) ->")
 
 
@@ -29,6 +39,7 @@ class Kubectl:
 
     def __init__(self, namespace: str, context: str = ""):
         """Starts nothing yet; `context` "" is kubectl's current one."""
+        self._namespace, self._context = namespace, context
         self._chosen = [f"--namespace={namespace}", *([f"--context={context}"] if context else [])]
 
     def get(self, kind: str, name: str = "", *, selector: str = "") -> dict[str, Any] | None:
@@ -85,6 +96,7 @@ class Kubectl:
 
         Raises:
             Unreachable: the API server does not answer, or has failed itself.
+            ConfigError: the context or the namespace is not there.
             ClusterError: there is no kubectl, or the API server refuses.
         """
         # A deletion waits for pods that write a checkpoint first.
@@ -107,9 +119,29 @@ class Kubectl:
             raise Unreachable(f"{shown}: no answer in {PROCESS_TIMEOUT_S} s.") from error
         if done.returncode == 0:
             return done.stdout
-        said = done.stderr.strip() or done.stdout.strip()
+        self._refuse(shown, LOG_LINES.sub("", done.stderr).strip() or done.stdout.strip(), done.returncode)
+
+    def _refuse(self, shown: str, said: str, code: int) -> NoReturn:
+        """Raises what a command has said, with what to do about it where that is known."""
+        if NO_CONTEXT.search(said):
+            problem = f"cannot be used; kubectl says: {said}"
+            raise ConfigError(
+                "target.kube_context", repr(self._context), problem, "choose one of 'kubectl config get-contexts'"
+            )
+        if NO_NAMESPACE.search(said):
+            remedy = f"make it with 'kubectl create namespace {self._namespace}', or choose another"
+            raise ConfigError("target.namespace", self._namespace, "is no namespace of that cluster", remedy)
+        found = f"{shown}: {said}"
+        if NO_KUBERAY.search(said):
+            raise ClusterError(f"{found}; install KubeRay's operator, or choose another target.kube_context.")
+        if NO_MONITORING.search(said):
+            raise ClusterError(f"{found}; install Prometheus' operator, or leave target.monitoring_namespace out.")
+        if NOT_SIGNED_IN.search(said):
+            raise ClusterError(f"{found}; sign in anew, or choose another target.kube_context.")
+        if NO_RIGHT.search(said):
+            raise ClusterError(f"{found}; have somebody give you that right, or choose another target.namespace.")
+        if NO_CLUSTER in said:
+            raise ClusterError(f"{found}; set KUBECONFIG to a file that names a cluster.")
         if PASSING.search(said):
-            raise Unreachable(f"{shown}: {said}")
-        if "no matches for kind" in said or "the server doesn't have a resource type" in said:
-            raise ClusterError(f"{shown}: {said}; install KubeRay's operator, or choose another target.kube_context.")
-        raise ClusterError(f"{shown}: {said or f'exit code {done.returncode}'}")
+            raise Unreachable(found)
+        raise ClusterError(f"{shown}: {said or f'exit code {code}'}")

@@ -10,13 +10,15 @@ import yaml
 
 from sdft_ray.config import Queue, RunConfig, Submission, TargetConfig
 from sdft_ray.config.cluster import ROLE_LABEL
+from sdft_ray.config.kubernetes import SERVICE_NAME
+from sdft_ray.config.target import RUN_FOLDER
 from sdft_ray.errors import ConfigError
 from sdft_ray.targets.elsewhere import for_elsewhere, is_absolute
 from sdft_ray.targets.identity import RUN_FILE, Files, job_files
 from sdft_ray.targets.jobs import job_name, name_of
 from sdft_ray.targets.kuberay.network import network_policy, pod_monitor
 from sdft_ray.targets.kuberay.operator_rules import KUEUE_LABEL
-from sdft_ray.targets.kuberay.pod_template import RUN_FOLDER, head_template, job_labels, quantity, worker_template
+from sdft_ray.targets.kuberay.pod_template import head_template, job_labels, quantity, worker_template
 from sdft_ray.targets.pods import PodGroup, pod_groups
 from sdft_ray.targets.run_file import OPTION, Run
 
@@ -43,7 +45,7 @@ def render(runs: Sequence[Run]) -> list[Object]:
     _, cfg = runs[0][0]
     cfg.target.check_pods()
     _check_elastic(cfg)
-    name = job_name(name_of(runs))
+    name = _object_name(name_of(runs))
     objects = [_config_map(name, cfg.target, pod_files(runs))]
     if not cfg.target.cluster_name:  # what is there has its own
         if cfg.target.storage.create_gib:
@@ -53,6 +55,14 @@ def render(runs: Sequence[Run]) -> list[Object]:
         if cfg.target.monitoring_namespace:
             objects.append(pod_monitor(name, cfg.target))
     return [*objects, _ray_job(name, cfg)]
+
+
+def _object_name(name: str) -> str:
+    """The name of all objects of a job: KubeRay names services after it, and theirs begin with a letter."""
+    written = job_name(name)
+    if not SERVICE_NAME.fullmatch(written):
+        raise ConfigError("name", name, "is no name of a RayJob, which begins with a letter", "put a letter before it")
+    return written
 
 
 def _check_elastic(cfg: RunConfig) -> None:

@@ -6,6 +6,7 @@ The API server takes such a job, and it fails later with an event that nobody se
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from sdft_ray.config.kubernetes import SERVICE_NAME
 from sdft_ray.targets.jobs import LONGEST_NAME
 from sdft_ray.targets.kuberay.finding import Finding
 
@@ -39,6 +40,8 @@ def _name(job: Mapping[str, Any]) -> Iterator[Finding]:
     name = job["metadata"]["name"]
     if len(name) > LONGEST_NAME:
         yield _at("metadata/name")(f"{name!r} has {len(name)} characters, {LONGEST_NAME} are allowed")
+    if not SERVICE_NAME.fullmatch(name):
+        yield _at("metadata/name")(f"{name!r} is no name of a service, which begins with a letter and has small ones")
 
 
 def _submission(spec: Spec) -> Iterator[Finding]:

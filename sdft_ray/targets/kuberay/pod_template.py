@@ -1,12 +1,13 @@
 """The pod templates of head and workers: one image, one volume, one environment, without privileges."""
 
+import math
 from typing import Any
 
 from sdft_ray.config import RunConfig, TargetConfig
+from sdft_ray.config.target import RUN_FOLDER, SHARED_MEMORY
 from sdft_ray.targets.pods import PodGroup
 
 CONTAINER = "ray"
-RUN_FOLDER = "/etc/sdft_ray"
 # By name, for the head's service, the NetworkPolicy and the PodMonitor.
 HEAD_PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "metrics": 8080}
 WORKER_PORTS = {"metrics": 8080}
@@ -59,7 +60,7 @@ def _template(
         "volumeMounts": [
             {"name": "storage", "mountPath": target.storage.path},
             {"name": "run", "mountPath": RUN_FOLDER, "readOnly": True},
-            {"name": "shared-memory", "mountPath": "/dev/shm"},
+            {"name": "shared-memory", "mountPath": SHARED_MEMORY},
         ],
     }
     spec: dict[str, Any] = {
@@ -122,5 +123,5 @@ def _shared_memory(cfg: RunConfig) -> float:
 
 
 def quantity(gib: float) -> str:
-    """A number of GiB as Kubernetes writes it, in whole MiB."""
-    return f"{int(gib)}Gi" if gib == int(gib) else f"{round(gib * 1024)}Mi"
+    """A number of GiB as Kubernetes writes it, in whole MiB, which 0 alone makes 0 of."""
+    return f"{int(gib)}Gi" if gib == int(gib) else f"{math.ceil(gib * 1024)}Mi"

@@ -17,6 +17,7 @@ from sdft_ray.targets.kuberay.finding import Finding
 RAY_VERSION = "v1"  # of the custom resources
 KUBERNETES_VERSION = "1.30"  # whose schemas the native kinds are held to: nothing rendered is newer
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the definition has 30,000 lines: 10 s without C
+LARGEST_INT32 = 2**31 - 1
 TRANSITION_VARIABLE = "oldSelf"  # rules with it compare two versions of an object, of which there is only one here
 _KEPT = (
     "type",
@@ -73,6 +74,8 @@ def strict(schema: Mapping[str, Any], *, is_root: bool = False) -> dict[str, Any
         is_root: whether it is of a whole object, whose metadata the API server checks itself.
     """
     kept = {key: schema[key] for key in _KEPT if key in schema}
+    if schema.get("format") == "int32":
+        kept = {"minimum": -LARGEST_INT32 - 1, "maximum": LARGEST_INT32} | kept
     if schema.get("x-kubernetes-int-or-string"):
         kept["type"] = ["integer", "string"]
     if schema.get("nullable") and isinstance(kept.get("type"), str):

@@ -1,6 +1,5 @@
 """The script that sbatch is handed: a Ray head, its workers, the driver, and what a signal does. A pure function."""
 
-import math
 import shlex
 from pathlib import Path
 
@@ -82,7 +81,7 @@ def batch_script(cfg: RunConfig, name: str) -> str:
     """
     slurm, cluster = cfg.target.slurm, cfg.cluster
     folder = job_folder(cfg.runs_dir, name)
-    cpus = slurm.cpus_per_node or math.ceil(cluster.num_cpus / cluster.num_nodes) + 1  # the driver's is the last
+    cpus = cluster.cpus_of_node("target.slurm.cpus_per_node", slurm.cpus_per_node)
     gpus = cluster.gpus_per_node if cluster.num_gpus else 0
     image = ["apptainer", "exec", *slurm.apptainer_options, slurm.apptainer] if slurm.apptainer else []
     body = BODY.format(

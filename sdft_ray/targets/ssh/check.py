@@ -22,7 +22,7 @@ setup > /dev/null
 versions="from importlib.metadata import version; print(version('sdft_ray'), version('ray'))"
 echo "versions=$("$python" -c "$versions" 2>&1 | tail --lines=1)"
 echo "gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep --count '^GPU')"
-getent hosts "${addresses[0]}" > /dev/null || echo "unknown=${addresses[0]}"
+getent ahosts "${addresses[0]}" > /dev/null || echo "unknown=${addresses[0]}"
 [[ ! -e $2 ]] || echo "shared=yes"  # the host before has made it
 mkdir --parents "$1" && touch "$2" || echo "unwritable=$1"
 """

@@ -13,6 +13,7 @@ LINE = "[USER@]HOST[:PORT] [gpus=8] [address=10.0.0.1]"
 # A name never begins with a dash, which ssh would take for an option.
 PLACE = re.compile(r"(?P<name>([\w.][\w.-]*@)?(?P<host>\w[\w.-]*))(:(?P<port>\d{1,5}))?")
 ADDRESS = re.compile(r"\w[\w.-]*")
+NUMBERS = re.compile(r"[\d.]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,13 +38,15 @@ def read_hosts(file: str) -> list[Host]:
     """
     if not file:
         raise ConfigError(KEY, "''", "names no hosts file", f"write a file with a line a host: {LINE}")
-    path, hosts = Path(file).expanduser(), dict[tuple[str, str], Host]()
+    path, hosts = Path(file).expanduser(), dict[str, Host]()
     for number, line in enumerate(read_text(KEY, path).splitlines(), 1):
         if words := line.partition("#")[0].split():
             host = _host(f"{path}, line {number}", words)
-            if (host.name, host.port) in hosts:
-                raise ConfigError(KEY, f"{path}, line {number}", f"{host} is there twice", "remove one of them")
-            hosts[host.name, host.port] = host
+            if (other := hosts.get(host.address)) is not None:
+                problem = f"{host} is reached at {host.address}, as {other} is"
+                remedy = "remove one of them, or give each its own address=IP"
+                raise ConfigError(KEY, f"{path}, line {number}", problem, remedy)
+            hosts[host.address] = host
     if not hosts:
         raise ConfigError(KEY, path, "has no host in it", f"write a line a host: {LINE}")
     return list(hosts.values())
@@ -71,9 +74,13 @@ def _host(place: str, words: list[str]) -> Host:
     found = PLACE.fullmatch(words[0])
     if found is None:
         raise ConfigError(KEY, place, f"{words[0]} is no host", f"write {LINE}")
+    if found["port"] and not 1 <= int(found["port"]) <= 65535:
+        raise ConfigError(KEY, place, f"{found['port']} is no port", "write one between 1 and 65535")
     given = dict(word.partition("=")[::2] for word in words[1:])
     gpus, address = given.pop("gpus", None), given.pop("address", "")
-    is_right = not given and (gpus is None or gpus.isdigit()) and (not address or ADDRESS.fullmatch(address))
+    is_right = (
+        not given and len(words) <= 3 and (gpus is None or gpus.isdigit()) and (not address or _is_address(address))
+    )
     if not is_right:
         raise ConfigError(KEY, place, f"{' '.join(words[1:])} says nothing of a host", f"write {LINE}")
     return Host(
@@ -83,3 +90,10 @@ def _host(place: str, words: list[str]) -> Host:
         gpus=None if gpus is None else int(gpus),
         has_own_address=bool(address),
     )
+
+
+def _is_address(text: str) -> bool:
+    """True when it can be a name, or is an address of IPv4."""
+    if NUMBERS.fullmatch(text) is None:
+        return bool(ADDRESS.fullmatch(text))
+    return text.count(".") == 3 and all(part.isdigit() and int(part) <= 255 for part in text.split("."))

@@ -1,6 +1,5 @@
 """The script that every host of a job is handed: a Ray node, on the first host the driver, and the job's end."""
 
-import math
 import shlex
 
 from sdft_ray.config import RunConfig
@@ -158,7 +157,7 @@ def header(cfg: RunConfig, name: str) -> str:
         addresses=shlex.join(host.address for host in hosts),
         listen=shlex.join(host.address if host.has_own_address else "" for host in hosts),
         gpus=shlex.join(str(gpus if host.gpus is None else host.gpus) for host in hosts),
-        cpus=ssh.cpus_per_node or math.ceil(cluster.num_cpus / cluster.num_nodes) + 1,  # the driver's is the last
+        cpus=cluster.cpus_of_node("target.ssh.cpus_per_node", ssh.cpus_per_node),
         port=ssh.port,
         grace_s=ssh.grace_s,
         setup="".join(f"\n    {line}" for line in ssh.setup),

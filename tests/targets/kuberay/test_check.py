@@ -70,6 +70,7 @@ MUTANTS: dict[str, tuple[Callable[[Job], None], str]] = {
     ),
     "an unknown mode of authentication": (put(f"{CLUSTER}/authOptions/mode", "tokn"), "is not one of"),
     "a deadline of zero": (put("spec/preRunningDeadlineSeconds", 0), "less than the minimum"),
+    "more seconds than 32 bits hold": (put("spec/activeDeadlineSeconds", 2**31), "greater than the maximum"),
     # Rules in CEL.
     "two ways of deletion": (
         put("spec/deletionStrategy", {**RULES, "deletionRules": []}),
@@ -82,6 +83,7 @@ MUTANTS: dict[str, tuple[Callable[[Job], None], str]] = {
     "managed by somebody else": (put("spec/managedBy", "me"), "the managedBy field value must be either"),
     # The operator's rules.
     "a long name": (put("metadata/name", "a" * 48), "47 are allowed"),
+    "a name that begins with a digit": (put("metadata/name", "7b-run"), "begins with a letter"),
     "a mode with a typo": (put("spec/submissionMode", "HttpMode"), "is none of"),
     "the mode that kills jobs": (put("spec/submissionMode", "K8sJobMode"), "takes the end of a log stream"),
     "no mode at all": (drop("spec/submissionMode"), "takes the end of a log stream"),

@@ -211,3 +211,13 @@ def test_only_the_pods_of_rollout_workers_come_and_go_and_are_drained_before_the
 def test_pods_that_come_and_go_are_refused_in_a_queue() -> None:
     with pytest.raises(ConfigError, match=r"max_workers=5: has pods come and go, but target\.queue=KUEUE"):
         rendered("cluster.rollout.max_workers=5", "target.queue=KUEUE", "target.queue_name=gpus")
+
+
+def test_a_name_that_begins_with_a_digit_is_refused_before_the_operator_does() -> None:
+    with pytest.raises(ConfigError, match=r"^name=7b-run.*begins with a letter"):
+        rendered("name=7b-run")
+
+
+def test_a_size_that_is_no_whole_mebibyte_never_becomes_none() -> None:
+    claim = rendered("target.storage.create_gib=0.0001")["PersistentVolumeClaim"]
+    assert claim["spec"]["resources"]["requests"] == {"storage": "1Mi"}

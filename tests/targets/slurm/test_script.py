@@ -59,11 +59,21 @@ def test_every_command_of_the_job_runs_in_the_image() -> None:
         ("target.slurm.options=[exclusive]", "write it as --NAME=VALUE"),
         ("target.slurm.gpu_option=gpus", "choose gpus-per-node or gres"),
         ("target.slurm.port=80", "target.slurm.port"),
+        ("target.slurm.port=65000", "is not the first of 1000 ports"),
+        ("target.slurm.partition='a b'", "target.slurm.partition='a b'"),
+        ("target.slurm.account='a;b'", "is no name of Slurm"),
+        ("target.slurm.time_limit=forever", "write HH:MM:SS or D-HH:MM:SS"),
+        ("target.slurm.cpus_per_node=1", "workers of 8xA100 need on a node"),
     ],
 )
 def test_what_sbatch_would_refuse_is_refused_with_its_key(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         script("+cluster=8xA100", override)
+
+
+@pytest.mark.parametrize("time", ["90", "90:00", "12:00:00", "2-12", "2-12:30", "2-12:30:00", "UNLIMITED"])
+def test_every_time_that_sbatch_takes_is_taken(time: str) -> None:
+    assert f"#SBATCH --time={time}\n" in script("+cluster=8xA100", f"target.slurm.time_limit='{time}'")
 
 
 def test_examples_are_all_that_is_there() -> None:

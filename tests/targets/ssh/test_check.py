@@ -34,6 +34,14 @@ def test_hosts_that_are_right_are_told_with_what_they_have(
     assert said.endswith("no rule is broken\n") and list(hosts.runs.iterdir()) == []
 
 
+def test_an_address_that_no_name_server_knows_backwards_is_right(
+    hosts: FakeHosts, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (hosts.folder / "hosts").write_text("127.0.0.1 address=192.0.2.1\nme@localhost:2222 address=192.0.2.2\n")
+    check(hosts)
+    assert capsys.readouterr().out.endswith("no rule is broken\n")
+
+
 def test_what_would_keep_a_job_from_running_is_named_with_its_host(
     hosts: FakeHosts, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -57,7 +57,13 @@ def test_a_line_of_the_hosts_file_has_user_port_gpus_and_address(tmp_path: Path)
         ("-oProxyCommand=x", "line 2: -oProxyCommand=x is no host"),
         ("node2 gpu=8", "line 2: gpu=8 says nothing of a host; write"),
         ("node2 gpus=many", "line 2: gpus=many says nothing of a host"),
-        ("node1", "line 2: node1 is there twice"),
+        ("node1", "line 2: node1 is reached at node1, as node1 is; remove one of them"),
+        ("me@node1:2222", "line 2: me@node1:2222 is reached at node1, as node1 is"),
+        ("node2 address=node1", "line 2: node2 is reached at node1, as node1 is"),
+        ("node2:0", "line 2: 0 is no port"),
+        ("node2:99999", "line 2: 99999 is no port"),
+        ("node2 address=10.0.0.300", "line 2: address=10.0.0.300 says nothing of a host"),
+        ("node2 gpus=8 gpus=4 address=a", "line 2: gpus=8 gpus=4 address=a says nothing of a host"),
     ],
 )
 def test_a_line_that_is_no_host_is_refused_with_its_number(tmp_path: Path, line: str, message: str) -> None:
@@ -82,3 +88,10 @@ def test_too_few_hosts_and_too_small_ones_are_refused(tmp_path: Path) -> None:
 def test_a_path_with_a_space_stays_one_word(hosts: Path) -> None:
     written = script(hosts, "+cluster=8xA100", "runs_dir='/shared/my runs'", "target.python='/my env/python'")
     assert "folder='/shared/my runs/.jobs/a'\n" in written and "python='/my env/python'\n" in written
+
+
+def test_fewer_cpus_than_the_workers_need_and_ports_beyond_the_last_are_refused(hosts: Path) -> None:
+    with pytest.raises(ConfigError, match="target.ssh.cpus_per_node=1: is less than"):
+        script(hosts, "+cluster=8xA100", "target.ssh.cpus_per_node=1")
+    with pytest.raises(ConfigError, match="target.ssh.port=65000: is not the first of 1000 ports"):
+        script(hosts, "+cluster=8xA100", "target.ssh.port=65000")
