@@ -11,6 +11,9 @@ from sdft_ray.errors import ConfigError
 
 SELECTION = re.compile(r"/?\[:\d+\]$|:[\w.-]+(\[:\d+\])?$")  # what may stand behind a source: its split, its first rows
 
+# The name of a data file below a folder of this machine, whether or not it is there: never one of a hub or an address.
+RELATIVE_FILE = re.compile(r"(?!/)[^:\s{}]+\.(jsonl|ndjson|json|csv|tsv|parquet|arrow|jinja)(\.gz)?")
+
 
 def named_files(cfg: RunConfig) -> dict[str, str]:
     """Every setting that may name a file or a folder to be read, as it was written; without those that are empty."""
@@ -47,6 +50,8 @@ def for_elsewhere(cfg: RunConfig, runs_dir: str, remedy: str, *, sees: Callable[
     for key, value in named_files(cfg).items():
         if _is_here(value) and not sees(value):
             raise ConfigError(key, value, "is a file of this machine, which the job does not see", remedy)
+        if RELATIVE_FILE.fullmatch(value) and not sees(value):
+            raise ConfigError(key, value, "is relative to a folder of this machine, which the job does not see", remedy)
     resume = AUTO if cfg.resume == NEVER and cfg.target.job == Mode.train.name else cfg.resume
     return replace(cfg, runs_dir=runs_dir, resume=resume)
 

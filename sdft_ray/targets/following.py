@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from sdft_ray.targets.jobs import JobClient, JobState, JobStatus, Unreachable
 
 KEPT_CHARACTERS = 10_000
+TRIES_IN_VAIN = 3  # to read on in the log of a job that has ended, whose head may be gone
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,13 @@ class Follower:
             Unreachable: nobody has answered for `patience_s`.
             SdftError: what the target's client refuses.
         """
+        in_vain = 0
         while True:
-            status = await self.asked()
+            status, num_written, is_whole = await self.asked(), self._num_written, True
             if status.attempt:
-                await self._write_log(status)
-            if status.state.has_ended:
+                is_whole = await self._write_log(status)
+                in_vain = 0 if is_whole or self._num_written != num_written else in_vain + 1
+            if status.state.has_ended and (is_whole or in_vain == TRIES_IN_VAIN):
                 return status
             if not status.attempt or status.attempt != self._attempt:
                 await asyncio.sleep(self._pace.poll_s)
@@ -91,11 +94,15 @@ class Follower:
             self._said = words
             self._say(words)
 
-    async def _write_log(self, status: JobStatus) -> None:
-        """Writes what is new in the log of a try, until its stream ends, or is silent and the job has ended."""
+    async def _write_log(self, status: JobStatus) -> bool:
+        """Writes what is new in the log of a try, until its stream ends, or is silent and the job has ended.
+
+        Returns:
+            False where the stream has broken, so that lines may be left.
+        """
         if status.attempt != self._attempt:
             self._attempt, self._num_written = status.attempt, 0
-        num_read = 0
+        num_read, is_whole = 0, True
         async with (
             aclosing(self._client.log(status.attempt)) as pieces,
             aclosing(_with_silence(pieces, self._pace.silence_s)) as with_silence,
@@ -110,11 +117,13 @@ class Follower:
                             self._num_written += len(new)
                             self.end_of_log = (self.end_of_log + new)[-KEPT_CHARACTERS:]
                     elif status.state.has_ended or (await self.asked()) != status:
-                        return
+                        return True
             except Unreachable as error:
                 self._tell(f"the log has broken off: {error}")
-        if not status.state.has_ended:
+                is_whole = False
+        if not (is_whole and status.state.has_ended):
             await asyncio.sleep(self._pace.first_delay_s)
+        return is_whole
 
 
 async def _with_silence(pieces: AsyncGenerator[str, None], silence_s: float) -> AsyncGenerator[str, None]:

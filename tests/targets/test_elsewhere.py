@@ -52,6 +52,12 @@ def test_patterns_lists_and_selections_are_files_too(source: str) -> None:
         sent("data=jsonl", f"data.source='{source}'")
 
 
+@pytest.mark.parametrize("source", ["nowhere.jsonl", "data/rows.csv.gz", "./nowhere.parquet"])
+def test_a_relative_file_that_is_not_here_either_is_refused(source: str) -> None:
+    with pytest.raises(ConfigError, match="^data.source=.*is relative to a folder of this machine.*copy it"):
+        sent("data=jsonl", f"data.source={source}")
+
+
 def test_what_is_no_file_here_is_taken_as_it_is(tmp_path: Path) -> None:
     sent("data=hub", "data.source=org/name", "model=custom", "model.path=org/model")
     sent("data=jsonl", f"data.source={tmp_path}/rows.jsonl")

@@ -9,6 +9,7 @@ from sdft_ray.targets.jobs import Unreachable
 
 TIMEOUT_S = 60
 PASSING = re.compile(r"unable to contact slurm|socket timed out|connection refused|timed out|try again", re.IGNORECASE)
+NO_CONFIGURATION = re.compile(r"establish a configuration source|fetch_config|DNS SRV lookup failed")
 GONE = "Invalid job id"
 
 
@@ -56,7 +57,7 @@ def _run(program: str, *arguments: str) -> str:
 
     Raises:
         Unreachable: the controller does not answer.
-        ClusterError: there is no Slurm here, or it refuses.
+        ClusterError: there is no Slurm here, no configuration of one, or it refuses.
     """
     try:
         done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=TIMEOUT_S)
@@ -67,5 +68,8 @@ def _run(program: str, *arguments: str) -> str:
         raise Unreachable(f"{program}: no answer in {TIMEOUT_S} s.") from error
     if done.returncode == 0:
         return done.stdout
+    if NO_CONFIGURATION.search(done.stderr):
+        problem = "finds no slurm.conf here; submit from a machine that has one, or set SLURM_CONF"
+        raise ClusterError(f"{program} {problem} ({done.stderr.strip().splitlines()[-1]}).")
     said = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
     raise (Unreachable if PASSING.search(said) else ClusterError)(f"{program}: {said}")

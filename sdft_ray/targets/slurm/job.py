@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
-from sdft_ray.errors import ClusterError
+from sdft_ray.errors import ClusterError, ConfigError
 from sdft_ray.targets.elsewhere import for_elsewhere
 from sdft_ray.targets.identity import RUN_FILE, TARGET_FILE, check_same, fingerprint, job_files
 from sdft_ray.targets.jobs import JobState, JobStatus, job_folder
@@ -73,8 +73,7 @@ class SlurmJob:
         ]
         files = job_files(own)
         if self._folder.is_dir():
-            there = {name: (self._folder / name).read_text() for name in (RUN_FILE, TARGET_FILE)}
-            check_same(self._name, files, there, REMEDY)
+            check_same(self._name, files, self._files(), REMEDY)
             if self._id:
                 return False
         else:
@@ -119,8 +118,13 @@ class SlurmJob:
 
     def stop(self) -> None:
         """See `JobClient`. The driver writes a checkpoint first; the job's folder stays beside, named by its id."""
-        if not (job := self._id):
+        if not self._folder.is_dir():
             return
+        if not (job := self._id or commands.find(self._name, fingerprint(self._files()))):
+            # What sbatch has not taken has its name all the same.
+            self._folder.rename(self._folder.with_name(f"{self._name}-not-submitted-{secrets.token_hex(4)}"))
+            return
+        self._write_id(job)
         (self._folder / STOPPING_FILE).touch()  # what its script would take for a preemption is none
         status = self.status()
         if status.state is JobState.RUNNING:
@@ -149,10 +153,23 @@ class SlurmJob:
         path = self._folder / CODE_FILE
         return int(path.read_text()) if path.is_file() and path.read_text().strip() else None
 
+    def _files(self) -> dict[str, str]:
+        """Those by which the job that is there is told from others."""
+        return {name: (self._folder / name).read_text() for name in (RUN_FILE, TARGET_FILE)}
+
     def _make_folder(self, files: dict[str, str]) -> None:
-        """All files or none: a folder that is there belongs to a job."""
+        """All files or none: a folder that is there belongs to a job.
+
+        Raises:
+            ConfigError: runs_dir cannot be written.
+        """
         scratch = self._folder.with_name(f".{self._name}.{os.getpid()}")
-        scratch.mkdir(parents=True)
+        try:
+            scratch.mkdir(parents=True)
+        except OSError as error:
+            problem = f"cannot be written ({error.strerror})"
+            remedy = "choose a folder that you may write to, on a disk that all nodes share"
+            raise ConfigError("runs_dir", self._folder.parents[1], problem, remedy) from error
         for name, text in files.items():
             path = scratch / name
             path.touch(mode=0o600 if name == TOKEN_FILE else 0o644)
