@@ -214,6 +214,13 @@ class TargetConfig:
         check_object_name("target.storage.storage_class", storage.storage_class)
         check_mount("target.storage.path", storage.path, (RUN_FOLDER, SHARED_MEMORY))
         at_least(0, "target.storage.create_gib", storage.create_gib)
+        require(
+            bool(storage.create_gib) or not storage.storage_class,
+            "target.storage.storage_class",
+            storage.storage_class,
+            f"is of a claim that is rendered, but {storage.claim} is to be there already",
+            "set target.storage.create_gib to its size, or leave the class out",
+        )
 
     def _check_environment(self) -> None:
         for key, names in (("secrets", self.secrets), ("environment", self.environment)):

@@ -40,6 +40,7 @@ CLAIM = VolumeConfig(claim="training")
         ("target.secrets.HF_TOKEN", {"secrets": {"HF_TOKEN": "hub/to$ken"}}),
         ("target.storage.claim", {"storage": VolumeConfig(claim="Train_ing")}),
         ("target.storage.storage_class", {"storage": VolumeConfig(claim="a", storage_class="Fast_SSD")}),
+        ("target.storage.storage_class", {"storage": VolumeConfig(claim="a", storage_class="fast")}),
         ("target.storage.path", {"storage": VolumeConfig(claim="a", path="/etc/sdft_ray/")}),
         ("target.storage.path", {"storage": VolumeConfig(claim="a", path="/dev/shm")}),
         ("target.storage.path", {"storage": VolumeConfig(claim="a", path="/a:b")}),
