@@ -135,9 +135,14 @@ def _read_sets(cfg: RunConfig, builder: PromptBuilder) -> tuple[QuestionSet, dic
     Raises:
         ConfigError, DataError: as `read_questions`, or a judge has no key.
     """
+    if any(of_set.match is Match.JUDGE for of_set in cfg.evaluation.named_sets().values()):
+        api_key(cfg.evaluation.judge)  # a missing key should not wait for the first evaluation
+    return read_sets(cfg, builder)
+
+
+def read_sets(cfg: RunConfig, builder: PromptBuilder) -> tuple[QuestionSet, dict[str, QuestionSet]]:
+    """The prior and the sets, for who asks no judge: a plan. Raises as `read_questions`."""
     evaluation, settings = cfg.evaluation, cfg.evaluation.named_sets()
-    if any(of_set.match is Match.JUDGE for of_set in settings.values()):
-        api_key(evaluation.judge)  # a missing key should not wait for the first evaluation
     sets = {
         name: read_questions(f"evaluation.sets.{name}", of_set, cfg.data, builder) for name, of_set in settings.items()
     }

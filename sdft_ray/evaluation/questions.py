@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from sdft_ray.config import DataConfig, EvaluationContext, EvaluationSetConfig, Match
+from sdft_ray.config import PRIOR, DataConfig, EvaluationContext, EvaluationSetConfig, Match
 from sdft_ray.conversation import Message, last_of, written_out
 from sdft_ray.data.pool import open_pool
 from sdft_ray.data.prompts import PromptBuilder
@@ -90,7 +90,7 @@ def read_questions(key: str, settings: EvaluationSetConfig, data: DataConfig, bu
     bad = BadRows(settings.source, on_bad_row, "data" if settings.on_bad_row is None else key)
     selection = Selection.of(settings, settings.num_questions)
     try:
-        with named(f"{key}.source"):
+        with named(key if key == f"evaluation.{PRIOR}" else f"{key}.source"):  # the prior is given as its source alone
             loaded = load_rows(settings.source, selection, rules, on_bad_row, bad.key)
     except DataError as error:
         if settings.context in _REQUIRED:

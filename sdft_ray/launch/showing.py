@@ -14,15 +14,23 @@ from sdft_ray.launch.composing import Stage
 def show_plan(runs: Sequence[Sequence[Stage]]) -> None:
     """Prints the plan of a run, or of the first of several; makes no run folder and starts no process.
 
+    Evaluation sets are read where the prompts are measured: a wrong source should not wait for the start.
+
     Raises:
         ConfigError, DataError, ModelError: with the key, the value and the remedy.
     """
     from rich.console import Console
 
     from sdft_ray.planning.plan import make_plan
+    from sdft_ray.planning.workload import planned_builder
 
     _, cfg = runs[0][0]
-    make_plan(cfg, cfg.needed_roles()).show(Console(highlight=False))
+    plan = make_plan(cfg, cfg.needed_roles())
+    if (builder := planned_builder(cfg)) is not None:
+        from sdft_ray.cluster.run_inputs import read_sets
+
+        read_sets(cfg, builder)
+    plan.show(Console(highlight=False))
 
 
 def show_rows(runs: Sequence[Sequence[Stage]]) -> None:

@@ -103,10 +103,25 @@ def read_workload(cfg: RunConfig, roles: Sequence[str]) -> Workload:
     """
     if cfg.plan.model:
         return Workload(cfg=cfg, shape=planned_shape(cfg.plan.model), lengths=_budgets(cfg), roles=tuple(roles))
+    builder = planned_builder(cfg)
+    lengths = _budgets(cfg) if builder is None else _measured(cfg, builder)
+    return Workload(cfg=cfg, shape=read_shape(resolve_model(cfg.model.path)), lengths=lengths, roles=tuple(roles))
+
+
+def planned_builder(cfg: RunConfig) -> PromptBuilder | None:
+    """What makes the prompts that a plan measures; None where no folder with a tokenizer is there.
+
+    Raises:
+        ConfigError, ModelError: with the key, the value and the remedy.
+    """
+    if cfg.plan.model:
+        return None
     folder = resolve_model(cfg.model.path)
-    has_tokenizer = (Path(folder) / "tokenizer_config.json").is_file()
-    lengths = _measured(cfg, folder) if has_tokenizer else _budgets(cfg)
-    return Workload(cfg=cfg, shape=read_shape(folder), lengths=lengths, roles=tuple(roles))
+    if not (Path(folder) / "tokenizer_config.json").is_file():
+        return None
+    tokenizer = load_tokenizer(folder, cfg.model.chat_template)
+    switches = cfg.model.template_switches
+    return PromptBuilder(tokenizer, cfg.teacher, switches=switches, special_tokens=cfg.data.special_tokens)
 
 
 def _budgets(cfg: RunConfig) -> Lengths:
@@ -118,11 +133,8 @@ def _budgets(cfg: RunConfig) -> Lengths:
     )
 
 
-def _measured(cfg: RunConfig, folder: str) -> Lengths:
+def _measured(cfg: RunConfig, builder: PromptBuilder) -> Lengths:
     """Means over the data."""
-    tokenizer = load_tokenizer(folder, cfg.model.chat_template)
-    switches = cfg.model.template_switches
-    builder = PromptBuilder(tokenizer, cfg.teacher, switches=switches, special_tokens=cfg.data.special_tokens)
     rows = read_examples(cfg.data, cfg.method, builder).rows
     completion: float = cfg.rollout.max_new_tokens
     rehearsal = read_rehearsal(cfg.data, builder, batch_size=cfg.batch_size, max_new_tokens=cfg.rollout.max_new_tokens)

@@ -9,9 +9,11 @@ import pytest
 import ray
 from rich.console import Console
 
+from sdft_ray.errors import ConfigError
 from sdft_ray.launch import main
+from sdft_ray.launch.showing import show_plan
 from sdft_ray.planning.plan import Plan
-from tests.planning.composed import ROLES, plan
+from tests.planning.composed import ROLES, config, plan
 from tests.tiny import make_tiny_model
 
 
@@ -48,6 +50,21 @@ def test_with_a_tokenizer_the_prompts_are_measured(tmp_path: Path) -> None:
     made = plan("+cluster=local", f"model.path={make_tiny_model(tmp_path / 'full')}")
     assert made.work.lengths.prompt < made.work.lengths.teacher_prompt < 1024
     assert "96 examples of builtin:facts" in made.work.lengths.origin
+
+
+@pytest.mark.parametrize(
+    ("key", "named"), [("evaluation.prior", "evaluation.prior"), ("+evaluation.sets.own", "evaluation.sets.own.source")]
+)
+def test_an_evaluation_source_that_is_not_there_is_refused_where_prompts_are_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, named: str
+) -> None:
+    wrong = f"{key}={tmp_path / 'missing.jsonl'}"
+    arguments = ("+cluster=local", f"model.path={make_tiny_model(tmp_path / 'full')}", wrong)
+    with pytest.raises(ConfigError, match=rf"^{named}={tmp_path}/missing\.jsonl: "):
+        show_plan([[("", config(*arguments))]])
+    assert "predictions" not in capsys.readouterr().out
+    show_plan([[("", config(*arguments, "plan.model=qwen2.5-7b"))]])  # needs no tokenizer, and so no question
+    assert "predictions, nothing is started" in capsys.readouterr().out
 
 
 def test_rehearsal_has_lengths_of_its_own_in_the_mean(tmp_path: Path) -> None:
