@@ -1,10 +1,9 @@
 """What the runs have survived: the events of their faults.jsonl."""
 
-import json
 from typing import Any
 
 from sdft_ray.report.axes import Form
-from sdft_ray.report.runs import Run
+from sdft_ray.report.runs import Run, json_lines
 from sdft_ray.report.sections import Section, Study
 from sdft_ray.report.tables import Cell, number_cell, table, text_cell
 from sdft_ray.tracking.faults import FAULTS_FILE
@@ -21,11 +20,7 @@ def faults(study: Study) -> Section:
 
 
 def _events(run: Run) -> list[dict[str, Any]]:
-    path = run.folder / FAULTS_FILE
-    if not path.is_file():
-        return []
-    whole = path.read_text(encoding="utf-8").rpartition("\n")[0]  # a kill may have cut the last line
-    return [json.loads(line) for line in whole.splitlines()]
+    return [event for _, _, event in json_lines(run.folder / FAULTS_FILE)]
 
 
 def _row(run: Run, event: dict[str, Any]) -> list[Cell]:

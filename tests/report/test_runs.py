@@ -1,10 +1,13 @@
 """Run folders: what is absent is tolerated, what is broken is named with its file and line."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from sdft_ray.errors import ConfigError, DataError
+from sdft_ray.report.faults import faults
 from sdft_ray.report.runs import read_runs
 from tests.report.folders import sample_line, settings_of, step_line, summary_of, write_run
 
@@ -68,6 +71,23 @@ def test_a_broken_file_is_named_with_its_line(tmp_path: Path, file: str, content
     (folder / file).write_text(content)
     with pytest.raises(DataError, match=message):
         read_runs([str(folder)])
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe\n", b"[" * 100_000 + b"\n"], ids=["no text", "deep"])
+@pytest.mark.parametrize("file", ["metrics.jsonl", "samples.jsonl"])
+def test_a_damaged_line_is_named_whatever_its_bytes_are(tmp_path: Path, file: str, line: bytes) -> None:
+    folder = write_run(tmp_path / "run", settings_of("sdft", 0), [])
+    (folder / file).write_bytes(b'{"step": 1}\n' + line)
+    with pytest.raises(DataError, match=rf"{file}, line 2: is not JSON .*; mend it, or leave this run out of runs\.$"):
+        read_runs([str(folder)])
+
+
+def test_a_damaged_line_of_faults_is_named(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", settings_of("sdft", 0), [])
+    (folder / "faults.jsonl").write_text("nonsense\n")
+    study: Any = SimpleNamespace(runs=read_runs([str(folder)]))
+    with pytest.raises(DataError, match=r"faults\.jsonl, line 1: is not JSON"):
+        faults(study)
 
 
 def test_a_pattern_takes_run_folders_only_and_each_once(tmp_path: Path) -> None:
