@@ -24,7 +24,7 @@ end() {  # the job, with an exit code
     echo $1 > "$folder/exit_code"
     exit $1
 }
-trap 'end 143' TERM  # as long as there is no driver to be told
+trap 'kill -KILL $waiting 2>/dev/null; end 143' TERM  # as long as there is no driver to be told
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$folder/token"
 
 # Jobs that share a node, and a Ray that is not theirs, have other ports.
@@ -42,7 +42,8 @@ on_nodes() {  # the nodes, then what srun runs on each of them
 }
 wait_for_nodes() {  # how many are to have joined; bash hears no signal while a command runs in its foreground
     "${image[@]}" "$python" -m sdft_ray.targets.nodes $1 &
-    wait $! || end $?
+    waiting=$!
+    wait $waiting || end $?
 }
 # RAY_ADDRESS is the driver's: with it a head would join itself.
 on_nodes 1 "${nodes[0]}" env --unset=RAY_ADDRESS "${image[@]}" "$python" -m ray.scripts.scripts start --head \

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sdft_ray.targets.jobs import JobState
@@ -81,7 +82,7 @@ def start(log: Path, *settings: str) -> "subprocess.Popen[bytes]":
 COUNTING = """#!/bin/bash
 case "$2" in
 ray.scripts.scripts) exec sleep 1000;;
-sdft_ray.targets.nodes) [ -e "$0.alone" ] && exec sleep 1000; exit 0;;
+sdft_ray.targets.nodes) [ -e "$0.alone" ] && echo $$ > "$0.waits" && exec sleep 1000; exit 0;;
 esac
 state="$(dirname "${3#--run-file=}")/count"; number=$(cat "$state" 2>/dev/null || echo 0)
 [ $number = 0 ] || echo "goes on behind line $number"
@@ -149,13 +150,14 @@ def test_a_job_without_a_driver_yet_is_stopped(site: None, tmp_path: Path) -> No
     settings = counting("alone", tmp_path)
     (tmp_path / "python.alone").touch()
     assert ask("mode=submit", "target.watch=false", *settings)[0] == 0
-    while ask("mode=status", *settings[2:])[0] != JobState.RUNNING.value:
+    while ask("mode=status", *settings[2:])[0] != JobState.RUNNING.value or not (tmp_path / "python.waits").exists():
         time.sleep(1)
     started = time.monotonic()
     assert ask("mode=stop", *settings[2:])[0] == 0
     assert time.monotonic() - started < 100, "the signal was heard, and no time limit was waited for"
     (kept,) = (tmp_path / ".jobs").glob("alone-*")
     assert (kept / "exit_code").read_text().strip() == "143"
+    assert not psutil.pid_exists(int((tmp_path / "python.waits").read_text())), "what waited for nodes has ended"
 
 
 def test_a_driver_that_does_not_hear_is_killed_behind_its_grace(site: None, tmp_path: Path) -> None:
