@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -157,7 +158,12 @@ def test_a_job_without_a_driver_yet_is_stopped(site: None, tmp_path: Path) -> No
     assert time.monotonic() - started < 100, "the signal was heard, and no time limit was waited for"
     (kept,) = (tmp_path / ".jobs").glob("alone-*")
     assert (kept / "exit_code").read_text().strip() == "143"
-    assert not psutil.pid_exists(int((tmp_path / "python.waits").read_text())), "what waited for nodes has ended"
+    deadline = time.monotonic() + 10
+    with suppress(psutil.NoSuchProcess):
+        waits = psutil.Process(int((tmp_path / "python.waits").read_text()))
+        while waits.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline, "what waited for nodes goes on"
+            time.sleep(0.1)
 
 
 def test_a_driver_that_does_not_hear_is_killed_behind_its_grace(site: None, tmp_path: Path) -> None:
