@@ -65,7 +65,8 @@ class RaySession:
             context = self._join(address)
             self.warning = exposure_of_cluster()
         else:
-            os.environ.update({name: value for name, value in OWN_RAY.items() if name not in os.environ})
+            for name, value in OWN_RAY.items():
+                os.environ.setdefault(name, value)
             context = self._start()
         self.dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else ""
         try:

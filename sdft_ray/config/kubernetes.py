@@ -21,6 +21,7 @@ _IMAGE = re.compile(
     rf"([A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?(:\d+)?/)?{_PART}(/{_PART})*(:\w[\w.-]{{0,127}})?(@[a-z0-9]+:[a-f0-9]{{32,}})?",
     re.ASCII,
 )
+LARGEST_INT32 = 2**31 - 1  # with which Kubernetes writes users and seconds
 _LONGEST = 253  # characters of an object's name
 _TOLERATION = {"key", "operator", "value", "effect", "tolerationSeconds"}
 _OPERATORS = ("Exists", "Equal")

@@ -6,6 +6,7 @@ from enum import Enum, auto
 from typing import Any
 
 from sdft_ray.config.kubernetes import (
+    LARGEST_INT32,
     SERVICE_NAME,
     check_image,
     check_label_value,
@@ -24,7 +25,6 @@ from sdft_ray.config.validation import at_least, positive, require
 ADDRESS = re.compile(r"https?://[^/\s]+(/\S*)?")
 ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 RUN_FOLDER, SHARED_MEMORY = "/etc/sdft_ray", "/dev/shm"  # where every pod has the run's settings, and its own memory
-LARGEST_ID = 2**31 - 1  # of a user, and seconds: Kubernetes writes both with 32 bits
 
 
 class TargetKind(Enum):
@@ -127,7 +127,7 @@ class TargetConfig:
             positive(f"target.{key}", getattr(self, key))
         for key, least in (("memory_gib_per_gpu", 0), ("shared_memory_gib", 0), ("head_cpus", 1)):
             at_least(least, f"target.{key}", getattr(self, key))
-        is_user = 0 < self.user_id <= LARGEST_ID
+        is_user = 0 < self.user_id <= LARGEST_INT32
         require(is_user, "target.user_id", self.user_id, "is root, or no user's", "set it to 1000")
         require(
             bool(ADDRESS.fullmatch(self.address)),

@@ -10,6 +10,7 @@ from jinja2 import nodes
 from jinja2.meta import find_undeclared_variables
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from sdft_ray.config.given_template import template_name
 from sdft_ray.conversation import Message, ToolCall
 from sdft_ray.data.chat_sandbox import EXTENSIONS, compiled_chat, plain_jinja
 from sdft_ray.errors import ConfigError, ModelError, first_line
@@ -47,8 +48,7 @@ class ChatTemplate:
             ModelError: the tokenizer has no chat template.
         """
         self._tokenizer = tokenizer
-        # What messages call it: the setting that has brought it (models/folder.py), else the tokenizer it came with.
-        self.name = getattr(tokenizer.chat_template, "origin", "") or tokenizer.name_or_path
+        self.name = template_name(tokenizer)
         if not tokenizer.chat_template:
             raise ModelError(
                 f"the tokenizer of {tokenizer.name_or_path} has no chat template; set model.chat_template, "

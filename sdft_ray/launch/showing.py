@@ -21,16 +21,17 @@ def show_plan(runs: Sequence[Sequence[Stage]]) -> None:
     """
     from rich.console import Console
 
+    from sdft_ray.data.prompts import PromptBuilder
     from sdft_ray.planning.plan import make_plan
-    from sdft_ray.planning.workload import planned_builder
 
     _, cfg = runs[0][0]
-    plan = make_plan(cfg, cfg.needed_roles())
-    if (builder := planned_builder(cfg)) is not None:
+
+    def read_sets_too(builder: PromptBuilder) -> None:
         from sdft_ray.cluster.run_inputs import read_sets
 
         read_sets(cfg, builder)
-    plan.show(Console(highlight=False))
+
+    make_plan(cfg, cfg.needed_roles(), read_sets_too).show(Console(highlight=False))
 
 
 def show_rows(runs: Sequence[Sequence[Stage]]) -> None:

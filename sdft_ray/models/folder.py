@@ -12,6 +12,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedConfig
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from sdft_ray.config.given_template import GivenTemplate
 from sdft_ray.config.validation import is_template, read_text, template_label
 from sdft_ray.errors import ConfigError, ModelError
 
@@ -93,24 +94,6 @@ def read_generation_config(folder: str | Path) -> GenerationConfig | None:
         return None
     with Reading(file, "mend the file, or delete it where config.json says the same"):
         return GenerationConfig.from_pretrained(folder)
-
-
-class GivenTemplate(str):
-    """A chat template that a setting has brought, which messages about it name."""
-
-    origin: str
-
-    def __new__(cls, text: str, origin: str = "") -> "GivenTemplate":
-        """The text with the setting's value."""
-        made = super().__new__(cls, text)
-        made.origin = origin
-        return made
-
-
-def template_name(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What messages call the chat template of a tokenizer: the setting that brought it, else where both came from."""
-    template = tokenizer.chat_template
-    return template.origin if isinstance(template, GivenTemplate) else str(tokenizer.name_or_path)
 
 
 def load_tokenizer(folder: str, chat_template: str = "") -> PreTrainedTokenizerBase:

@@ -6,9 +6,10 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from sdft_ray.config.given_template import template_name
 from sdft_ray.errors import ModelError, first_line
 from sdft_ray.models.embedded import EMBEDDED_MODEL, embedded_model
-from sdft_ray.models.folder import CONFIG_FILE, load_tokenizer, read_config, read_generation_config, template_name
+from sdft_ray.models.folder import CONFIG_FILE, load_tokenizer, read_config, read_generation_config
 
 ADAPTER_FILE = "adapter_config.json"  # of a folder that holds an adapter, as peft names it
 

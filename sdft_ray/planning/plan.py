@@ -1,6 +1,6 @@
 """The plan of a run: everything the planner predicts, as tables for a person and as plain containers for a program."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sdft_ray.config import RunConfig
+from sdft_ray.data.prompts import PromptBuilder
 from sdft_ray.planning.host import host_memory
 from sdft_ray.planning.memory import RoleMemory, role_memory
 from sdft_ray.planning.proposals import Proposal, propose
@@ -90,17 +91,20 @@ class Plan:
         _say(console, f"the bottleneck is {self.seconds.bottleneck}")
 
 
-def make_plan(cfg: RunConfig, roles: Sequence[str]) -> Plan:
+def make_plan(
+    cfg: RunConfig, roles: Sequence[str], look: Callable[[PromptBuilder], object] = lambda builder: None
+) -> Plan:
     """Plans a run; reads the model's config.json and the data where they are there, and starts nothing.
 
     Args:
         cfg: the checked settings.
         roles: those the run would start.
+        look: as `read_workload` takes it.
 
     Raises:
         ConfigError, DataError, ModelError: with the key, the value and the remedy.
     """
-    return plan_of(read_workload(cfg, roles))
+    return plan_of(read_workload(cfg, roles, look))
 
 
 def plan_of(work: Workload) -> Plan:

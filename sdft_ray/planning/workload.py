@@ -1,6 +1,6 @@
 """What is planned for: the settings, the network's shape, and how long its sequences are."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,35 +93,32 @@ class Workload:
         return max(1, self.cfg.learner.max_tokens_per_microbatch // self.sequence_tokens)
 
 
-def read_workload(cfg: RunConfig, roles: Sequence[str]) -> Workload:
+def read_workload(
+    cfg: RunConfig, roles: Sequence[str], look: Callable[[PromptBuilder], object] = lambda builder: None
+) -> Workload:
     """Reads shape and lengths: of the model's config.json and of the data, as far as they are there.
 
     The prompts are tokenised where the model folder holds a tokenizer. Otherwise the budgets of `data` stand for them.
+
+    Args:
+        cfg: the checked settings.
+        roles: those the run would start.
+        look: is handed what makes the prompts, where they are tokenised.
 
     Raises:
         ConfigError, DataError, ModelError: with the key, the value and the remedy.
     """
     if cfg.plan.model:
         return Workload(cfg=cfg, shape=planned_shape(cfg.plan.model), lengths=_budgets(cfg), roles=tuple(roles))
-    builder = planned_builder(cfg)
-    lengths = _budgets(cfg) if builder is None else _measured(cfg, builder)
-    return Workload(cfg=cfg, shape=read_shape(resolve_model(cfg.model.path)), lengths=lengths, roles=tuple(roles))
-
-
-def planned_builder(cfg: RunConfig) -> PromptBuilder | None:
-    """What makes the prompts that a plan measures; None where no folder with a tokenizer is there.
-
-    Raises:
-        ConfigError, ModelError: with the key, the value and the remedy.
-    """
-    if cfg.plan.model:
-        return None
     folder = resolve_model(cfg.model.path)
     if not (Path(folder) / "tokenizer_config.json").is_file():
-        return None
+        return Workload(cfg=cfg, shape=read_shape(folder), lengths=_budgets(cfg), roles=tuple(roles))
     tokenizer = load_tokenizer(folder, cfg.model.chat_template)
     switches = cfg.model.template_switches
-    return PromptBuilder(tokenizer, cfg.teacher, switches=switches, special_tokens=cfg.data.special_tokens)
+    builder = PromptBuilder(tokenizer, cfg.teacher, switches=switches, special_tokens=cfg.data.special_tokens)
+    lengths = _measured(cfg, builder)
+    look(builder)
+    return Workload(cfg=cfg, shape=read_shape(folder), lengths=lengths, roles=tuple(roles))
 
 
 def _budgets(cfg: RunConfig) -> Lengths:

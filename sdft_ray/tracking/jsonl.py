@@ -202,7 +202,7 @@ def write_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def record_of(line: str) -> dict[str, Any]:
-    """A line of metrics.jsonl or samples.jsonl as a record.
+    """A line of a run's file of steps, samples, answers or faults as a record.
 
     Raises:
         ValueError: it is none; says what it is, such as "is not JSON (...)".

@@ -11,13 +11,13 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator
 
+from sdft_ray.config.kubernetes import LARGEST_INT32
 from sdft_ray.errors import ConfigError
 from sdft_ray.targets.kuberay.finding import Finding
 
 RAY_VERSION = "v1"  # of the custom resources
 KUBERNETES_VERSION = "1.30"  # whose schemas the native kinds are held to: nothing rendered is newer
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the definition has 30,000 lines: 10 s without C
-LARGEST_INT32 = 2**31 - 1
 TRANSITION_VARIABLE = "oldSelf"  # rules with it compare two versions of an object, of which there is only one here
 _KEPT = (
     "type",
